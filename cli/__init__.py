@@ -1,0 +1,1 @@
+"""Words, options, progress and exit codes of the command line."""

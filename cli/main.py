@@ -1,0 +1,133 @@
+"""The command line: finds commands lazily, and turns every failure into words and an exit code in one place."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from cutset import __version__
+from cutset.errors import CutsetError
+
+COMMANDS = {
+    "doctor": "Say what works on this machine, and the way out for what does not.",
+    "inspect": "Show operators, shapes, sizes and which device can run each node.",
+    "profile": "Measure what every operator costs, and model or replay the GPU.",
+    "partition": "Split a model between CPU and GPU and emit a running package.",
+    "serve": "Start the server of an emitted package.",
+    "samples": "List the sample models, write one, or fetch a real one.",
+}
+"""Command name to its one line of help; the module of that name in `cutset.cli.commands` is imported when it is used."""
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+INTERRUPTED, BUG = 130, 70
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is used, so that ``--help`` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the command names in the order of a session's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"cutset.cli.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="cutset")
+def cli() -> None:
+    """Split an ONNX model between CPU and GPU by measurement, and emit a running, pipelined deployment."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: Words after the program's name; those of the process by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
+    try:
+        with _terminable():
+            result = cli.main(args=words, prog_name="cutset", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except CutsetError as error:
+        _say(error.as_json(), f"error: {error}", as_json=as_json)
+        return error.exit_code
+    except click.ClickException as error:
+        return _usage(error, as_json=as_json)
+    except (KeyboardInterrupt, click.Abort):
+        _say({"kind": "Interrupted", "what": "interrupted", "exit_code": INTERRUPTED}, "interrupted", as_json=as_json)
+        return INTERRUPTED
+    except OSError as error:
+        return _os_error(error, as_json=as_json)
+    except Exception:  # anything else is ours to mend: keep the traceback, it is the report
+        traceback.print_exc()
+        text = "this is a bug in cutset; please report it with the lines above"
+        _say({"kind": "Bug", "what": text, "exit_code": BUG}, f"error: {text}", as_json=as_json)
+        return BUG
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C does, so that half-written output is removed."""
+
+    def stop(_signal: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: the caller owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _usage(error: click.ClickException, *, as_json: bool) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path} --help" if context is not None else "cutset --help"
+    data = {"kind": "UsageError", "what": error.format_message(), "hint": hint, "exit_code": 2}
+    _say(data, f"error: {error.format_message()}\nhint: {hint}", as_json=as_json)
+    return 2
+
+
+def _os_error(error: OSError, *, as_json: bool) -> int:
+    if error.errno == errno.EPIPE:
+        return 0
+    where = f"  at: {error.filename}\n" if error.filename else ""
+    full = error.errno in FULL_DISK
+    what = "the disk is full; nothing was left behind" if full else f"{error.strerror or error}"
+    hint = "free some space, or give a path on another disk with -o; TMPDIR moves the work files" if full else ""
+    data = {"kind": "OSError", "what": what, "where": error.filename, "hint": hint or None, "exit_code": 1}
+    _say(data, f"error: {what}\n{where}" + (f"hint: {hint}" if hint else ""), as_json=as_json)
+    return 1
+
+
+def _say(data: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Write an error: as JSON on stdout when asked for, else as text on stderr."""
+    if as_json:
+        click.echo(json.dumps({"error": data}))
+    else:
+        click.echo(text.rstrip(), err=True)

@@ -1,0 +1,73 @@
+"""Options that several commands share, and what they mean together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cutset.cli.output import Output
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NO_CACHE = "none"
+
+
+def shared(function: F) -> F:
+    """Add ``--json``, ``-q`` and ``-v``, and pass one `Output` as ``output`` instead of them."""
+
+    def call(*args: Any, as_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
+        return function(*args, output=Output(as_json=as_json, quiet=quiet, verbose=verbose), **kwargs)
+
+    call.__name__, call.__doc__ = function.__name__, function.__doc__
+    call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="Show what the libraries log."),
+        click.option("-q", "--quiet", is_flag=True, help="Show no progress."),
+        click.option("--json", "as_json", is_flag=True, help="Write the result as JSON on stdout."),
+    ):
+        call = option(call)
+    return call  # type: ignore[return-value]
+
+
+def model_options(function: F) -> F:
+    """Add the options that say how to read a model and what to feed it."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is drawn."),
+        click.option(
+            "--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Input sizes, for example images=1x3x224x224."
+        ),
+        click.option(
+            "--inputs",
+            type=click.Path(path_type=Path),
+            help="Sample inputs (.npz); MODEL.npz beside the model by default.",
+        ),
+        click.option("--custom-ops", multiple=True, metavar="LIB.so", help="Library of custom operators; may be repeated."),
+    ):
+        function = option(function)
+    return function
+
+
+def cost_options(function: F) -> F:
+    """Add the options that say what to measure and for which target."""
+    for option in (
+        click.option(
+            "--cache", metavar="DIR|none", help="Where measured costs are kept; the user's cache folder by default."
+        ),
+        click.option(
+            "--profile-seconds", type=click.FloatRange(min=0.05), default=3.0, show_default=True,
+            help="Time for each repeated measurement.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Intra-op threads of a CPU session."
+        ),
+        click.option("--batch", default="1", show_default=True, metavar="N|auto", help="Samples in one run."),
+        click.option(
+            "--target", default="auto", show_default=True, metavar="NAME|FILE",
+            help="auto, cpu, a named GPU that is modelled (t4 l4 a10 a100 h100 h200 rtx4090 orin), or a recorded profile.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function

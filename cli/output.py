@@ -1,0 +1,106 @@
+"""How results look: tables and JSON on stdout, progress and notices on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from cutset import serde
+
+PIPE_WIDTH = 160
+
+
+class Output:
+    """Where a command writes.
+
+    Args:
+        as_json: Write the result as one JSON document.
+        quiet: Show no progress.
+        verbose: Show what libraries log.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+        self.stdout = Console(width=width, highlight=False)
+        self.stderr = Console(stderr=True, highlight=False)
+        logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s", force=True)
+
+    def json(self, value: Any) -> None:
+        """Write `value` as JSON to stdout."""
+        click.echo(serde.dumps(value), nl=False)
+
+    def line(self, text: str) -> None:
+        """Write one line of the result; text from a model is shown as it is."""
+        self.stdout.print(Text(text), soft_wrap=True)
+
+    def notice(self, text: str) -> None:
+        """Write one line to stderr, unless quiet."""
+        if not self.quiet:
+            self.stderr.print(Text(text, style="dim"), soft_wrap=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Write a table; cells that are numbers are aligned to the right."""
+        table = Table(title=Text(title), title_justify="left", header_style="bold")
+        for index, column in enumerate(columns):
+            numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
+            table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(str(cell)) for cell in row))
+        self.stdout.print(table)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Any]:
+        """Yield a function that is told each step: a live line on a terminal, plain lines elsewhere."""
+        if self.quiet or not self.stderr.is_terminal:
+            yield (lambda _text: None) if self.quiet else lambda text: self.stderr.print(Text(f"... {text}"))
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.stderr, transient=True) as live:
+            task = live.add_task("starting", total=None)
+            yield lambda text: live.update(task, description=text)
+
+
+def _is_number(cell: object) -> bool:
+    text = str(cell).strip()
+    return bool(text) and (text[0].isdigit() or text in {"-", ""} or text[0] == "-")
+
+
+def seconds(value: float | None) -> str:
+    """Return a time as people write it: ``3.21 ms``, ``45.0 us``; a dash for none."""
+    if value is None:
+        return "-"
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.1f} us"
+
+
+def size(value: int | None) -> str:
+    """Return a number of bytes as people write it: ``588.0 KiB``; a dash for none."""
+    if value is None:
+        return "-"
+    amount, unit = float(value), "B"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{value} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def count(value: float) -> str:
+    """Return a large count as people write it: ``4.1 G``."""
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value:.0f}"

@@ -1,0 +1,129 @@
+"""The steps that commands share: read the model, choose inputs and target, measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cutset.cli.options import NO_CACHE
+from cutset.cli.output import Output
+from cutset.errors import UnavailableError, UsageError
+from cutset.graph.load import load, with_operators
+from cutset.graph.model import ModelGraph
+from cutset.profilers.cache import CostCache, default_folder
+from cutset.profilers.datasheets import Datasheet, datasheet
+from cutset.profilers.inputs import SampleInputs, collect, parse_shape
+from cutset.profilers.profile import ProfileOptions, profile, read_profile
+from cutset.profilers.table import CostTable
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelArguments:
+    """What the command line says about the model and its inputs."""
+
+    model: Path
+    custom_ops: Sequence[str] = ()
+    inputs: Path | None = None
+    shapes: Sequence[str] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostArguments:
+    """What the command line says about measuring."""
+
+    target: str = "auto"
+    batch: str = "1"
+    threads: int = 1
+    profile_seconds: float = 3.0
+    cache: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A model with its inputs, costs, and the seconds each step took."""
+
+    graph: ModelGraph
+    samples: SampleInputs
+    table: CostTable
+    batch: int
+    seconds: dict[str, float]
+
+
+def read_model(arguments: ModelArguments) -> ModelGraph:
+    """Return the model with its custom-operator libraries, each checked to be a file."""
+    libraries = []
+    for library in arguments.custom_ops:
+        if not Path(library).is_file():
+            raise UsageError(f"there is no custom-operator library {library}", hint="give the path of a shared library")
+        libraries.append(str(Path(library).resolve()))
+    return with_operators(load(arguments.model, custom_ops=tuple(libraries)))
+
+
+def measure(arguments: ModelArguments, costs: CostArguments, output: Output, progress: Progress) -> Measured:
+    """Return the measured model: load, choose inputs, profile."""
+    target = choose_target(costs.target, output)
+    batch = parse_batch(costs.batch)
+    progress(f"loading {arguments.model}")
+    start = time.perf_counter()
+    graph = read_model(arguments)
+    samples = collect(
+        graph.inputs,
+        model=arguments.model,
+        file=arguments.inputs,
+        shapes=dict(parse_shape(text) for text in arguments.shapes),
+        seed=arguments.seed,
+    )
+    loaded = time.perf_counter()
+    options = ProfileOptions(
+        threads=costs.threads, batch=batch, budget_s=costs.profile_seconds, cache=CostCache(cache_folder(costs.cache))
+    )
+    graph, table = profile(graph, samples.samples[0], target=target, options=options, progress=progress)
+    seconds = {"load": loaded - start, "profile": time.perf_counter() - loaded}
+    return Measured(graph=graph, samples=samples, table=table, batch=batch, seconds=seconds)
+
+
+def parse_batch(text: str) -> int:
+    """Return the batch size; ``auto`` is one until a device that gains from batches is measured.
+
+    Raises:
+        UsageError: If it is not a positive number.
+    """
+    if text == "auto":
+        return 1
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch {text!r} is not a positive number or auto")
+    return int(text)
+
+
+def cache_folder(text: str | None) -> Path | None:
+    """Return where measured costs are kept: a folder, or None for ``none``."""
+    if text == NO_CACHE:
+        return None
+    return default_folder() if text is None else Path(text)
+
+
+def choose_target(text: str, output: Output) -> Datasheet | CostTable | None:
+    """Return what GPU costs come from: a data sheet, a recorded profile, or None for the CPU alone.
+
+    Raises:
+        UsageError: If the name is unknown.
+        UnavailableError: If a GPU of this machine is asked for.
+    """
+    if text == "cpu":
+        return None
+    if text == "auto":
+        output.notice("no GPU is measured here: planning for the CPU alone; name a GPU to plan for it, e.g. --target t4")
+        return None
+    if text.startswith("cuda"):
+        raise UnavailableError(
+            f"--target {text}: costs cannot be measured on a GPU of this machine",
+            hint="name the GPU to plan with modelled costs (--target t4), or give a profile recorded elsewhere",
+        )
+    if text.endswith(".json"):
+        return read_profile(Path(text))
+    return datasheet(text)

@@ -1,0 +1,1 @@
+"""Turn a plan into ONNX parts, verified numbers and a serving package."""

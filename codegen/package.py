@@ -1,0 +1,135 @@
+"""Write the output folder of `partition`: plan, profile, report, manifest and the serving package, all or nothing."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cutset import __version__, serde
+from cutset.codegen.atomic import new_folder
+from cutset.codegen.numerics import Tolerance
+from cutset.codegen.project import write_project
+from cutset.codegen.report import write_report
+from cutset.codegen.runtime import DegradedWarning, Pipeline
+from cutset.codegen.split import write_stages
+from cutset.codegen.verify import Verification, verify
+from cutset.digest import sha256_file
+from cutset.graph.load import EXTENSIONS_MODULE
+from cutset.graph.model import ModelGraph
+from cutset.partitioner.plan import Plan
+from cutset.profilers.inputs import SampleInputs
+from cutset.profilers.table import CostTable
+
+MANIFEST_SCHEMA = "cutset.manifest/1"
+RUNTIME = Path(__file__).with_name("runtime")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmitOptions:
+    """How to emit.
+
+    Args:
+        force: Replace an existing output folder.
+        tolerance: What counts as equal numbers.
+        command: The command line, for the manifest.
+        seconds: Time spent so far, by step, for the manifest.
+        progress: Told what is being done.
+    """
+
+    force: bool = False
+    tolerance: Tolerance = Tolerance()  # noqa: RUF009 - frozen
+    command: Sequence[str] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    progress: Callable[[str], None] = lambda _text: None
+
+
+def package_name(name: str) -> str:
+    """Return the importable name of the serving package of a model called `name`, for example ``resnet_50_serving``."""
+    stem = re.sub(r"[^0-9a-zA-Z]+", "_", name).strip("_").lower()
+    if not stem or stem[0].isdigit():
+        stem = f"m_{stem}".rstrip("_")
+    return f"{stem}_serving"
+
+
+def emit(
+    graph: ModelGraph, plan: Plan, table: CostTable, samples: SampleInputs, target: Path, options: EmitOptions
+) -> Verification:
+    """Write the package to `target` after proving on `samples` that it equals the whole model.
+
+    Args:
+        graph: The model.
+        plan: Its plan.
+        table: The costs behind it.
+        samples: Inputs to verify with.
+        target: The output folder.
+        options: How to emit.
+
+    Raises:
+        VerificationError: If the parts do not equal the whole; nothing is written.
+        UsageError: If `target` exists.
+    """
+    with new_folder(target, force=options.force) as work:
+        serving = work / "serving"
+        package = serving / package_name(plan.name)
+        package.mkdir(parents=True)
+        options.progress("writing the stages")
+        write_stages(graph, plan.stages, package)
+        custom_ops = _copy_custom_ops(graph, package)
+        document = plan.as_json() | {"custom_ops": custom_ops}
+        (package / "plan.json").write_text(serde.dumps(document), "utf-8")
+        _copy_runtime(package)
+        write_project(plan, samples, serving, package.name, custom_ops)
+        options.progress("verifying that the parts equal the whole")
+        proof = _verify(graph, package, samples, options.tolerance)
+        document = document | {"verification": serde.to_builtins(proof)}
+        for folder in (work, package):
+            (folder / "plan.json").write_text(serde.dumps(document), "utf-8")
+        (work / "profile.json").write_text(serde.dumps(table), "utf-8")
+        write_report(document, table, work / "report.html")
+        (work / "manifest.json").write_text(serde.dumps(_manifest(work, table, options)), "utf-8")
+    return proof
+
+
+def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, tolerance: Tolerance) -> Verification:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegradedWarning)  # GPU stages are proven on the CPU provider where there is no GPU
+        pipeline = Pipeline.load(package)
+    with pipeline:
+        return verify(graph, samples.samples, pipeline.run, origin=samples.origin, tolerance=tolerance)
+
+
+def _copy_runtime(package: Path) -> None:
+    shutil.copytree(RUNTIME, package / "runtime", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+
+
+def _copy_custom_ops(graph: ModelGraph, package: Path) -> list[dict[str, str]]:
+    """Copy custom-operator libraries into the package; onnxruntime-extensions is required as a package instead."""
+    entries = []
+    for index, library in enumerate(graph.custom_ops):
+        if EXTENSIONS_MODULE in Path(library).parts:
+            entries.append({"module": EXTENSIONS_MODULE})
+            continue
+        place = package / "custom_ops" / f"{index:02d}{Path(library).suffix}"
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(library, place)
+        entries.append({"file": place.relative_to(package).as_posix()})
+    return entries
+
+
+def _manifest(work: Path, table: CostTable, options: EmitOptions) -> dict[str, Any]:
+    files = sorted(path for path in work.rglob("*") if path.is_file())
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "cutset": __version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": list(options.command),
+        "seconds": {name: round(value, 3) for name, value in options.seconds.items()},
+        "environment": dict(table.environment),
+        "files": {path.relative_to(work).as_posix(): sha256_file(path) for path in files},
+    }

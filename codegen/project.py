@@ -1,0 +1,108 @@
+"""Write the files around the runtime that make the serving package a project of its own.
+
+Templates hold everything but names and versions; whatever comes from a model passes through a filter that quotes it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+
+from cutset import __version__
+from cutset.codegen.runtime.dtypes import ELEMENT_TYPES
+from cutset.partitioner.plan import Plan
+from cutset.profilers.inputs import SampleInputs
+
+TEMPLATES = Path(__file__).with_name("templates")
+REQUIREMENTS = ("numpy", "onnxruntime", "starlette", "uvicorn")
+"""What the runtime imports."""
+
+MAX_LISTED = 16
+
+
+def write_project(
+    plan: Plan, samples: SampleInputs, serving: Path, package: str, custom_ops: Sequence[Mapping[str, str]]
+) -> None:
+    """Write pyproject.toml, README.md, Dockerfile and the package's two modules.
+
+    Args:
+        plan: The plan that is served.
+        samples: Inputs whose shapes the examples use.
+        serving: Folder of the project.
+        package: Importable name of the package inside it.
+        custom_ops: Entries of the plan's ``custom_ops``.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - these are not HTML; each filter quotes for its own language
+    )
+    environment.filters |= {"pystr": _python_string, "toml": _toml_string, "json": json.dumps}
+    modules = [entry["module"].replace("_", "-") for entry in custom_ops if "module" in entry]
+    runtime = [_at_least(name) for name in [*REQUIREMENTS, *modules]]
+    variables: dict[str, Any] = {
+        "package": package,
+        "name": plan.name,
+        "url_name": quote(plan.name, safe=""),
+        "image": package.replace("_", "-"),
+        "version": __version__,
+        "summary": f"Serves a model in {len(plan.stages)} stage(s): {' -> '.join(s.device for s in plan.stages)}.",
+        "requirements": runtime,
+        "gpu_requirements": [entry.replace("onnxruntime>", "onnxruntime-gpu>") for entry in runtime if "onnxruntime>" in entry],
+        "inputs": _examples(samples.samples[0]),
+        "outputs": [spec.name for spec in plan.outputs if spec.is_tensor][:MAX_LISTED],
+    }
+    files = {
+        serving / "pyproject.toml": "pyproject.toml.j2",
+        serving / "README.md": "README.md.j2",
+        serving / "Dockerfile": "Dockerfile.j2",
+        serving / package / "__init__.py": "package_init.py.j2",
+        serving / package / "__main__.py": "package_main.py.j2",
+    }
+    for path, template in files.items():
+        path.write_text(environment.get_template(template).render(variables), "utf-8")
+
+
+def _at_least(name: str) -> str:
+    """Return a requirement with the installed release as lower bound."""
+    try:
+        found = re.match(r"\d+(\.\d+)*", version(name))
+    except PackageNotFoundError:
+        found = None
+    return f"{name}>={found.group()}" if found else name
+
+
+def _examples(sample: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
+    """Return for each input its protocol type and a Python expression that makes an array like the sample."""
+    found = []
+    for name, array in list(sample.items())[:MAX_LISTED]:
+        dtype = "string" if array.dtype.kind in "OU" else str(array.dtype)
+        kind = ELEMENT_TYPES.get(dtype)
+        shape = tuple(int(size) for size in array.shape)
+        if dtype == "string":
+            expression = f"np.full({shape}, b'text', dtype=object)"
+        elif dtype == "bfloat16":
+            expression = f"np.zeros({shape}, dtype=np.uint16)"  # the runtime and the protocol carry its bits
+        else:
+            expression = f"np.zeros({shape}, dtype={dtype!r})"
+        found.append({"name": name, "datatype": kind.datatype if kind else dtype, "example": expression})
+    return found
+
+
+def _python_string(text: str) -> str:
+    """Return a Python literal of any text, safe inside a Markdown code block too."""
+    return json.dumps(text).replace("`", "\\u0060")
+
+
+def _toml_string(text: str) -> str:
+    """Return a TOML basic string; JSON's escapes are a subset of TOML's."""
+    return json.dumps(text).replace("\x7f", "\\u007f")

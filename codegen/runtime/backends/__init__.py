@@ -1,0 +1,30 @@
+"""One module a stage backend; `load_stage` picks the one a stage names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..config import StageConfig
+from ..errors import ConfigError
+from .base import BackendError, BackendOptions, StageBackend
+from .onnxruntime import OnnxRuntimeBackend
+
+_LOADERS: dict[str, Callable[[StageConfig, BackendOptions], StageBackend]] = {
+    "onnxruntime-cpu": OnnxRuntimeBackend.load,
+    "onnxruntime-cuda": OnnxRuntimeBackend.load,
+}
+
+
+def load_stage(stage: StageConfig, options: BackendOptions) -> StageBackend:
+    """Return the stage, loaded by the backend it names.
+
+    Raises:
+        ConfigError: If no such backend exists, or it cannot load the stage's model.
+    """
+    where = f"stage {stage.index} ({stage.model.name})"
+    if stage.backend not in _LOADERS:
+        raise ConfigError(f"unknown backend {stage.backend!r}", where=where, hint=f"known: {', '.join(_LOADERS)}")
+    try:
+        return _LOADERS[stage.backend](stage, options)
+    except BackendError as error:
+        raise ConfigError(f"cannot load the model: {error}", where=where) from error

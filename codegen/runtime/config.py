@@ -1,0 +1,300 @@
+"""Typed reading of plan.json: everything the runtime relies on is checked here, before a model is opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from .dtypes import ELEMENT_TYPES, ElementType
+from .errors import ConfigError
+
+SCHEMA = "cutset.plan/1"
+CUSTOM_OP_MODULES = ("onnxruntime_extensions",)
+"""The only modules a plan may name: a plan is data and must not be able to import what it likes."""
+_DEVICES = ("cpu", "gpu")
+_DECISIONS = ("split", "unsplit-cpu", "unsplit-gpu")
+_KNOBS = {"cpu_workers": 1, "intra_op_threads": 1, "tokens": 1, "queue_limit": 0}  # name -> smallest value
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorConfig:
+    """One input or output of the model.
+
+    Args:
+        name: The tensor's name in the model; any characters.
+        dtype: Element type as in `ELEMENT_TYPES`, or a non-tensor ONNX type such as ``"seq(map(int64,float32))"``.
+        shape: Sizes; a string is a symbolic dimension, None an unknown one. None for the whole is unknown rank.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+    @property
+    def element(self) -> ElementType | None:
+        """The element type, or None where the value is no tensor."""
+        return ELEMENT_TYPES.get(self.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageConfig:
+    """One stage: an ONNX file with exactly these inputs and outputs.
+
+    Args:
+        index: Position in the order of execution, from 0.
+        device: ``"cpu"`` or ``"gpu"``, as planned.
+        backend: Name of the backend to run it with.
+        model: The ONNX file.
+        inputs: Names of the tensors it takes.
+        outputs: Names of the tensors it makes.
+        service_s: Seconds of one run, as predicted or measured at compile time.
+    """
+
+    index: int
+    device: str
+    backend: str
+    model: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    service_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomOps:
+    """A custom-operator library: a known Python module, or a shared library inside the package. One of them is None."""
+
+    module: str | None
+    file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanConfig:
+    """What the runtime needs of plan.json.
+
+    Args:
+        name: Name of the served model.
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        stages: The stages in order of execution.
+        decision: ``"split"``, ``"unsplit-cpu"`` or ``"unsplit-gpu"``.
+        cpu_workers: Threads of the CPU pool.
+        intra_op_threads: Threads ONNX Runtime uses inside one run on the CPU.
+        tokens: Most requests inside the pipeline at once.
+        queue_limit: Most requests waiting outside it.
+        custom_ops: Libraries every stage needs registered.
+    """
+
+    name: str
+    inputs: tuple[TensorConfig, ...]
+    outputs: tuple[TensorConfig, ...]
+    stages: tuple[StageConfig, ...]
+    decision: str
+    cpu_workers: int
+    intra_op_threads: int
+    tokens: int
+    queue_limit: int
+    custom_ops: tuple[CustomOps, ...]
+
+    def override(self, knobs: Mapping[str, int]) -> PlanConfig:
+        """Return the plan with other sizes.
+
+        Args:
+            knobs: New values of ``cpu_workers``, ``intra_op_threads``, ``tokens`` or ``queue_limit``.
+
+        Raises:
+            ConfigError: If a name is unknown or a value too small.
+        """
+        for name, value in knobs.items():
+            if name not in _KNOBS:
+                raise ConfigError(f"unknown setting {name!r}", where="Pipeline.load", hint=f"known: {', '.join(_KNOBS)}")
+            _knob({name: value}, name, "Pipeline.load")
+        return replace(self, **dict(knobs))  # type: ignore[arg-type]  # the loop admits the four int fields only
+
+
+def read_plan(folder: Path) -> PlanConfig:
+    """Return the checked plan of a package folder.
+
+    Raises:
+        ConfigError: If plan.json is missing, is not JSON, or describes something that cannot run.
+    """
+    path = folder / "plan.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the plan: {error.strerror}", where=str(path), hint="give the folder that holds plan.json"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"the plan is not JSON: {error}", where=str(path), hint="compile the package again") from error
+    return parse_plan(document, folder)
+
+
+def parse_plan(document: object, folder: Path) -> PlanConfig:
+    """Return the plan in a decoded plan.json; relative paths are taken from `folder`.
+
+    Raises:
+        ConfigError: As `read_plan`.
+    """
+    top = _object(document, "plan.json")
+    if top.get("schema") != SCHEMA:
+        raise ConfigError(
+            f"the schema is {top.get('schema')!r}, expected {SCHEMA!r}",
+            where="plan.json",
+            hint="compile the package again with a matching version",
+        )
+    plan = PlanConfig(
+        name=_name(top),
+        inputs=_tensors(top, "inputs"),
+        outputs=_tensors(top, "outputs"),
+        stages=tuple(_stage(item, position, folder) for position, item in enumerate(_get(top, "stages", list, "plan.json"))),
+        decision=_choice(top, "decision", _DECISIONS, "plan.json"),
+        custom_ops=tuple(_custom_ops(item, position, folder) for position, item in enumerate(top.get("custom_ops") or [])),
+        **{knob: _knob(top, knob, "plan.json") for knob in _KNOBS},
+    )
+    _check_flow(plan)
+    return plan
+
+
+def _check_flow(plan: PlanConfig) -> None:
+    """Check that every tensor exists before it is used and is made once."""
+    if not plan.stages:
+        raise ConfigError("the plan has no stage", where="plan.json: stages")
+    known = {tensor.name for tensor in plan.inputs}
+    for stage in plan.stages:
+        where = f"plan.json: stages[{stage.index}]"
+        missing = [name for name in stage.inputs if name not in known]
+        if missing:
+            raise ConfigError(
+                f"input {missing[0]!r} is made by no earlier stage and is no model input",
+                where=where,
+                hint="stages run in index order",
+            )
+        again = [name for name in stage.outputs if name in known]
+        if again:
+            raise ConfigError(f"output {again[0]!r} exists already", where=where, hint="each tensor is made by one stage")
+        known.update(stage.outputs)
+    for tensor in plan.outputs:
+        if tensor.name not in known:
+            raise ConfigError(f"the model output {tensor.name!r} is made by no stage", where="plan.json: outputs")
+
+
+def _stage(item: object, position: int, folder: Path) -> StageConfig:
+    where = f"plan.json: stages[{position}]"
+    entry = _object(item, where)
+    index = _get(entry, "index", int, where)
+    if index != position:
+        raise ConfigError(f"the index is {index}, expected {position}", where=where, hint="stages are listed in index order")
+    outputs = _names(entry, "outputs", where)
+    if not outputs:
+        raise ConfigError("the stage makes nothing", where=where)
+    service_s = float(_get(entry, "service_s", (int, float), where))
+    if not 0 <= service_s < float("inf"):
+        raise ConfigError(f"service_s is {service_s}, expected seconds", where=where)
+    return StageConfig(
+        index=index,
+        device=_choice(entry, "device", _DEVICES, where),
+        backend=_get(entry, "backend", str, where),
+        model=_inside(_get(entry, "model", str, where), folder, where),
+        inputs=_names(entry, "inputs", where),
+        outputs=outputs,
+        service_s=service_s,
+    )
+
+
+def _custom_ops(item: object, position: int, folder: Path) -> CustomOps:
+    where = f"plan.json: custom_ops[{position}]"
+    entry = _object(item, where)
+    if set(entry) == {"module"}:
+        return CustomOps(module=_choice(entry, "module", CUSTOM_OP_MODULES, where), file=None)
+    if set(entry) == {"file"}:
+        return CustomOps(module=None, file=_inside(_get(entry, "file", str, where), folder, where))
+    raise ConfigError("a custom-operator entry has exactly one of `module` and `file`", where=where)
+
+
+def _tensors(top: Mapping[str, Any], key: str) -> tuple[TensorConfig, ...]:
+    tensors = tuple(
+        _tensor(item, f"plan.json: {key}[{position}]") for position, item in enumerate(_get(top, key, list, "plan.json"))
+    )
+    _unique([tensor.name for tensor in tensors], f"plan.json: {key}")
+    return tensors
+
+
+def _tensor(item: object, where: str) -> TensorConfig:
+    entry = _object(item, where)
+    dtype = _get(entry, "dtype", str, where)
+    if dtype not in ELEMENT_TYPES and "(" not in dtype:
+        raise ConfigError(f"unknown element type {dtype!r}", where=where, hint=f"known: {', '.join(ELEMENT_TYPES)}")
+    shape = entry.get("shape")
+    if shape is not None:
+        shape = tuple(_get(entry, "shape", list, where))
+        bad = [size for size in shape if not (size is None or isinstance(size, str) or (type(size) is int and size >= 0))]
+        if bad:
+            raise ConfigError(f"{bad[0]!r} is no dimension", where=where, hint="a size, a symbol, or null")
+    return TensorConfig(name=_get(entry, "name", str, where), dtype=dtype, shape=shape)
+
+
+def _name(top: Mapping[str, Any]) -> str:
+    name = _get(top, "name", str, "plan.json")
+    if not name or "/" in name or not name.isprintable():
+        raise ConfigError(
+            f"{name!r} cannot be a served model's name", where="plan.json: name", hint="it becomes one segment of a URL"
+        )
+    return name
+
+
+def _names(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    names = _get(entry, key, list, where)
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"`{key}` must be a list of tensor names", where=where)
+    _unique(names, f"{where}.{key}")
+    return tuple(names)
+
+
+def _unique(names: list[str], where: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{twice[0]!r} is listed twice", where=where)
+
+
+def _knob(entry: Mapping[str, Any], key: str, where: str) -> int:
+    value = _get(entry, key, int, where)
+    if value < _KNOBS[key]:
+        raise ConfigError(f"`{key}` is {value}, expected at least {_KNOBS[key]}", where=where)
+    return value
+
+
+def _choice(entry: Mapping[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:
+    value = _get(entry, key, str, where)
+    if value not in choices:
+        raise ConfigError(f"`{key}` is {value!r}", where=where, hint=f"expected one of: {', '.join(choices)}")
+    return value
+
+
+def _inside(relative: str, folder: Path, where: str) -> Path:
+    """Return the file, refusing a path that leaves the package."""
+    path = folder / PurePosixPath(relative)
+    if "\0" in relative or not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"the path {relative!r} leaves the package", where=where)
+    if not path.is_file():
+        raise ConfigError(f"there is no file {relative!r} in the package", where=where, hint="compile the package again")
+    return path
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"expected an object, got {type(value).__name__}", where=where)
+    return value
+
+
+def _get(entry: Mapping[str, Any], key: str, kind: type[_T] | tuple[type[_T], ...], where: str) -> _T:
+    if key not in entry:
+        raise ConfigError(f"`{key}` is missing", where=where)
+    value = entry[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = kind.__name__ if isinstance(kind, type) else " or ".join(one.__name__ for one in kind)
+        raise ConfigError(f"`{key}` is {value!r}, expected {wanted}", where=where)
+    return value

@@ -1,0 +1,85 @@
+"""What a server says about itself and its model: the GET side of the Open Inference Protocol v2."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from .config import PlanConfig, TensorConfig
+from .protocol import VERSION
+from .statistics import PipelineStats
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+PLATFORM = "cutset_pipeline"
+_NS = 1e9
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return the server's own entry."""
+    return {"name": "cutset", "version": VERSION, "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(name: str, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig]) -> dict[str, Any]:
+    """Return the model's signature; a size of -1 is any, and the protocol's only word for an unknown rank too."""
+    return {
+        "name": name,
+        "versions": [VERSION],
+        "platform": PLATFORM,
+        "inputs": [_signature(tensor) for tensor in inputs],
+        "outputs": [_signature(tensor) for tensor in outputs],
+    }
+
+
+def model_config(plan: PlanConfig, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig]) -> dict[str, Any]:
+    """Return the model's configuration in Triton's words; clients and load generators read it."""
+    return {
+        "name": plan.name,
+        "platform": PLATFORM,
+        "backend": "cutset",
+        "max_batch_size": 0,
+        "input": [_triton_tensor(tensor) for tensor in inputs],
+        "output": [_triton_tensor(tensor) for tensor in outputs],
+        "parameters": {
+            key: {"string_value": str(value)}
+            for key, value in (("decision", plan.decision), ("stages", len(plan.stages)), ("tokens", plan.tokens))
+        },
+    }
+
+
+def model_statistics(name: str, stats: PipelineStats) -> dict[str, Any]:
+    """Return the counters in Triton's layout, with the pipeline's own per-stage numbers beside them."""
+    success = {"count": stats.completed, "ns": int(stats.latency_sum_s * _NS)}
+    compute = {"count": stats.completed, "ns": int(sum(stage.busy_s for stage in stats.stages) * _NS)}
+    entry = {
+        "name": name,
+        "version": VERSION,
+        "inference_count": stats.completed,
+        "execution_count": stats.completed,
+        "inference_stats": {"success": success, "fail": {"count": stats.failed}, "compute_infer": compute},
+        "pipeline": dataclasses.asdict(stats),
+    }
+    return {"model_stats": [entry]}
+
+
+def repository_index(name: str, *, ready: bool) -> list[dict[str, Any]]:
+    """Return the list of the one model there is."""
+    state = {"state": "READY"} if ready else {"state": "UNAVAILABLE", "reason": "closing"}
+    return [{"name": name, "version": VERSION, **state}]
+
+
+def _sizes(tensor: TensorConfig) -> list[int]:
+    return [-1] if tensor.shape is None else [size if isinstance(size, int) else -1 for size in tensor.shape]
+
+
+def _datatype(tensor: TensorConfig) -> str:
+    return tensor.element.datatype if tensor.element else tensor.dtype
+
+
+def _signature(tensor: TensorConfig) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": _datatype(tensor), "shape": _sizes(tensor)}
+
+
+def _triton_tensor(tensor: TensorConfig) -> dict[str, Any]:
+    kind = "STRING" if tensor.dtype == "string" else _datatype(tensor)
+    return {"name": tensor.name, "data_type": f"TYPE_{kind}", "dims": _sizes(tensor)}

@@ -1,0 +1,1 @@
+"""The ONNX graph as Cutset sees it: load, shapes, sizes, extraction."""

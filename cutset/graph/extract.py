@@ -1,0 +1,145 @@
+"""Cut a part out of a model, bounded by named values, and write it as an ONNX file of its own.
+
+Symbolic dimensions stay symbolic: freezing them changes what onnxruntime fuses (21 % slower on a BERT). The walk itself
+is `onnx_ir.convenience.extract`, which follows captures of If/Loop bodies and refuses an unbounded cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from cutset.errors import ModelError
+from cutset.graph.model import ModelGraph, iter_bodies
+from cutset.graph.types import TensorSpec
+
+EXTERNAL_THRESHOLD_BYTES = 1 << 30
+"""Parts with more weights than this keep them in a file beside the model (protobuf ends at 2 GiB)."""
+
+
+def extract(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str], *, name: str) -> onnx.ModelProto:
+    """Return the part of `graph` that computes `outputs` from `inputs` and weights, with its weights inside.
+
+    Args:
+        graph: The whole model.
+        inputs: Values that become graph inputs, in this order.
+        outputs: Values that become graph outputs, in this order.
+        name: Name of the new graph.
+
+    Raises:
+        ModelError: If `outputs` need a value that is not among `inputs`.
+    """
+    return _to_proto(_extract_ir(graph, inputs, outputs, name=name), graph.opaque_types)
+
+
+def write_part(
+    graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str], path: Path, *, external: bool = False
+) -> list[Path]:
+    """Write the part that `extract` returns to `path` and return the files written.
+
+    Args:
+        graph: The whole model.
+        inputs: Values that become graph inputs.
+        outputs: Values that become graph outputs.
+        path: The ``.onnx`` file; weights go to ``<path>.data`` when `external`, or when they exceed one GiB.
+        external: Whether to keep weights beside the model, so that sessions can map them.
+    """
+    return _write(_extract_ir(graph, inputs, outputs, name=path.stem), path, graph.opaque_types, external=external)
+
+
+def write_anonymous(graph: ModelGraph, path: Path) -> dict[str, str]:
+    """Write the whole model, weights beside it and names replaced, and return the original name of each value.
+
+    Nodes are called ``n<index>`` after their place in ``graph.nodes``, those of bodies ``b<index>``, values ``v<index>``:
+    onnxruntime does not escape names in its profile, and derives the names of fused kernels from them.
+    """
+    part = _extract_ir(graph, [v.name for v in graph.inputs], [v.name for v in graph.outputs], name="anonymous")
+    position = {node.name: index for index, node in enumerate(graph.nodes)}
+    originals: dict[str, str] = {}
+    opaque: dict[str, bytes] = {}
+    for node in part.graph:
+        node.name = f"n{position[str(node.name)]}"
+    for index, node in enumerate(node for outer in part.graph for body in iter_bodies(outer) for node in body.all_nodes()):
+        node.name = f"b{index}"
+    values = [*part.graph.inputs, *part.graph.initializers.values(), *(o for node in part.graph for o in node.outputs)]
+    for index, value in enumerate(value for value in dict.fromkeys(values) if value.name):
+        originals[f"v{index}"] = str(value.name)
+        if value.name in graph.opaque_types:
+            opaque[f"v{index}"] = graph.opaque_types[str(value.name)]
+    for anonymous, value in zip(originals, [value for value in dict.fromkeys(values) if value.name], strict=True):
+        value.name = f"cutset.{anonymous}"
+    for anonymous, value in zip(originals, [value for value in dict.fromkeys(values) if value.name], strict=True):
+        value.name = anonymous
+    _write(part, path, opaque, external=True)
+    return originals
+
+
+def _write(part: ir.Model, path: Path, opaque: Mapping[str, bytes], *, external: bool) -> list[Path]:
+    size = sum(value.const_value.nbytes for value in part.graph.initializers.values() if value.const_value is not None)
+    files = [path]
+    if external or size > EXTERNAL_THRESHOLD_BYTES:
+        data = path.with_name(path.name + ".data")
+        part = ir.external_data.unload_from_model(part, path.parent, data.name, size_threshold_bytes=1024)
+        files += [data] if data.exists() else []
+    path.write_bytes(_to_proto(part, opaque).SerializeToString())
+    return files
+
+
+def _extract_ir(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str], *, name: str) -> ir.Model:
+    try:
+        part = ir.convenience.extract(graph.source.graph, inputs=list(inputs), outputs=list(outputs))
+    except ValueError as error:
+        raise ModelError(f"cannot cut `{name}` out of the model", where=f"{graph.path}", cause=str(error)[:300]) from error
+    part.name = name
+    boundary = {*part.inputs, *part.outputs}
+    for value in part.inputs:
+        _set_type(value, graph.values[str(value.name)], graph.measured.get(str(value.name)))
+    for value in part.outputs:
+        _relax(value, graph.measured.get(str(value.name)))
+    for node in part:
+        for value in node.outputs:
+            if value not in boundary:  # onnxruntime infers these itself; a wrong hint would only get in its way
+                value.shape = None
+                value.type = None
+    model = ir.Model(part, ir_version=graph.source.ir_version, producer_name="cutset")
+    model.graph.opset_imports.update(graph.source.graph.opset_imports)
+    return model
+
+
+def _set_type(value: ir.Value, spec: TensorSpec, measured: tuple[int, ...] | None) -> None:
+    if value.type is None and spec.is_tensor and spec.dtype != "undefined":
+        value.type = ir.TensorType(data_type(spec.dtype))
+    _relax(value, measured)
+
+
+def _relax(value: ir.Value, measured: tuple[int, ...] | None) -> None:
+    """Open the dimensions that one real run has proven wrong; inference is not always right."""
+    if value.shape is None or measured is None:
+        return
+    if len(value.shape) != len(measured):
+        value.shape = None
+        return
+    value.shape = ir.Shape(
+        [
+            f"{value.name}_dim{i}" if isinstance(dim, int) and dim != seen else dim
+            for i, (dim, seen) in enumerate(zip(value.shape, measured, strict=True))
+        ]
+    )
+
+
+def data_type(dtype: str) -> ir.DataType:
+    """Return the ONNX element type of Cutset's name for it."""
+    special = {"float32": "FLOAT", "float64": "DOUBLE"}
+    return ir.DataType[special.get(dtype, dtype.upper())]
+
+
+def _to_proto(part: ir.Model, opaque: Mapping[str, bytes]) -> onnx.ModelProto:
+    proto = ir.to_proto(part)
+    assert isinstance(proto, onnx.ModelProto)
+    for value in [*proto.graph.input, *proto.graph.output]:
+        if value.name in opaque:
+            value.type.ParseFromString(opaque[value.name])
+    return proto

@@ -1,0 +1,349 @@
+"""Read an ONNX file into a `ModelGraph`, or say in one sentence why it cannot be read.
+
+The quirks of real files are mended here once, so nothing below meets them: unsorted or unnamed nodes, initializers
+listed as inputs, local functions, unused opset imports, dimensions written as ``-1`` or ``?``, map types.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes.common import InlinePass, RemoveUnusedOpsetsPass
+from onnx_shape_inference import infer_symbolic_shapes
+
+from cutset.digest import sha256_file, sha256_json
+from cutset.errors import ModelError, UnavailableError
+from cutset.graph.model import ModelGraph, iter_bodies, op_node
+from cutset.graph.types import Dim, TensorSpec
+
+logger = logging.getLogger(__name__)
+
+MIN_IR_VERSION = 8
+"""Below IR 4 initializers had to be graph inputs, and inference then sees no weights."""
+
+KNOWN_DOMAINS = frozenset({
+    "", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training",
+    "com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental", "com.ms.internal.nhwc", "org.pytorch.aten",
+})  # fmt: skip
+"""Operator domains that a plain onnxruntime registers."""
+
+EXTENSIONS_MODULE = "onnxruntime_extensions"
+EXTENSIONS_DOMAINS = frozenset({"com.microsoft.extensions", "ai.onnx.contrib"})
+"""Operator domains of the onnxruntime-extensions package, whose library Cutset finds by itself."""
+
+
+def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
+    """Return the model at `path`, normalised and with inferred shapes.
+
+    Weights stay on disk (external data is mapped, not read).
+
+    Args:
+        path: An ``.onnx`` file.
+        custom_ops: Shared libraries that register custom operators.
+
+    Raises:
+        ModelError: If the file is missing, not ONNX or cyclic, or its external data is absent or outside its folder.
+    """
+    path = Path(path)
+    proto = _read_proto(path)
+    opaque = _take_opaque_types(proto)
+    _drop_initializers_from_inputs(proto.graph)
+    model = _to_ir(proto, path)
+    del proto
+    externals = _check_external_data(model, path)
+    model = _normalise(model, path)
+    sha = sha256_file(path)
+    digest = sha if not externals else sha256_json([sha, *(sha256_file(file) for file in externals)])
+    return from_ir(model, path=path, sha256=sha, digest=digest, opaque=opaque, custom_ops=custom_ops)
+
+
+def from_ir(
+    model: ir.Model,
+    *,
+    path: Path,
+    sha256: str = "",
+    digest: str = "",
+    opaque: dict[str, bytes] | None = None,
+    custom_ops: tuple[str, ...] = (),
+) -> ModelGraph:
+    """Return the `ModelGraph` of a model that is already normalised."""
+    opaque = opaque or {}
+    graph = model.graph
+    values = {}
+    for value in [*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)]:
+        if value.name:
+            values[value.name] = _spec(value, opaque)
+    return ModelGraph(
+        source=model,
+        path=path,
+        sha256=sha256,
+        digest=digest,
+        inputs=tuple(values[str(value.name)] for value in graph.inputs),
+        outputs=tuple(values[str(value.name)] for value in graph.outputs),
+        nodes=tuple(op_node(node, graph) for node in graph),
+        values=values,
+        initializers=frozenset(str(name) for name in graph.initializers),
+        opset_imports=dict(graph.opset_imports),
+        opaque_types=opaque,
+        custom_ops=custom_ops,
+    )
+
+
+def _read_proto(path: Path) -> onnx.ModelProto:
+    if not path.exists():
+        raise ModelError(
+            f"there is no file {path}", hint="give the path of an .onnx file; `cutset samples` lists models to try"
+        )
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, not a model", hint="give the .onnx file inside it")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except (DecodeError, OSError) as error:
+        raise ModelError(
+            f"{path} cannot be read as ONNX", cause=f"{error}", hint="the file is truncated or is not an ONNX model"
+        ) from error
+    if not proto.ir_version or not proto.HasField("graph") or not (proto.graph.output or proto.graph.node):
+        raise ModelError(
+            f"{path} is not an ONNX model",
+            cause="it holds no graph" if proto.ir_version else "it names no ONNX version",
+            hint="the file is truncated or is another kind of file",
+        )
+    if not proto.opset_import:
+        raise ModelError(f"{path} names no operator set", hint="export the model again with a recent exporter")
+    return proto
+
+
+def _drop_initializers_from_inputs(graph: onnx.GraphProto) -> None:
+    """Make weights that are also inputs plain weights, as IR version 4 did."""
+    weights = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    kept = [value for value in graph.input if value.name not in weights]
+    if len(kept) < len(graph.input):
+        del graph.input[:]
+        graph.input.extend(kept)
+
+
+def _holds_map(kind: onnx.TypeProto) -> bool:
+    which = kind.WhichOneof("value")
+    if which == "map_type":
+        return True
+    if which in {"sequence_type", "optional_type"}:
+        return _holds_map(getattr(kind, which).elem_type)
+    return False
+
+
+def _take_opaque_types(proto: onnx.ModelProto) -> dict[str, bytes]:
+    """Set aside the types that onnx_ir refuses to hold; `extract` puts them back."""
+    taken = {}
+    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]:
+        if _holds_map(value.type):
+            taken[value.name] = value.type.SerializeToString()
+            value.ClearField("type")
+    return taken
+
+
+def _to_ir(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:  # onnx_ir raises many kinds for malformed graphs; each means the same to the user
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        raise ModelError(f"{path} is not a valid ONNX model", cause=f"{root}"[:300]) from error
+    assert isinstance(model, ir.Model)
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model
+
+
+def _check_external_data(model: ir.Model, path: Path) -> list[Path]:
+    """Return the external-data files in name order, each inside the model's folder, present and long enough."""
+    base = path.parent.resolve()
+    files: dict[Path, None] = {}
+    for value in _all_initializers(model.graph):
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        where = f"{path}, initializer `{value.name}`"
+        file = (base / tensor.location).resolve()
+        if not file.is_relative_to(base):
+            raise ModelError(
+                f"external data `{tensor.location}` lies outside the model's folder",
+                where=where,
+                hint="weights must lie beside the model; one that points out of its folder may be an attack",
+            )
+        if not file.is_file():
+            raise ModelError(
+                f"external data file `{tensor.location}` is missing",
+                where=where,
+                hint=f"copy it into {base} beside the model",
+            )
+        if file.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
+            raise ModelError(f"external data file `{tensor.location}` is too short", where=where, hint="copy it again")
+        files[file] = None
+    return sorted(files)
+
+
+def _all_initializers(graph: ir.Graph) -> list[ir.Value]:
+    found = list(graph.initializers.values())
+    for node in graph:
+        for body in iter_bodies(node):
+            found += _all_initializers(body)
+    return found
+
+
+def _normalise(model: ir.Model, path: Path) -> ir.Model:
+    model.ir_version = max(model.ir_version, MIN_IR_VERSION)
+    if model.functions:
+        model = InlinePass()(model).model
+    RemoveUnusedOpsetsPass()(model)
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        raise ModelError(f"the graph of {path} has a cycle", cause=str(error)[:300]) from error
+    _check_values(model.graph, path)
+    _name_nodes(model.graph)
+    _name_dimensions(model.graph)
+    try:
+        infer_symbolic_shapes(model, warn_on_missing=False)
+    except Exception as error:  # inference is help, not a gate: the measured run fills what it leaves open
+        logger.info("shape inference stopped on %s: %s", path, error)
+    return model
+
+
+def _check_values(graph: ir.Graph, path: Path) -> None:
+    known = {*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)}
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.name and value not in known:
+                raise ModelError(f"node `{node.name}` reads `{value.name}`, which nothing writes", where=f"{path}")
+    for value in graph.outputs:
+        if value not in known:
+            raise ModelError(f"graph output `{value.name}` is written by no node", where=f"{path}")
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Give every node, in bodies too, a name of its own: the given one, else ``<op_type>_<index>``."""
+    nodes: list[ir.Node] = []
+
+    def collect(inner: ir.Graph) -> None:
+        for node in inner:
+            nodes.append(node)
+            for body in iter_bodies(node):
+                collect(body)
+
+    collect(graph)
+    used = {node.name for node in nodes if node.name}
+    seen: set[str] = set()
+    for index, node in enumerate(nodes):
+        if node.name and node.name not in seen:
+            seen.add(node.name)
+            continue
+        base = node.name or f"{node.op_type}_{index}"
+        name, attempt = base, 0
+        while name in used or name in seen:
+            attempt += 1
+            name = f"{base}_{attempt}"
+        node.name = name
+        seen.add(name)
+
+
+def _name_dimensions(graph: ir.Graph) -> None:
+    """Give unknown input sizes (``-1``, ``?``, unnamed) a symbol each, so that inference can carry them along."""
+    for value in graph.inputs:
+        if value.shape is None:
+            continue
+        dims: list[int | str] = []
+        for index, dim in enumerate(value.shape):
+            text = dim if isinstance(dim, int) else dim.value
+            unknown = text is None or (isinstance(text, int) and text < 0) or (isinstance(text, str) and not _is_symbol(text))
+            dims.append(f"{value.name}_dim{index}" if unknown or text is None else text)
+        value.shape = ir.Shape(dims)
+
+
+def _is_symbol(text: str) -> bool:
+    return text.strip() not in {"", "?", "-1", "None", "unk", "unknown"}
+
+
+def _spec(value: ir.Value, opaque: dict[str, bytes]) -> TensorSpec:
+    name = str(value.name)
+    if name in opaque:
+        return TensorSpec(name=name, dtype=_proto_type_name(onnx.TypeProto.FromString(opaque[name])), shape=None)
+    return TensorSpec(name=name, dtype=_type_name(value.type), shape=_dims(value))
+
+
+def _dims(value: ir.Value) -> tuple[Dim, ...] | None:
+    if value.shape is None or not isinstance(value.type, ir.TensorType):
+        return None
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+
+
+_NAMES = {"FLOAT": "float32", "DOUBLE": "float64"}
+
+
+def dtype_name(dtype: ir.DataType) -> str:
+    """Return Cutset's name of an ONNX element type: ``float32``, ``int64``, ``bool``, ``string``, ..."""
+    return _NAMES.get(dtype.name, dtype.name.lower())
+
+
+def _type_name(kind: ir.TypeProtocol | None) -> str:
+    if kind is None:
+        return "undefined"
+    if isinstance(kind, ir.SequenceType):
+        return f"seq({_type_name(kind.elem_type)})"
+    if isinstance(kind, ir.OptionalType):
+        return f"optional({_type_name(kind.elem_type)})"
+    if isinstance(kind, ir.SparseTensorType):
+        return f"sparse({dtype_name(kind.dtype)})"
+    return dtype_name(kind.dtype)
+
+
+def _proto_type_name(kind: onnx.TypeProto) -> str:
+    which = kind.WhichOneof("value")
+    if which == "sequence_type":
+        return f"seq({_proto_type_name(kind.sequence_type.elem_type)})"
+    if which == "optional_type":
+        return f"optional({_proto_type_name(kind.optional_type.elem_type)})"
+    if which == "map_type":
+        key = dtype_name(ir.DataType(kind.map_type.key_type))
+        return f"map({key},{_proto_type_name(kind.map_type.value_type)})"
+    return dtype_name(ir.DataType(kind.tensor_type.elem_type))
+
+
+def with_operators(graph: ModelGraph) -> ModelGraph:
+    """Return `graph` with a library for every custom operator; that of onnxruntime-extensions is found by itself.
+
+    Raises:
+        ModelError: If a node's domain is unknown and no library was given.
+        UnavailableError: If the model needs onnxruntime-extensions and it is not installed.
+    """
+    domains = {node.domain: node for node in graph.source.graph.all_nodes() if node.domain not in KNOWN_DOMAINS}
+    libraries = graph.custom_ops
+    if EXTENSIONS_DOMAINS & set(domains):
+        library = _extensions_library()
+        libraries = (*libraries, *(() if library in libraries else (library,)))
+    unknown = [node for domain, node in domains.items() if domain not in EXTENSIONS_DOMAINS]
+    if unknown and not graph.custom_ops:
+        node = unknown[0]
+        raise ModelError(
+            f"operator {node.domain}::{node.op_type} is a custom operator and no library was given for it",
+            where=f"{graph.path}, node `{node.name}`",
+            hint="register the library that implements it: --custom-ops LIB.so",
+        )
+    return replace(graph, custom_ops=libraries)
+
+
+def _extensions_library() -> str:
+    try:
+        module = importlib.import_module(EXTENSIONS_MODULE)
+    except ImportError as error:
+        raise UnavailableError(
+            "the model uses operators of onnxruntime-extensions, which is not installed",
+            hint="pip install 'cutset[extensions]'",
+        ) from error
+    return str(module.get_library_path())

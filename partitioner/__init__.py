@@ -1,0 +1,1 @@
+"""Decide which device runs which operator: pure functions from costs to a plan."""

@@ -1,0 +1,374 @@
+"""Plan one model: costs to problem, problem to placement, placement to stages, and a decision that does no harm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cutset.errors import PlanError
+from cutset.graph.model import ModelGraph
+from cutset.partitioner.baselines import Baseline, pure_placements
+from cutset.partitioner.cost import Atom, Costed, Machine, build_problem
+from cutset.partitioner.cut import Flow
+from cutset.partitioner.evaluation import Evaluation, evaluate
+from cutset.partitioner.pins import Pin
+from cutset.partitioner.plan import (
+    BoundaryTensor,
+    Decision,
+    Objective,
+    Part,
+    Plan,
+    Prediction,
+    Stage,
+    form_stages,
+)
+from cutset.partitioner.problem import CPU, GPU, RESOURCES, Placement, Problem
+from cutset.partitioner.solve import Solution, solve
+from cutset.partitioner.support import Support
+from cutset.partitioner.wellformed import problems
+from cutset.profilers.table import CostTable
+
+MIN_GAIN = 0.02
+"""A split that gains less than this over the best unsplit plan is not worth its moving parts."""
+
+TOKEN_FACTOR = 1.5
+"""Requests inside the pipeline, as a multiple of latency over bottleneck: enough to keep the bottleneck busy."""
+
+DEVICES = {CPU: "cpu", GPU: "gpu"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What to plan for.
+
+    Args:
+        name: Served model name.
+        objective: ``throughput`` or ``latency``.
+        max_stages: Most stages of the pipeline.
+        machine: Workers, cores, batch.
+        threads: Intra-op threads of a CPU session.
+        min_gpu_nodes: GPU stages with fewer fused groups than this are not worth building.
+        flow: Engine of the minimum cut.
+        seed: Seed of the polish.
+    """
+
+    name: str
+    machine: Machine
+    objective: Objective = "throughput"
+    max_stages: int = 5
+    threads: int = 1
+    min_gpu_nodes: int = 0
+    flow: Flow = "scipy"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Candidate:
+    """A deployable placement, what it reaches, and how many times the best unsplit plan that is (1 for an unsplit one)."""
+
+    decision: Decision
+    placement: Placement
+    evaluation: Evaluation
+    throughput_per_s: float
+    gain: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Case:
+    """Everything that stays the same while one model is planned."""
+
+    graph: ModelGraph
+    table: CostTable
+    support: Mapping[str, Support]
+    pins: Mapping[str, Pin]
+    options: PlanOptions
+
+    def costed(self, gpu_scale: str = "mid") -> Costed:
+        return build_problem(
+            self.graph,
+            self.table,
+            self.support,
+            self.pins,
+            replace(self.options.machine, min_gpu_ops=self.options.min_gpu_nodes),
+            gpu_scale=gpu_scale,
+        )
+
+    def solve(self, costed: Costed) -> Solution:
+        options = self.options
+        return solve(
+            costed.problem,
+            objective=options.objective,
+            max_stages=options.max_stages,
+            flow=options.flow,
+            seed=options.seed,
+        )
+
+    def score(self, candidate: _Candidate) -> float:
+        """Return what is to be large: requests a second, or the inverse of seconds a request."""
+        if self.options.objective == "throughput":
+            return candidate.throughput_per_s
+        return 1 / max(candidate.evaluation.latency_s, 1e-12)
+
+
+def plan(
+    graph: ModelGraph,
+    table: CostTable,
+    support: Mapping[str, Support],
+    pins: Mapping[str, Pin],
+    options: PlanOptions,
+) -> Plan:
+    """Return the plan of a model.
+
+    Args:
+        graph: The model with measured shapes.
+        table: Its costs.
+        support: Which nodes the GPU backend takes.
+        pins: Pin of each pinned node.
+        options: What to plan for.
+
+    Raises:
+        PlanError: If pins and the stage limit leave no placement.
+    """
+    case = _Case(graph=graph, table=table, support=support, pins=pins, options=options)
+    costed = case.costed()
+    solution = case.solve(costed)
+    chosen, robustness = _choose(case, costed, solution)
+    result = replace(_assemble(case, costed, solution, chosen), robustness=robustness)
+    wrong = problems(graph, result)
+    if wrong:
+        raise AssertionError(f"the planner made a plan that is none: {wrong[:3]}")
+    return result
+
+
+def _choose(case: _Case, costed: Costed, solution: Solution) -> tuple[_Candidate, dict[str, Any]]:
+    """Return what to deploy, and how that holds at both ends of the GPU costs' interval.
+
+    A split must beat every unsplit plan that the pins allow by more than `MIN_GAIN`, and must not lose to one at either
+    end of the interval: a gain that a wrong guess of the GPU's speed turns into a loss is none.
+    """
+    problem = costed.problem
+    split = _candidate(problem, solution.placement)
+    best = _best_unsplit(case, costed)
+    if best is None:
+        if split.decision != "split":
+            raise PlanError("no placement satisfies the pins", hint="remove one of the pins")
+        return split, _robustness(case, split)
+    if split.decision != "split":
+        return best, _robustness(case, best)
+    split = replace(split, gain=case.score(split) / case.score(best))
+    robustness = _robustness(case, split)
+    holds = all(end["gain"] is None or end["gain"] >= 1 for end in robustness.values())
+    if split.gain > 1 + MIN_GAIN and holds:
+        return split, robustness
+    return best, robustness
+
+
+def _candidate(problem: Problem, placement: Placement) -> _Candidate:
+    """Return a placement with what it reaches; the whole model on the CPU runs as replicas on every core."""
+    evaluation = evaluate(problem, placement)
+    devices = {int(device) for device in placement[problem.real]}
+    throughput = evaluation.throughput_per_s
+    if devices <= {CPU} and problem.whole_cpu_s:
+        throughput = problem.whole_cores / problem.whole_cpu_s
+    decision: Decision = "unsplit-cpu" if devices <= {CPU} else "unsplit-gpu" if devices == {GPU} else "split"
+    return _Candidate(decision=decision, placement=placement, evaluation=evaluation, throughput_per_s=throughput)
+
+
+def _best_unsplit(case: _Case, costed: Costed) -> _Candidate | None:
+    pure = [
+        _candidate(costed.problem, placement)
+        for name, placement in pure_placements(costed.problem).items()
+        if name in {"all_cpu", "all_gpu"}
+    ]
+    return max(pure, key=case.score, default=None)
+
+
+def _robustness(case: _Case, chosen: _Candidate) -> dict[str, Any]:
+    """Return, for both ends of the GPU costs, what the chosen placement gains there and what would be planned there."""
+    if not case.table.groups_on("gpu"):
+        return {}
+    found = {}
+    for end in ("low", "high"):
+        costed = case.costed(end)
+        here = _candidate(costed.problem, chosen.placement)
+        unsplit = _best_unsplit(case, costed)
+        there = case.solve(costed).placement
+        found[f"gpu_{end}"] = {
+            "throughput_per_s": _finite(here.throughput_per_s),
+            "gain": None if unsplit is None else case.score(here) / case.score(unsplit),
+            "moved_groups": int(np.count_nonzero(there != chosen.placement)),
+        }
+    return found
+
+
+def _assemble(case: _Case, costed: Costed, solution: Solution, chosen: _Candidate) -> Plan:
+    graph, table, options = case.graph, case.table, case.options
+    machine = options.machine
+    stages = form_stages(graph, _parts(graph, table, costed, chosen))
+    placement = _node_placement(graph, costed.atoms, chosen.placement)
+    workers = machine.cores if chosen.decision == "unsplit-cpu" else machine.cpu_workers
+    prediction = _prediction(solution, chosen, {"cpu": workers})
+    tokens = _tokens(prediction, workers)
+    return Plan(
+        name=options.name,
+        model={"file": table.model.file, "sha256": table.model.sha256, "nodes": table.model.nodes},
+        target=_target(table),
+        objective=options.objective,
+        options={
+            "max_stages": options.max_stages,
+            "min_gpu_nodes": options.min_gpu_nodes,
+            "flow": options.flow,
+            "seed": options.seed,
+        },
+        decision=chosen.decision,
+        verdict=_verdict(chosen, prediction, table, options),
+        cpu_workers=workers,
+        intra_op_threads=options.threads,
+        batch=machine.batch,
+        tokens=tokens,
+        queue_limit=max(64, 8 * tokens),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        placement=placement,
+        reasons=_reasons(graph, costed.atoms, chosen.placement, table),
+        pins={name: pin.device for name, pin in case.pins.items()},
+        stages=stages,
+        boundary=_boundary(graph, table, stages),
+        prediction=prediction,
+        baselines={name: _baseline_json(baseline) for name, baseline in solution.baselines.items()},
+    )
+
+
+def _parts(graph: ModelGraph, table: CostTable, costed: Costed, chosen: _Candidate) -> list[Part]:
+    """Return the nodes of each phase; labels that hold no node are left out by `form_stages`."""
+    labels = chosen.evaluation.labels[: len(costed.atoms)]
+    order = {node.name: index for index, node in enumerate(graph.nodes)}
+    sources = {device: group.source for device in ("cpu", "gpu") for group in table.groups_on(device)}
+    parts = []
+    for label in sorted({int(label) for label in labels}):
+        members = [atom for atom, found in zip(costed.atoms, labels, strict=True) if found == label]
+        indices = [index for index, found in enumerate(labels) if found == label]
+        device = DEVICES[int(chosen.placement[indices[0]])]
+        costs = costed.problem.cpu_s if device == "cpu" else costed.problem.gpu_s
+        parts.append(
+            Part(
+                device=device,
+                nodes=tuple(sorted((name for atom in members for name in atom.nodes), key=order.__getitem__)),
+                service_s=float(sum(costs[index] for index in indices)),
+                source=sources.get(device, "measured"),
+            )
+        )
+    return parts
+
+
+def _node_placement(graph: ModelGraph, atoms: Sequence[Atom], placement: Placement) -> dict[str, str]:
+    """Return the device of every node; constant nodes follow their first reader, dead ones stay on the CPU."""
+    found = {name: DEVICES[int(placement[index])] for index, atom in enumerate(atoms) for name in atom.nodes}
+    for node in reversed(graph.nodes):
+        if node.name not in found:
+            readers = (found.get(reader) for output in node.outputs for reader in graph.consumers.get(output, ()))
+            found[node.name] = next((device for device in readers if device), "cpu")
+    return {node.name: found[node.name] for node in graph.nodes}
+
+
+def _reasons(graph: ModelGraph, atoms: Sequence[Atom], placement: Placement, table: CostTable) -> dict[str, str]:
+    source = table.groups_on("gpu")[0].source if table.groups_on("gpu") else ""
+    reasons = {}
+    for index, atom in enumerate(atoms):
+        text = atom.reason
+        if not text:
+            here = DEVICES[int(placement[index])].upper()
+            text = (
+                f"{atom.cpu_s * 1e6:.1f} us measured on the CPU, {atom.gpu_s * 1e6:.1f} us {source} on the GPU; "
+                f"with what crosses, the whole is best with it on the {here}"
+            )
+        reasons.update(dict.fromkeys(atom.nodes, text))
+    for node in graph.nodes:
+        if node.name in graph.dead_nodes:
+            reasons[node.name] = "no output depends on it: it is not computed"
+        elif node.name in graph.constant_nodes:
+            reasons[node.name] = "depends on weights alone: copied to where it is read"
+    return {node.name: reasons[node.name] for node in graph.nodes}
+
+
+def _boundary(graph: ModelGraph, table: CostTable, stages: Sequence[Stage]) -> tuple[BoundaryTensor, ...]:
+    """Return the values that stages exchange, with bytes and transfer time where they change device."""
+    writer = {value: stage for stage in stages for value in stage.outputs}
+    found = []
+    for value, stage in writer.items():
+        readers = [other for other in stages if value in other.inputs]
+        if not readers:
+            continue
+        size = graph.nbytes(value) if graph.knows_shape(value) and graph.values[value].is_tensor else None
+        crossings = {"h2d" if reader.device == "gpu" else "d2h" for reader in readers if reader.device != stage.device}
+        transfers = [t for t in table.transfers if t.direction in crossings]
+        found.append(
+            BoundaryTensor(
+                spec=graph.values[value],
+                size_bytes=size,
+                producer=stage.index,
+                consumers=tuple(reader.index for reader in readers),
+                transfer_s=sum(transfer.seconds(size or 0) for transfer in transfers),
+            )
+        )
+    return tuple(found)
+
+
+def _prediction(solution: Solution, chosen: _Candidate, servers: Mapping[str, int]) -> Prediction:
+    evaluation = chosen.evaluation
+    throughput = chosen.throughput_per_s if math.isfinite(chosen.throughput_per_s) else 0.0
+    busy = {name: float(evaluation.demand_s[name]) * throughput / servers.get(name, 1) for name in RESOURCES}
+    return Prediction(
+        latency_s=evaluation.latency_s,
+        throughput_per_s=throughput,
+        bottleneck=evaluation.bottleneck,
+        utilisation=busy,
+        lower_bound_s=solution.lower_bound_s,
+        gap=_finite(solution.gap),
+    )
+
+
+def _tokens(prediction: Prediction, workers: int) -> int:
+    inside = TOKEN_FACTOR * prediction.latency_s * prediction.throughput_per_s
+    return max(workers + 1, math.ceil(inside))
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
+
+
+def _baseline_json(baseline: Baseline | None) -> dict[str, Any] | None:
+    if baseline is None:
+        return None
+    return {
+        "throughput_per_s": _finite(baseline.throughput_per_s),
+        "latency_s": _finite(baseline.latency_s),
+        "stages": baseline.stages,
+    }
+
+
+def _target(table: CostTable) -> dict[str, Any]:
+    environment = table.environment
+    gpu = table.target
+    return {
+        "cpu": {"name": environment.get("cpu"), "cores": environment.get("usable_cores")},
+        "gpu": None if gpu is None else dict(gpu),
+        "source": "measured" if gpu is None else gpu.get("source", "modelled"),
+    }
+
+
+def _verdict(chosen: _Candidate, prediction: Prediction, table: CostTable, options: PlanOptions) -> str:
+    gpu = table.target
+    about = f" ({gpu.get('source')} for {gpu.get('name')})" if gpu else ""
+    if chosen.decision == "split":
+        what = f"{chosen.gain:.2f}x the best unsplit plan" if chosen.gain > 1 else "as the pins demand"
+        rate, latency = f"{prediction.throughput_per_s:.1f} requests/s", f"{prediction.latency_s * 1e3:.2f} ms"
+        number = rate if options.objective == "throughput" else latency
+        return f"split: {number} predicted, {what}{about}; the bottleneck is the {prediction.bottleneck}"
+    where = "CPU" if chosen.decision == "unsplit-cpu" else "GPU"
+    why = "no GPU was named" if gpu is None else f"no split surely gains more than {MIN_GAIN:.0%}{about}"
+    return f"leave it whole on the {where}: {why}; {prediction.throughput_per_s:.1f} requests/s predicted"

@@ -1,0 +1,334 @@
+"""Local search on a placement: boundary sweeps, Fiduccia-Mattheyses moves, and a final tidying of ties.
+
+Cuts see linear prices; the true objective is a maximum and pays for whole stages. Sweeps move a run of ops across one
+stage boundary in dependency order and keep the best prefix (without them DenseNet-121 ended 21 % off); FM moves single
+ops anywhere, downhill and uphill. Both keep the placement inside its window of stages at every step.
+
+Source:
+    Fiduccia and Mattheyses, "A linear-time heuristic for improving network partitions", DAC 1982.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cutset.partitioner.evaluation import evaluate
+from cutset.partitioner.incremental import Devices, Positions
+from cutset.partitioner.phases import Window, earliest, latest, windows
+from cutset.partitioner.problem import CPU, GPU, FloatArray, Placement, Problem
+
+Objective = Literal["throughput", "latency"]
+
+BETTER = 1 - 1e-9  # an improvement must beat rounding
+_SMOOTHING = 0.02  # weight of the total beside the maximum: points a way across plateaus
+_CANDIDATES = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What a placement is judged by.
+
+    Attributes:
+        problem: The costs.
+        objective: "throughput" (smallest bottleneck) or "latency" (smallest sum).
+        max_stages: Most stages, or None.
+    """
+
+    problem: Problem
+    objective: Objective
+    max_stages: int | None
+
+    def value_s(self, placement: Placement) -> float:
+        """Return the exact objective in seconds; infinite if the placement is impossible or has too many stages."""
+        evaluation = evaluate(self.problem, placement)
+        if self.max_stages is not None and evaluation.stages > self.max_stages:
+            return math.inf
+        return evaluation.bottleneck_s if self.objective == "throughput" else evaluation.latency_s
+
+    def windows(self, placement: Placement) -> list[Window]:
+        """Return the chains the placement fits in; without a limit, one that leaves it room to grow."""
+        devices = placement.tolist()
+        if self.max_stages is None:
+            return [Window(low=CPU, high=max(earliest(self.problem, devices, CPU), default=0) + 2)]
+        return [
+            window
+            for window in windows(self.max_stages)
+            if max(earliest(self.problem, devices, window.low), default=0) <= window.high
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How hard to search; counts only, never the clock, so that equal input gives an equal plan.
+
+    Attributes:
+        sweep_rounds: Most rounds of sweeps.
+        moves: Most FM moves a pass.
+        passes: Most FM passes.
+        patience: FM moves without a new best before a pass ends.
+    """
+
+    sweep_rounds: int = 8
+    moves: int = 120
+    passes: int = 4
+    patience: int = 40
+
+
+class _Scale:
+    """The objective on plain lists, with the overhead of the stages in use."""
+
+    def __init__(self, goal: Goal) -> None:
+        problem = goal.problem
+        self.latency = goal.objective == "latency"
+        self.overhead = (problem.cpu_stage_s, problem.gpu_stage_s)
+        self.charged = any(self.overhead)
+        self.share: list[float] = (1 / problem.servers).tolist()
+
+    def value_s(self, demand_s: Sequence[float], used: Sequence[int]) -> float:
+        """Return the objective; `used` counts the ops at each chain position."""
+        cpu, gpu, h2d, d2h = demand_s
+        if self.charged:
+            stages = stage_runs(used)
+            cpu += stages[CPU] * self.overhead[CPU]
+            gpu += stages[GPU] * self.overhead[GPU]
+        if self.latency:
+            return cpu + gpu + h2d + d2h
+        a, b, c, d = self.share
+        return max(cpu * a, gpu * b, h2d * c, d2h * d)
+
+
+def stage_runs(used: Sequence[int]) -> tuple[int, int]:
+    """Return the CPU and GPU stages of a chain, where empty positions let their neighbours of one device merge."""
+    runs, before = [0, 0], -1
+    for label, ops in enumerate(used):
+        if ops and (label & 1) != before:
+            before = label & 1
+            runs[before] += 1
+    return runs[CPU], runs[GPU]
+
+
+def _occupancy(labels: Sequence[int], high: int) -> list[int]:
+    used = [0] * (high + 1)
+    for label in labels:
+        if label >= 0:
+            used[label] += 1
+    return used
+
+
+def sweep_orders(problem: Problem, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Return topological orders of different temper to sweep in: by index, depth first, and two random ones."""
+    rng = np.random.default_rng(seed)
+    return (
+        tuple(v for v in problem.topology.order if v not in problem.pseudo),
+        _kahn(problem, None, deepest=True),
+        *(_kahn(problem, rng) for _ in range(2)),
+    )
+
+
+def _kahn(problem: Problem, rng: np.random.Generator | None, *, deepest: bool = False) -> tuple[int, ...]:
+    graph = problem.topology
+    waiting = [len(before) for before in graph.predecessors]
+    ready = [v for v in range(problem.size) if not waiting[v] and v not in problem.pseudo]
+    order: list[int] = []
+    while ready:
+        v = ready.pop(-1 if rng is None or deepest else int(rng.integers(len(ready))))
+        order.append(v)
+        for w in graph.successors[v]:
+            waiting[w] -= 1
+            if not waiting[w]:
+                ready.append(w)
+    return tuple(order)
+
+
+def refine(goal: Goal, placement: Placement, orders: Sequence[Sequence[int]], effort: Effort) -> list[Placement]:
+    """Return one placement for each chain that `placement` fits, at least as good and inside the goal's stages.
+
+    The chains differ in what can grow: a GPU stage followed by a CPU stage gets a third on the GPU only in the chain
+    that begins with the GPU.
+
+    Args:
+        goal: What to improve; `placement` must be feasible for it.
+        placement: Where to start.
+        orders: Topological orders of the real ops, from `sweep_orders`.
+        effort: Limits of the search.
+    """
+    return [_refine_in(goal, placement, window, orders, effort) for window in goal.windows(placement)]
+
+
+def _refine_in(goal: Goal, placement: Placement, window: Window, orders: Sequence[Sequence[int]], effort: Effort) -> Placement:
+    """Return the placement after sweeps, FM, and sweeps again if FM helped."""
+    swept = sweep(goal, placement, window, orders, effort)
+    best = min((placement, swept), key=goal.value_s)
+    moved = move_ops(goal, best, window, effort)
+    if goal.value_s(moved) < goal.value_s(best) * BETTER:
+        best = min((moved, sweep(goal, moved, window, orders, effort)), key=goal.value_s)
+    return best
+
+
+class _Sweeper:
+    """Moves ops across one boundary of a labelled chain."""
+
+    def __init__(self, goal: Goal, placement: Placement, window: Window) -> None:
+        self.problem = goal.problem
+        self.scale = _Scale(goal)
+        self.window = window
+        self.movable: list[bool] = goal.problem.movable.tolist()
+        self.devices = Devices(goal.problem, placement)
+        self.label(late=False)
+        self.best_s = self.scale.value_s(self.devices.demand_s, self.used)
+
+    def label(self, *, late: bool) -> bool:
+        """Label every op as early or as late as possible; return whether that changed anything."""
+        before = getattr(self, "labels", None)
+        if late:
+            self.labels = latest(self.problem, self.devices.device, self.window.high)
+        else:
+            self.labels = earliest(self.problem, self.devices.device, self.window.low)
+        self.used = _occupancy(self.labels, self.window.high)
+        return self.labels != before
+
+    def cross(self, order: Sequence[int], source: int, target: int) -> bool:
+        """Move ops from stage `source` to its neighbour `target` in turn; keep the best prefix, if it helps.
+
+        An op that cannot move holds back everything behind it.
+        """
+        graph = self.problem.topology
+        ahead = graph.predecessors if target < source else graph.successors
+        held: set[int] = set()
+        moved: list[int] = []
+        keep, best_s = 0, self.best_s
+        for v in [v for v in order if self.labels[v] == source]:
+            if not self.movable[v] or (held and not held.isdisjoint(ahead[v])):
+                held.add(v)
+                continue
+            self.devices.flip(v)
+            self.used[source] -= 1
+            self.used[target] += 1
+            moved.append(v)
+            value_s = self.scale.value_s(self.devices.demand_s, self.used)
+            if value_s < best_s * BETTER:
+                keep, best_s = len(moved), value_s
+        for v in reversed(moved[keep:]):
+            self.devices.flip(v)
+            self.used[source] += 1
+            self.used[target] -= 1
+        for v in moved[:keep]:
+            self.labels[v] = target
+        self.best_s = best_s
+        return keep > 0
+
+
+def sweep(goal: Goal, placement: Placement, window: Window, orders: Sequence[Sequence[int]], effort: Effort) -> Placement:
+    """Return a placement improved by moving runs of ops across stage boundaries."""
+    sweeper = _Sweeper(goal, placement, window)
+    backwards = [tuple(reversed(order)) for order in orders]
+    for _ in range(effort.sweep_rounds):
+        improved = False
+        for late in (False, True):
+            if not sweeper.label(late=late) and late:
+                continue
+            for high in range(sweeper.window.low + 1, sweeper.window.high + 1):
+                for order, backward in zip(orders, backwards, strict=True):
+                    improved |= sweeper.cross(order, high, high - 1)
+                    improved |= sweeper.cross(backward, high - 1, high)
+        if not improved:
+            break
+    return np.array(sweeper.devices.device, dtype=np.int8)
+
+
+class _Mover:
+    """One FM pass: every op moves at most once, the best prefix of moves counts."""
+
+    def __init__(self, goal: Goal, placement: Placement, window: Window) -> None:
+        problem = goal.problem
+        self.problem = problem
+        self.scale = _Scale(goal)
+        self.window = window
+        self.latency = goal.objective == "latency"
+        self.servers = problem.servers
+        self.devices = Devices(problem, placement)
+        self.positions = Positions(problem, self.devices.device, self.window)
+        self.free = problem.movable.copy()
+        self.change = np.zeros((problem.size, 4))
+        for v in np.flatnonzero(self.free).tolist():
+            self.change[v] = self.devices.difference(v)
+
+    def value_s(self) -> float:
+        """Return the objective of the placement as it stands."""
+        used = _occupancy(self.positions.early, self.window.high) if self.scale.charged else ()
+        return self.scale.value_s(self.devices.demand_s, used)
+
+    def choose(self) -> int | None:
+        """Return the op whose move is best and stays in the window, or None."""
+        load: FloatArray = (np.array(self.devices.demand_s) + self.change) / self.servers
+        total = load.sum(axis=1)
+        score = total if self.latency else load.max(axis=1) + _SMOOTHING * total
+        score[~self.free] = np.inf
+        nearest = np.argsort(score, kind="stable")[:_CANDIDATES].tolist()
+        return next((v for v in nearest if self.free[v] and self.positions.allows(v)), None)
+
+    def move(self, v: int) -> None:
+        """Move an op and lock it."""
+        self.devices.flip(v)
+        self.positions.flipped(v)
+        self.free[v] = False
+        graph = self.problem.topology
+        touched: set[int] = set()
+        for e in (*graph.produced[v], *graph.consumed[v]):
+            tensor = self.problem.tensors[e]
+            touched.update((tensor.producer, *tensor.consumers))
+        for w in touched:
+            if self.free[w]:
+                self.change[w] = self.devices.difference(w)
+
+
+def move_ops(goal: Goal, placement: Placement, window: Window, effort: Effort) -> Placement:
+    """Return a placement improved by moves of single ops."""
+    best = placement
+    for _ in range(effort.passes):
+        mover = _Mover(goal, best, window)
+        best_s = mover.value_s()
+        moved: list[int] = []
+        keep = 0
+        while len(moved) < effort.moves and len(moved) - keep < effort.patience:
+            v = mover.choose()
+            if v is None:
+                break
+            mover.move(v)
+            moved.append(v)
+            value_s = mover.value_s()
+            if value_s < best_s * BETTER:
+                keep, best_s = len(moved), value_s
+        if not keep:
+            break
+        best = best.copy()
+        best[moved[:keep]] ^= 1
+    return best
+
+
+def tidy(goal: Goal, placement: Placement) -> Placement:
+    """Return a placement as good, with no op that could give back a stage or the GPU for free.
+
+    Args:
+        goal: What must not get worse.
+        placement: A feasible placement.
+    """
+    best, now = placement, evaluate(goal.problem, placement)
+    devices = Devices(goal.problem, placement)
+    slack = now.latency_s * 1e-12
+    for v in np.flatnonzero(goal.problem.movable).tolist():
+        if sum(devices.difference(v)) > slack:
+            continue
+        trial = best.copy()
+        trial[v] ^= 1
+        after = evaluate(goal.problem, trial)
+        worse = after.latency_s > now.latency_s + slack or after.bottleneck_s > now.bottleneck_s * (1 + 1e-12)
+        if not worse and (after.stages, int(trial[v])) < (now.stages, int(best[v])):
+            devices.flip(v)
+            best, now = trial, after
+    return best

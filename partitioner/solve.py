@@ -1,0 +1,238 @@
+"""The planner: bound, propose, polish, and certify one placement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cutset.partitioner.baselines import Baseline, baselines, pure_placements
+from cutset.partitioner.cut import Flow, Oracle
+from cutset.partitioner.evaluation import Evaluation, evaluate
+from cutset.partitioner.network import free_template
+from cutset.partitioner.phases import require_stages
+from cutset.partitioner.problem import GPU, RESOURCES, FloatArray, IntArray, Placement, Problem
+from cutset.partitioner.proposals import Candidate, Pool, best_of, propose_pipelines, round_mix
+from cutset.partitioner.refine import Effort, Goal, Objective, refine, sweep_orders, tidy
+from cutset.partitioner.throughput import price_loop
+
+_CERTIFIED = 1 + 1e-6  # closer to the bound than this there is nothing to look for
+_REPLANS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """One line of the planner's trace.
+
+    Attributes:
+        origin: What proposed the placement.
+        value_s: Its objective in seconds.
+        stages: Its stages.
+    """
+
+    origin: str
+    value_s: float
+    stages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Solution:
+    """A placement with the proof of how good it is.
+
+    Attributes:
+        placement: 0 (CPU) or 1 (GPU) for each op, int8.
+        evaluation: Its exact cost.
+        lower_bound_s: No placement, whatever its stages, has a smaller objective.
+        gap: How far above the bound the plan is, as a fraction.
+        baselines: ``all_cpu``, ``all_gpu``, ``capability_first``, ``mix``; None where impossible.
+        prices: The weight of each resource in the proof of the bound.
+        origins: The distinct candidates, best first, with what proposed them.
+        notes: What was pinned or skipped, and why.
+    """
+
+    placement: Placement
+    evaluation: Evaluation
+    lower_bound_s: float
+    gap: float
+    baselines: Mapping[str, Baseline | None]
+    prices: Mapping[str, float]
+    origins: tuple[Origin, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Bound:
+    """The certified bound, its prices, and the free placements met on the way."""
+
+    value_s: float
+    weights: FloatArray
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Budget:
+    """What a problem's size affords."""
+
+    starts: int
+    transfer_weights: tuple[float, ...]
+    orders: int
+    effort: Effort
+
+
+def _budget(problem: Problem) -> _Budget:
+    ops = int(problem.movable.sum())
+    if ops <= 150:
+        return _Budget(starts=12, transfer_weights=(1.0, 0.4, 0.1), orders=4, effort=Effort())
+    if ops <= 400:
+        return _Budget(starts=8, transfer_weights=(1.0, 0.4, 0.1), orders=2, effort=Effort(sweep_rounds=6))
+    if ops <= 1500:
+        return _Budget(starts=2, transfer_weights=(1.0, 0.4), orders=2, effort=Effort(sweep_rounds=4, passes=2))
+    return _Budget(starts=1, transfer_weights=(0.4,), orders=1, effort=Effort(sweep_rounds=3, passes=1))
+
+
+def solve(
+    problem: Problem,
+    *,
+    objective: Objective = "throughput",
+    max_stages: int | None = 5,
+    flow: Flow = "scipy",
+    seed: int = 0,
+) -> Solution:
+    """Return the best placement found and a proven bound on all placements.
+
+    The plan has at most `max_stages` stages and is never worse than a pure plan within them. Equal input gives an equal
+    plan.
+
+    Args:
+        problem: The costs.
+        objective: "throughput" minimises the bottleneck, "latency" the sum of demands.
+        max_stages: Most stages, or None for no limit.
+        flow: Engine of the cut; "networkx" is the slow reference.
+        seed: Of the random sweep orders.
+
+    Raises:
+        PlanError: If the ops tied to one device force more than `max_stages` stages.
+    """
+    require_stages(problem, max_stages)
+    goal = Goal(problem=problem, objective=objective, max_stages=max_stages)
+    bound = _bound(problem, objective, flow)
+    pool, notes = Pool(goal), list[str]()
+    pool.extend(pure_placements(problem).values(), "baseline")
+    best = _plan(pool, bound, flow, seed, notes)
+    if problem.min_gpu_ops > 1:
+        best = _respect_min_gpu_ops(pool, best, flow, seed, notes)
+    if pool.rejected:
+        notes.append(f"{len(pool.rejected)} candidates had more than {max_stages} stages")
+    lower_s = min(bound.value_s, best.value_s)
+    return Solution(
+        placement=best.placement,
+        evaluation=best.evaluation,
+        lower_bound_s=lower_s,
+        gap=best.value_s / lower_s - 1 if lower_s > 0 else (0.0 if best.value_s == 0 else math.inf),
+        baselines=baselines(problem),
+        prices=dict(zip(RESOURCES, bound.weights.tolist(), strict=True)),
+        origins=tuple(Origin(origin=c.origin, value_s=c.value_s, stages=c.evaluation.stages) for c in pool.ranked()),
+        notes=tuple(notes),
+    )
+
+
+def _bound(problem: Problem, objective: Objective, flow: Flow) -> _Bound:
+    """Return the certified bound over all placements.
+
+    Stage overheads are not linear, but every placement is pure, and then exact, or has a stage on either side.
+    """
+    oracle = Oracle(template=free_template(problem), flow=flow)
+    pure: list[Placement] = list(pure_placements(problem).values())
+    both = np.array([problem.cpu_stage_s, problem.gpu_stage_s, 0.0, 0.0])
+    start = [*(placement.astype(np.int64) for placement in pure), oracle.template.feasible]
+    if objective == "latency":
+        weights = np.ones(len(RESOURCES))
+        ceiling_s = min(float(oracle.demands(labels).sum()) for labels in start)
+        answer = oracle.cheapest(weights, ceiling_s)
+        mixed_s, labels = answer.value_s + float(both.sum()), list[IntArray](answer.labels)
+    else:
+        found = price_loop(oracle, servers=problem.servers, base_s=both, start=start)
+        weights, mixed_s, labels = found.weights, found.bound_s, [*found.labels, *round_mix(found)]
+    exact = Goal(problem=problem, objective=objective, max_stages=None)
+    return _Bound(
+        value_s=min([mixed_s, *(exact.value_s(placement) for placement in pure)]),
+        weights=weights,
+        placements=tuple(oracle.template.placement(found) for found in labels),
+    )
+
+
+def _plan(pool: Pool, bound: _Bound, flow: Flow, seed: int, notes: list[str]) -> Candidate:
+    """Return the best candidate after proposals and polish; stop early once it meets the bound."""
+    goal, budget = pool.goal, _budget(pool.goal.problem)
+    pool.extend(bound.placements, "free cut")
+    if not pool.found or not _certified(pool, bound):
+        if goal.max_stages is not None:
+            propose_pipelines(pool, goal.max_stages, flow, budget.transfer_weights)
+        _polish(pool, bound, budget, seed, notes)
+    tied = best_of(list(pool.found.values()))
+    pool.add(tidy(goal, tied.placement), "tidied")
+    return best_of(list(pool.found.values()))
+
+
+def _certified(pool: Pool, bound: _Bound) -> bool:
+    return best_of(list(pool.found.values())).value_s <= bound.value_s * _CERTIFIED
+
+
+def _polish(pool: Pool, bound: _Bound, budget: _Budget, seed: int, notes: list[str]) -> None:
+    goal = pool.goal
+    orders = sweep_orders(goal.problem, seed)[: budget.orders]
+    known = len(pool.found)
+    for candidate in pool.starts(budget.starts):
+        if _certified(pool, bound):
+            return
+        pool.extend(refine(goal, candidate.placement, orders, budget.effort), f"refined {candidate.origin}")
+    if known > budget.starts:
+        free = int(goal.problem.movable.sum())
+        notes.append(f"{known - budget.starts} of {known} candidates not refined ({free} free ops)")
+
+
+def _respect_min_gpu_ops(pool: Pool, best: Candidate, flow: Flow, seed: int, notes: list[str]) -> Candidate:
+    """Return the best candidate without small GPU stages, after planning again with their ops pinned to the CPU.
+
+    Pins only grow. A stage that holds an op the CPU cannot run has to stay whatever its size.
+    """
+    goal, problem = pool.goal, pool.goal.problem
+    for _ in range(_REPLANS):
+        small = small_gpu_stages(problem, best.placement)
+        if not small:
+            break
+        names = ", ".join(f"`{problem.names[v]}`" for v in small[:8]) + (", ..." if len(small) > 8 else "")
+        notes.append(f"pinned {len(small)} ops of GPU stages under {problem.min_gpu_ops} ops to the CPU: {names}")
+        demoted = without_small_stages(problem, best.placement)
+        gpu_s = problem.gpu_s.copy()
+        gpu_s[small] = np.inf
+        problem = replace(problem, gpu_s=gpu_s)
+        inner = Pool(replace(goal, problem=problem))
+        inner.extend([demoted, *pure_placements(problem).values()], "small stages demoted")
+        best = _plan(inner, _bound(problem, goal.objective, flow), flow, seed, notes)
+        pool.add(best.placement, f"planned again: {best.origin}")
+    for candidate in list(pool.found.values()):
+        pool.add(without_small_stages(goal.problem, candidate.placement), f"demoted {candidate.origin}")
+    return best_of([c for c in pool.found.values() if not small_gpu_stages(goal.problem, c.placement)])
+
+
+def small_gpu_stages(problem: Problem, placement: Placement) -> list[int]:
+    """Return the ops of GPU stages with fewer than `min_gpu_ops` ops that could all run on the CPU."""
+    labels = evaluate(problem, placement).labels
+    counts = np.bincount(labels[labels >= 0], minlength=1)
+    stuck = set(labels[~problem.on_cpu].tolist())
+    return [
+        v
+        for v in np.flatnonzero(placement == GPU).tolist()
+        if counts[labels[v]] < problem.min_gpu_ops and int(labels[v]) not in stuck
+    ]
+
+
+def without_small_stages(problem: Problem, placement: Placement) -> Placement:
+    """Return the placement with small GPU stages moved to the CPU, which adds no stage."""
+    result = placement.copy()
+    while small := small_gpu_stages(problem, result):
+        result[small] = 0
+    return result

@@ -1,0 +1,1 @@
+"""Measure, replay or model what every operator and transfer costs on each device."""

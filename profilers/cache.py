@@ -1,0 +1,69 @@
+"""Measured costs on disk, so that the same model on the same machine is measured once.
+
+One SQLite file in write-ahead mode: readers and writers of several processes do not disturb each other, and a killed
+writer leaves the last whole entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from cutset.digest import sha256_json
+
+logger = logging.getLogger(__name__)
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, value TEXT NOT NULL, made TEXT DEFAULT CURRENT_TIMESTAMP)"
+
+
+def default_folder() -> Path:
+    """Return the user's cache folder for Cutset."""
+    return Path(platformdirs.user_cache_dir("cutset"))
+
+
+class CostCache:
+    """Stores JSON values under the digest of a JSON key. A cache that cannot be used is silent: measuring still works.
+
+    Args:
+        folder: Where the file lies; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.file = folder / "costs.sqlite" if folder is not None else None
+
+    def get(self, key: Any) -> Any | None:
+        """Return the stored value, or None."""
+        if self.file is None or not self.file.exists():
+            return None
+        row = self._do("SELECT value FROM costs WHERE key = ?", (sha256_json(key),))
+        try:
+            return json.loads(row[0]) if row else None
+        except json.JSONDecodeError as error:
+            logger.warning("the cost cache %s holds a damaged entry: %s", self.file, error)
+            return None
+
+    def put(self, key: Any, value: Any) -> None:
+        """Store `value` under `key`, replacing what was there."""
+        if self.file is None:
+            return
+        with contextlib.suppress(OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._do("INSERT OR REPLACE INTO costs (key, value) VALUES (?, ?)", (sha256_json(key), json.dumps(value)))
+
+    def _do(self, statement: str, arguments: tuple[str, ...]) -> Any:
+        """Run one statement in a transaction of its own and return its first row."""
+        try:
+            with contextlib.closing(sqlite3.connect(str(self.file), timeout=10)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(_SCHEMA)
+                with connection:
+                    return connection.execute(statement, arguments).fetchone()
+        except sqlite3.Error as error:
+            logger.warning("the cost cache %s cannot be used: %s", self.file, error)
+            return None

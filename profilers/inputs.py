@@ -1,0 +1,184 @@
+"""Sample inputs for measuring and verifying: given by the user, found beside the model, or drawn at random."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutset.errors import UnknownShapeError, UsageError
+from cutset.graph.types import TensorSpec
+
+SAMPLES_TO_DRAW = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleInputs:
+    """Complete inputs of a model, one mapping a request, and where they came from (for people)."""
+
+    samples: tuple[Mapping[str, np.ndarray], ...]
+    origin: str
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Return the name and sizes of ``name=1x3x224x224``; of ``min:opt:max`` the middle one.
+
+    Raises:
+        UsageError: If the text has another form; the message shows one that is right.
+    """
+    name, _, sizes = text.rpartition("=")
+    ranges = sizes.split(":")
+    chosen = ranges[len(ranges) // 2] if len(ranges) in (1, 3) else ""
+    try:
+        shape = tuple(int(size) for size in chosen.lower().split("x")) if chosen else ()
+    except ValueError:
+        shape = ()
+    if not name or not shape or min(shape) < 0:
+        raise UsageError(f"--shape {text!r} is not of the form name=1x3x224x224", hint="for a range: name=MIN:OPT:MAX")
+    return name, shape
+
+
+def collect(
+    specs: Sequence[TensorSpec],
+    *,
+    model: Path,
+    file: Path | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> SampleInputs:
+    """Return inputs for a model: from `file`, else from ``<model>.npz`` beside the model, else drawn at random.
+
+    Args:
+        specs: The model's inputs.
+        model: Path of the model file.
+        file: An ``.npz`` with one array an input.
+        shapes: Sizes that win over the declared ones, for drawing.
+        seed: Seed for drawing.
+
+    Raises:
+        UsageError: If a file cannot be read, or names, types or shapes do not fit.
+        UnknownShapeError: If an input has a free dimension other than the first and nothing says how large it is.
+    """
+    shapes = dict(shapes or {})
+    unknown = sorted(set(shapes) - {spec.name for spec in specs})
+    if unknown:
+        raise UsageError(f"--shape names `{unknown[0]}`, which is not an input", hint=f"the inputs are {_names(specs)}")
+    beside = model.with_suffix(".npz")
+    if file is None and beside.is_file() and not shapes:
+        file = beside
+    if file is not None:
+        return SampleInputs(samples=(read_npz(file, specs),), origin=str(file))
+    samples = tuple(draw(specs, shapes, seed=seed + index) for index in range(SAMPLES_TO_DRAW))
+    return SampleInputs(samples=samples, origin=f"drawn at random (seed {seed})")
+
+
+def read_npz(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """Return the arrays of `file`, checked against the model's inputs.
+
+    Raises:
+        UsageError: If the file cannot be read or an array is missing, unknown, or of the wrong type or shape.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as opened:
+            arrays = {name: opened[name] for name in opened.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        raise UsageError(
+            f"cannot read sample inputs from {file}", cause=str(error)[:200], hint="numpy.savez writes such a file"
+        ) from error
+    names = {spec.name for spec in specs}
+    missing, extra = sorted(names - set(arrays)), sorted(set(arrays) - names)
+    if missing or extra:
+        what = f"lacks input `{missing[0]}`" if missing else f"holds `{extra[0]}`, which is not an input"
+        raise UsageError(f"{file} {what}", hint=f"the inputs are {_names(specs)}")
+    return {spec.name: check(arrays[spec.name], spec, where=str(file)) for spec in specs}
+
+
+def check(array: np.ndarray, spec: TensorSpec, *, where: str) -> np.ndarray:
+    """Return `array` in the type that onnxruntime takes for `spec`.
+
+    Raises:
+        UsageError: If type, rank or a fixed size differs.
+    """
+    expected = f"{spec.dtype} {_shape_text(spec)}"
+    found = f"{array.dtype} {list(array.shape)}"
+    if spec.dtype == "string":
+        fits = array.dtype.kind in "UO"
+        array = array.astype(object) if fits else array
+    else:
+        fits = array.dtype == spec.numpy_dtype
+    if not fits:
+        raise UsageError(
+            f"input `{spec.name}` has type {array.dtype}, expected {spec.dtype}",
+            where=where,
+            hint=f"expected {expected}",
+        )
+    if spec.shape is not None:
+        same = len(spec.shape) == array.ndim and all(
+            not isinstance(dim, int) or dim == size for dim, size in zip(spec.shape, array.shape, strict=True)
+        )
+        if not same:
+            raise UsageError(f"input `{spec.name}` is {found}, expected {expected}", where=where)
+    return np.ascontiguousarray(array) if array.ndim else array
+
+
+def draw(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], *, seed: int) -> dict[str, np.ndarray]:
+    """Return seeded random arrays that fit the input specs; a free first dimension counts as one.
+
+    Raises:
+        UnknownShapeError: If another dimension is free.
+    """
+    rng = np.random.default_rng(seed)
+    bindings: dict[str, int] = {}
+    for spec in specs:
+        for dim, size in zip(spec.shape or (), shapes.get(spec.name, ()), strict=False):
+            if isinstance(dim, str):
+                bindings.setdefault(dim, size)
+    return {spec.name: _draw_one(spec, _sizes(spec, shapes, bindings), rng) for spec in specs}
+
+
+def _sizes(spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]], bindings: Mapping[str, int]) -> tuple[int, ...]:
+    if spec.name in shapes:
+        given = shapes[spec.name]
+        if spec.shape is not None and (
+            len(given) != len(spec.shape)
+            or any(isinstance(dim, int) and dim != size for dim, size in zip(spec.shape, given, strict=True))
+        ):
+            raise UsageError(f"--shape gives `{spec.name}` {list(given)}, but the model declares {_shape_text(spec)}")
+        return given
+    first = {spec.shape[0]: 1} if spec.shape and len(spec.shape) > 1 and isinstance(spec.shape[0], str) else {}
+    try:
+        return spec.sizes({**first, **bindings})
+    except UnknownShapeError as error:
+        raise UnknownShapeError(f"input {error.what.removeprefix('tensor ')}", hint=error.hint) from error
+
+
+def _draw_one(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if not spec.is_tensor:
+        raise UsageError(f"input `{spec.name}` is a {spec.dtype}: only plain tensors can be drawn or served")
+    if spec.dtype == "string":
+        words = np.array(["the", "quick", "brown", "fox", "jumps", "over", "Lazy", "dogs", ""], dtype=object)
+        return np.asarray(rng.choice(words, shape), dtype=object)
+    dtype = spec.numpy_dtype
+    if dtype == np.bool_:
+        return np.asarray(rng.random(shape) < 0.5)
+    if dtype.kind in "iu":
+        high = 256 if dtype.itemsize == 1 and dtype.kind == "u" else 2
+        return np.asarray(rng.integers(0, high, shape), dtype=dtype)
+    return np.asarray(rng.random(shape), dtype=dtype)
+
+
+def _names(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"`{spec.name}` ({spec.dtype} {_shape_text(spec)})" for spec in specs)
+
+
+def _shape_text(spec: TensorSpec) -> str:
+    return "of any shape" if spec.shape is None else "[" + ", ".join(str(dim) for dim in spec.shape) + "]"
+
+
+def sizes_of(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every array."""
+    return {name: tuple(np.shape(array)) for name, array in arrays.items()}

@@ -1,0 +1,240 @@
+"""Cost of every group of nodes on onnxruntime's CPU provider, measured inside the running model.
+
+The whole model runs with all optimisations and onnxruntime's own profiler on, and again with none. The first says what
+each fused kernel costs in place (sums of isolated nodes are 0.9 to 2.1 times the truth); the second gives the shape of
+every value and the price of each node unfused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from cutset.errors import ProfileError
+from cutset.graph.extract import write_anonymous
+from cutset.graph.model import ModelGraph
+from cutset.profilers.attribution import Group, attribute, kernels_of
+from cutset.profilers.session import Arrays, open_session, run, session_options
+from cutset.profilers.table import Latency
+from cutset.profilers.timing import repeat, summarise
+
+UNFUSED_RUNS = 3
+KERNEL_PERCENTILE = 20
+"""Per-kernel times are the 20th percentile over runs: preemption only ever adds."""
+
+_ORT_TYPES = {"float": "float32", "double": "float64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuProfile:
+    """What one model costs on the CPU at one input size.
+
+    Args:
+        session: Latency of the whole model, profiler off.
+        groups: Nodes that run as one unit.
+        group_s: Seconds of each group; they sum to the session's median.
+        unfused_s: Seconds of each node with every optimisation off.
+        shapes: Observed shape of every value that was seen.
+        dtypes: Observed element type of the same values.
+        kernel_sum_ratio: Sum of the raw kernel times over the session's median, before scaling: how well they add up.
+    """
+
+    session: Latency
+    groups: tuple[Group, ...]
+    group_s: tuple[float, ...]
+    unfused_s: Mapping[str, float]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    kernel_sum_ratio: float
+
+
+def profile_cpu(
+    graph: ModelGraph,
+    inputs: Arrays,
+    *,
+    threads: int = 1,
+    budget_s: float = 3.0,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> CpuProfile:
+    """Return the measured cost of every group of `graph` on these inputs.
+
+    Args:
+        graph: The model.
+        inputs: One array a graph input.
+        threads: Intra-op threads, as deployed.
+        budget_s: Seconds to spend repeating each of the two optimised runs.
+        progress: Told what is being measured.
+
+    Raises:
+        ProfileError: If the model does not run on these inputs.
+        ModelError: If onnxruntime does not load the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
+        work = _Workdir(graph, Path(folder), threads)
+        feed = work.feed(inputs)
+        progress("running the model unfused for its shapes")
+        unfused_s, shapes, dtypes = work.unfused(feed)
+        progress("timing the whole model")
+        latency = work.whole(feed, budget_s)
+        progress("profiling its kernels")
+        groups, kernel_s = work.fused(feed, budget_s)
+    raw = [sum(kernel_s[k] for k in group.kernels) for group in groups]
+    total = sum(raw)
+    raw = _without_trace_cost(graph, groups, raw, latency.median)
+    scale = latency.median / sum(raw) if sum(raw) > 0 else 0.0
+    return CpuProfile(
+        session=latency,
+        groups=tuple(groups),
+        group_s=tuple(seconds * scale for seconds in raw),
+        unfused_s=unfused_s,
+        shapes={**shapes, **{name: tuple(np.shape(value)) for name, value in inputs.items()}},
+        dtypes=dtypes,
+        kernel_sum_ratio=total / latency.median if latency.median else 0.0,
+    )
+
+
+def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Return the shape and element type of every value in one unoptimised run on `inputs`.
+
+    Raises:
+        ProfileError: If the model does not run on these inputs.
+    """
+    with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
+        work = _Workdir(graph, Path(folder), threads=1)
+        _, shapes, dtypes = work.unfused(work.feed(inputs))
+    return {**shapes, **{name: tuple(np.shape(value)) for name, value in inputs.items()}}, dtypes
+
+
+def _without_trace_cost(graph: ModelGraph, groups: Sequence[Group], raw: list[float], session_s: float) -> list[float]:
+    """Take the profiler's own cost out of If/Loop/Scan kernels.
+
+    Writing an event for every node of every iteration makes a traced loop up to three times slower than it is, so such
+    kernels share what the session's latency leaves after the others.
+    """
+    looping = [any(graph.by_name[name].has_body for name in group.nodes) for group in groups]
+    traced = sum(seconds for seconds, loops in zip(raw, looping, strict=True) if loops)
+    rest = session_s - (sum(raw) - traced)
+    if traced <= 0 or rest <= 0 or rest >= traced:
+        return raw
+    return [seconds * rest / traced if loops else seconds for seconds, loops in zip(raw, looping, strict=True)]
+
+
+class _Workdir:
+    """A temporary anonymised copy of the model, weights beside it so that every session maps them."""
+
+    def __init__(self, graph: ModelGraph, folder: Path, threads: int) -> None:
+        self.graph = graph
+        self.folder = folder
+        self.threads = threads
+        self.model = folder / "model.onnx"
+        self.originals = write_anonymous(graph, self.model)
+        self.anonymous = {original: name for name, original in self.originals.items()}
+
+    def feed(self, inputs: Arrays) -> dict[str, Any]:
+        return {self.anonymous[name]: value for name, value in inputs.items()}
+
+    def open(self, **settings: Any) -> Any:
+        options = session_options(threads=self.threads, optimise=settings.pop("optimise", True))
+        for name, value in settings.items():
+            setattr(options, name, value)
+        if "optimized_model_filepath" in settings:
+            data = Path(settings["optimized_model_filepath"]).name + ".data"
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
+            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        return open_session(self.model, custom_ops=self.graph.custom_ops, options=options, where=str(self.graph.path))
+
+    def _profiled(self, feed: Mapping[str, Any], runs: Callable[[Callable[[], object]], object], **settings: Any) -> list[Any]:
+        session = self.open(enable_profiling=True, profile_file_prefix=str(self.folder / "trace"), **settings)
+        try:
+            runs(lambda: run(session, feed))
+        finally:
+            trace = Path(session.end_profiling())
+        events = _read_trace(trace)
+        trace.unlink()
+        return events
+
+    def whole(self, feed: Mapping[str, Any], budget_s: float) -> Latency:
+        session = self.open()
+        return summarise(repeat(lambda: run(session, feed), budget_s=budget_s), threads=self.threads)
+
+    def unfused(self, feed: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, tuple[int, ...]], dict[str, str]]:
+        events = self._profiled(feed, lambda call: [call() for _ in range(UNFUSED_RUNS)], optimise=False)
+        names = {f"n{index}": node for index, node in enumerate(self.graph.nodes)}
+        seconds: dict[str, list[float]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        dtypes: dict[str, str] = {}
+        for name, duration, arguments in events:
+            node = names.get(name)
+            if node is None:
+                continue
+            seconds.setdefault(node.name, []).append(duration)
+            observed = arguments.get("output_type_shape", [])
+            if len(observed) == len(node.outputs):
+                for output, entry in zip(node.outputs, observed, strict=True):
+                    (dtype, shape), *_ = entry.items()
+                    shapes[output], dtypes[output] = tuple(shape), _ORT_TYPES.get(dtype, dtype)
+        missing = [
+            o for node in self.graph.placeable for o in node.outputs if o not in shapes and not self.graph.knows_shape(o)
+        ]
+        self._observe(feed, missing, shapes, dtypes)
+        return {name: min(times) for name, times in seconds.items()}, shapes, dtypes
+
+    def _observe(self, feed: Mapping[str, Any], missing: Sequence[str], shapes: dict[str, Any], dtypes: dict[str, str]) -> None:
+        """Fetch the values that the trace did not show (operators that onnxruntime expands) as extra outputs."""
+        missing = [value for value in missing if value in self.anonymous]
+        if not missing:
+            return
+        proto = onnx.load(str(self.model), load_external_data=False)
+        declared = {value.name for value in proto.graph.output}
+        added = [self.anonymous[value] for value in missing if self.anonymous[value] not in declared]
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
+        target = self.folder / "observed.onnx"
+        onnx.save(proto, str(target))
+        options = session_options(threads=self.threads, optimise=False)
+        with contextlib.suppress(Exception):  # a type onnxruntime cannot infer: the shape stays unknown and cannot be cut
+            found = run(open_session(target, custom_ops=self.graph.custom_ops, options=options), feed, added)
+            for name, value in found.items():
+                if isinstance(value, np.ndarray):
+                    original = self.originals[name]
+                    shapes[original] = value.shape
+                    dtypes[original] = "string" if value.dtype.kind in "OUS" else str(value.dtype)
+
+    def fused(self, feed: Mapping[str, Any], budget_s: float) -> tuple[list[Group], list[float]]:
+        target = self.folder / "optimised.onnx"
+        events = self._profiled(feed, lambda call: repeat(call, budget_s=budget_s), optimized_model_filepath=str(target))
+        kernels = kernels_of(onnx.load(str(target), load_external_data=False).graph)
+        index_of = {kernel.name: index for index, kernel in enumerate(kernels)}
+        samples: list[list[float]] = [[] for _ in kernels]
+        for (
+            name,
+            duration,
+            _,
+        ) in events:  # events of bodies lie inside their parent's time and are not kernels of this graph
+            if name in index_of:
+                samples[index_of[name]].append(duration)
+        if kernels and not any(samples):
+            raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
+        times = [float(np.percentile(seconds, KERNEL_PERCENTILE)) if seconds else 0.0 for seconds in samples]
+        return attribute(self.graph, kernels, self.originals), times
+
+
+def _read_trace(path: Path) -> list[tuple[str, float, dict[str, Any]]]:
+    """Return (node name, seconds, arguments) of every kernel event of an onnxruntime trace."""
+    try:
+        events = json.loads(path.read_text("utf-8", errors="replace"))
+    except json.JSONDecodeError as error:
+        raise ProfileError("onnxruntime wrote a profile that is not JSON", cause=str(error)) from error
+    suffix = "_kernel_time"
+    return [
+        (event["name"].removesuffix(suffix), event["dur"] * 1e-6, event["args"])
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith(suffix)
+    ]

@@ -1,0 +1,232 @@
+"""Build the `CostTable` of a model: CPU measured here, the GPU modelled for a named device or replayed from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnxruntime as ort
+
+from cutset import serde
+from cutset.errors import UnknownShapeError, UsageError
+from cutset.graph.model import ModelGraph
+from cutset.profilers.attribution import Group
+from cutset.profilers.cache import CostCache
+from cutset.profilers.datasheets import Datasheet
+from cutset.profilers.environment import Environment, environment
+from cutset.profilers.inputs import sizes_of
+from cutset.profilers.ort_cpu import CpuProfile, profile_cpu
+from cutset.profilers.roofline import model_group, transfer_times
+from cutset.profilers.session import Arrays
+from cutset.profilers.table import PROFILE_SCHEMA, CostTable, GroupCost, ModelFile, SessionCost, TransferModel
+from cutset.profilers.timing import fit_affine
+
+CPU_BACKEND = "onnxruntime-cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileOptions:
+    """How to measure.
+
+    Args:
+        threads: Intra-op threads of the CPU session, as deployed.
+        batch: Samples in one run; above one, batches 1, middle and `batch` are measured and fitted.
+        budget_s: Seconds for each repeated measurement.
+        cache: Where measured costs are kept.
+    """
+
+    threads: int = 1
+    batch: int = 1
+    budget_s: float = 3.0
+    cache: CostCache = field(default_factory=lambda: CostCache(None))
+
+
+def profile(
+    graph: ModelGraph,
+    inputs: Arrays,
+    *,
+    target: Datasheet | CostTable | None,
+    options: ProfileOptions = ProfileOptions(),
+    progress: Callable[[str], None] = lambda _text: None,
+) -> tuple[ModelGraph, CostTable]:
+    """Return `graph` with the shapes of the measured run, and its costs.
+
+    Args:
+        graph: The model.
+        inputs: One complete sample.
+        target: GPU to model, profile to replay, or None for the CPU alone.
+        options: How to measure.
+        progress: Told what is being measured.
+
+    Raises:
+        ProfileError: If the model does not run on `inputs`.
+        UsageError: If the batch cannot be made, or a recorded profile is of another model.
+    """
+    here = environment()
+    batches = sorted({1, (1 + options.batch) // 2, options.batch})
+    runs = {size: _measure(graph, _batched(graph, inputs, size), options, here, progress) for size in batches}
+    chosen = runs[options.batch]
+    measured = graph.with_measured(chosen.shapes, chosen.dtypes)
+    table = CostTable(
+        model=ModelFile(file=graph.path.name, sha256=graph.sha256, nodes=len(graph.nodes)),
+        target=None,
+        environment=serde.to_builtins(here),
+        shapes=dict(measured.measured),
+        sessions=tuple(_session_cost(run, size, options.threads) for size, run in runs.items()),
+        groups=_cpu_groups(measured, chosen, options.batch),
+        transfers=(),
+        affine=fit_affine(batches, [runs[size].session.median for size in batches]) if len(batches) > 1 else None,
+    )
+    if isinstance(target, Datasheet):
+        table = with_modelled_gpu(measured, table, target, chosen.groups, options.batch)
+    elif isinstance(target, CostTable):
+        table = with_recorded_gpu(table, target)
+    return measured, table
+
+
+def _measure(
+    graph: ModelGraph, inputs: Arrays, options: ProfileOptions, here: Environment, progress: Callable[[str], None]
+) -> CpuProfile:
+    key = {
+        "schema": PROFILE_SCHEMA,
+        "method": 1,
+        "model": graph.digest,
+        "shapes": {name: list(shape) for name, shape in sizes_of(inputs).items()},
+        "custom_ops": list(graph.custom_ops),
+        "onnxruntime": ort.__version__,
+        "cpu": here.cpu,
+        "cores": here.usable_cores,
+        "threads": options.threads,
+    }
+    stored = options.cache.get(key)
+    if stored is not None:
+        try:
+            progress("taking measured costs from the cache")
+            return msgspec.convert(stored, CpuProfile)
+        except msgspec.ValidationError:
+            progress("the cached costs are of another version")
+    result = profile_cpu(graph, inputs, threads=options.threads, budget_s=options.budget_s, progress=progress)
+    options.cache.put(key, serde.to_builtins(result))
+    return result
+
+
+def _batched(graph: ModelGraph, inputs: Arrays, batch: int) -> dict[str, Any]:
+    """Return the inputs with their first dimension repeated `batch` times."""
+    if batch == 1:
+        return dict(inputs)
+    out = {}
+    for spec in graph.inputs:
+        free = spec.shape is not None and len(spec.shape) > 0 and isinstance(spec.shape[0], str)
+        if not free or inputs[spec.name].shape[0] != 1:
+            raise UsageError(
+                f"input `{spec.name}` cannot be batched: its first dimension is not a free batch dimension of one sample",
+                hint="leave --batch at 1, or export the model with a dynamic batch dimension",
+            )
+        out[spec.name] = inputs[spec.name].repeat(batch, axis=0)
+    return out
+
+
+def _session_cost(run: CpuProfile, batch: int, threads: int) -> SessionCost:
+    return SessionCost(
+        device="cpu", backend=CPU_BACKEND, batch=batch, threads=threads, latency_s=run.session, source="measured"
+    )
+
+
+def _cpu_groups(graph: ModelGraph, run: CpuProfile, batch: int) -> tuple[GroupCost, ...]:
+    low = run.session.p10 / run.session.median if run.session.median else 1.0
+    high = run.session.p90 / run.session.median if run.session.median else 1.0
+    return tuple(
+        GroupCost(
+            nodes=group.nodes,
+            device="cpu",
+            backend=CPU_BACKEND,
+            batch=batch,
+            latency_s=seconds,
+            low_s=seconds * low,
+            high_s=seconds * high,
+            source="measured",
+            unfused_s={name: run.unfused_s[name] for name in group.nodes if name in run.unfused_s},
+        )
+        for group, seconds in zip(run.groups, run.group_s, strict=True)
+    )
+
+
+def with_modelled_gpu(graph: ModelGraph, table: CostTable, sheet: Datasheet, groups: Sequence[Group], batch: int) -> CostTable:
+    """Return `table` with modelled GPU costs of every group, and of each of its nodes alone, on the device of `sheet`."""
+    modelled = tuple(_model_one(graph, group.nodes, sheet, batch) for group in groups)
+    counted = {cost.nodes: cost for cost in modelled}
+    cpu = tuple(
+        replace(group, flops=counted[group.nodes].flops, bytes=counted[group.nodes].bytes) for group in table.groups_on("cpu")
+    )
+    return replace(
+        table,
+        target={"id": sheet.id, "name": sheet.name, "source": "modelled"},
+        groups=cpu + modelled,
+        transfers=transfer_times(sheet),
+    )
+
+
+def _model_one(graph: ModelGraph, nodes: Sequence[str], sheet: Datasheet, batch: int) -> GroupCost:
+    live = [name for name in nodes if name not in graph.unplaced]
+    try:
+        cost = model_group(graph, live, sheet)
+        alone: Mapping[str, float] = (
+            {live[0]: cost.latency_s}
+            if len(live) == 1
+            else {name: model_group(graph, [name], sheet).latency_s for name in live}
+        )
+    except UnknownShapeError as error:
+        return GroupCost(
+            nodes=tuple(nodes), device="gpu", backend="roofline", batch=batch, latency_s=None, low_s=None, high_s=None,
+            source="modelled", reason=f"its cost cannot be modelled: {error.what}",
+        )  # fmt: skip
+    return GroupCost(
+        nodes=tuple(nodes), device="gpu", backend="roofline", batch=batch, latency_s=cost.latency_s, low_s=cost.low_s,
+        high_s=cost.high_s, source="modelled", flops=cost.flops, bytes=cost.bytes, unfused_s=alone,
+    )  # fmt: skip
+
+
+def with_recorded_gpu(table: CostTable, recorded: CostTable) -> CostTable:
+    """Return `table` with the GPU costs and transfers of a profile taken elsewhere, marked as recorded.
+
+    Raises:
+        UsageError: If it is of another model, or holds no GPU costs.
+    """
+    if recorded.model.sha256 != table.model.sha256:
+        raise UsageError(
+            f"the recorded profile is of another model ({recorded.model.file})",
+            hint="profile this very file on the other machine",
+        )
+    gpu = recorded.groups_on("gpu")
+    if not gpu:
+        raise UsageError("the recorded profile holds no GPU costs", hint="record it with `cutset profile --target`")
+    nodes = {group.nodes for group in gpu}
+    if nodes != {group.nodes for group in table.groups_on("cpu")}:
+        raise UsageError(
+            "the recorded profile groups the nodes in another way than onnxruntime does here",
+            hint="record it with the onnxruntime version of this machine",
+        )
+    transfers: tuple[TransferModel, ...] = tuple(replace(t, source=_carried(t.source)) for t in recorded.transfers)
+    return replace(
+        table,
+        target={**(recorded.target or {}), "source": _carried(str((recorded.target or {}).get("source", "measured")))},
+        groups=table.groups + tuple(replace(group, source=_carried(group.source)) for group in gpu),
+        transfers=transfers,
+    )
+
+
+def _carried(source: str) -> Any:
+    """A modelled number stays modelled wherever it is carried; a measured one becomes recorded."""
+    return "modelled" if source == "modelled" else "recorded"
+
+
+def read_profile(path: Path) -> CostTable:
+    """Return the cost table in `path`.
+
+    Raises:
+        UsageError: If the file is not a profile of this version.
+    """
+    return serde.convert(serde.read_json(path, schema=PROFILE_SCHEMA), CostTable, where=str(path))

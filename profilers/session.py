@@ -1,0 +1,103 @@
+"""One place that opens onnxruntime sessions, with the settings that are deployed, and explains refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from cutset.errors import CutsetError, ModelError, ProfileError, UnavailableError
+
+ort.set_default_logger_severity(4)
+
+Arrays = Mapping[str, Any]
+"""Values by name: numpy arrays, or what onnxruntime gives for sequences and maps."""
+
+
+def session_options(*, threads: int = 1, optimise: bool = True) -> ort.SessionOptions:
+    """Return options as they are deployed: sequential, `threads` intra-op threads, never spinning."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def open_session(
+    model: Path | bytes, *, custom_ops: Sequence[str] = (), options: ort.SessionOptions | None = None, where: str = ""
+) -> ort.InferenceSession:
+    """Return a CPU session on `model`.
+
+    Raises:
+        ModelError: If onnxruntime does not take the model; the message names the operator and the way out.
+    """
+    options = options or session_options()
+    for library in custom_ops:
+        register_library(options, library)
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen kinds that share no base class
+        raise explain_refusal(str(error), where=where or (source if isinstance(source, str) else "model")) from error
+
+
+def register_library(options: ort.SessionOptions, library: str) -> None:
+    """Register a custom-operator library with a session's options.
+
+    Raises:
+        UnavailableError: If the library cannot be loaded.
+    """
+    try:
+        options.register_custom_ops_library(library)
+    except Exception as error:
+        raise UnavailableError(
+            f"the custom-operator library {library} cannot be loaded",
+            cause=str(error)[:300],
+            hint="give a shared library built for this machine and this onnxruntime: --custom-ops LIB.so",
+        ) from error
+
+
+def explain_refusal(message: str, *, where: str) -> CutsetError:
+    """Return onnxruntime's refusal of a model as an error with a way out."""
+    message = re.sub(r"\s+", " ", message)
+    unknown = re.search(r"(?:No Op registered for|Fatal error:) ([\w.:-]+)", message)
+    if unknown:
+        return ModelError(
+            f"operator {unknown.group(1)} is not known to onnxruntime {ort.__version__}",
+            where=where,
+            cause=message[:300],
+            hint="a custom operator needs its library: --custom-ops LIB.so; else export with a supported opset",
+        )
+    if "NOT_IMPLEMENTED" in message:
+        return ModelError(
+            "onnxruntime's CPU provider has no kernel for an operator of this model", where=where, cause=message[:300]
+        )
+    return ModelError("onnxruntime does not load this model", where=where, cause=message[:300])
+
+
+def run(session: ort.InferenceSession, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the session's outputs by name.
+
+    Raises:
+        ProfileError: If the run fails on these inputs.
+    """
+    names = list(outputs) if outputs is not None else [value.name for value in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:
+        shapes = {name: f"{value.dtype}{list(value.shape)}" for name, value in inputs.items() if isinstance(value, np.ndarray)}
+        raise ProfileError(
+            "onnxruntime cannot run the model on the sample inputs",
+            where=f"inputs {shapes}",
+            cause=re.sub(r"\s+", " ", str(error))[:300],
+            hint="give inputs that the model accepts: --inputs sample.npz",
+        ) from error

@@ -1,0 +1,148 @@
+"""CostTable: what every group of nodes and every transfer costs, where each number came from, and how sure it is.
+
+This is the value behind `profile.json`; the planner reads nothing else about speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Source = Literal["measured", "recorded", "modelled"]
+Direction = Literal["h2d", "d2h"]
+
+PROFILE_SCHEMA = "cutset.profile/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Distribution of one repeated measurement, in seconds.
+
+    Args:
+        median: Median of the accepted runs, or of their CPU time where too few were quiet.
+        p10: 10th percentile.
+        p90: 90th percentile.
+        samples: Runs that the numbers are from.
+        runs: Runs made.
+        clock: ``wall`` of undisturbed runs, or ``cpu`` (thread CPU time) when fewer than five ran undisturbed.
+    """
+
+    median: float
+    p10: float
+    p90: float
+    samples: int
+    runs: int = 0
+    clock: Literal["wall", "cpu", "model"] = "wall"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionCost:
+    """Latency of the whole model as one session."""
+
+    device: str
+    backend: str
+    batch: int
+    threads: int
+    latency_s: Latency
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCost:
+    """Cost of one fused group of nodes on one device.
+
+    Args:
+        nodes: Names of the nodes, constant ones that feed only this group included.
+        device: ``cpu`` or ``gpu``.
+        backend: What ran or modelled it.
+        batch: Samples in one run.
+        latency_s: Seconds of one run, or None where the device cannot run the group (`reason` says why).
+        low_s: Lower end of the interval.
+        high_s: Upper end of the interval.
+        source: Where the number came from.
+        flops: Floating-point operations of one run.
+        bytes: Bytes moved by one run.
+        unfused_s: Seconds of each node run alone, unfused: the price of a cut inside the group.
+        reason: Why the device cannot run it.
+    """
+
+    nodes: tuple[str, ...]
+    device: str
+    backend: str
+    batch: int
+    latency_s: float | None
+    low_s: float | None
+    high_s: float | None
+    source: Source
+    flops: int = 0
+    bytes: int = 0
+    unfused_s: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferModel:
+    """Affine cost of moving one tensor: `fixed_s` a copy plus bytes over `bytes_per_s`.
+
+    Source:
+        Hockney, "The communication challenge for MPP", Parallel Computing 20(3), 1994.
+    """
+
+    direction: Direction
+    pinned: bool
+    fixed_s: float
+    bytes_per_s: float
+    source: Source
+
+    def seconds(self, size_bytes: int) -> float:
+        """Return the time to move `size_bytes` bytes; an empty tensor costs the fixed part."""
+        return self.fixed_s + size_bytes / self.bytes_per_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """File name and digest of the profiled model."""
+
+    file: str
+    sha256: str
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostTable:
+    """All costs of one model on one machine, for one target.
+
+    Args:
+        model: What was profiled.
+        target: Identity of the GPU that the ``gpu`` costs are for, or None for the CPU alone.
+        environment: Machine and library versions.
+        shapes: Sizes of every value in the profiled run.
+        sessions: Whole-model latencies.
+        groups: Per-group costs; those of one (device, backend, batch) cover every node exactly once.
+        transfers: Cost of moving tensors, by direction.
+        affine: ``(fixed_s, per_sample_s)`` of the CPU session over batch sizes, where more than one was measured.
+    """
+
+    model: ModelFile
+    target: Mapping[str, Any] | None
+    environment: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    sessions: tuple[SessionCost, ...]
+    groups: tuple[GroupCost, ...]
+    transfers: tuple[TransferModel, ...]
+    affine: tuple[float, float] | None = None
+    schema: str = PROFILE_SCHEMA
+
+    def groups_on(self, device: str) -> tuple[GroupCost, ...]:
+        """Return the groups of one device, in model order."""
+        return tuple(group for group in self.groups if group.device == device)
+
+    def session(self, device: str) -> SessionCost | None:
+        """Return the whole-model cost on `device` at the planned batch, if there is one."""
+        found = [session for session in self.sessions if session.device == device]
+        return found[-1] if found else None
+
+    def transfer(self, direction: Direction) -> TransferModel | None:
+        """Return the transfer model of one direction, if the table has a GPU."""
+        return next((transfer for transfer in self.transfers if transfer.direction == direction), None)

@@ -1,0 +1,1 @@
+"""Seeded builders of the models that the docs, tests and benchmarks use."""

@@ -1,0 +1,35 @@
+"""Whole-file writing: a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes) -> Path:
+    """Return `path` after its content has become `data`.
+
+    The bytes go to a temporary file in the same folder, which is renamed over `path`; on any failure, Ctrl-C too, the
+    temporary file is removed and `path` is as it was.
+
+    Args:
+        path: The file to make or replace; missing parent folders are made.
+        data: The whole content.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(data)
+            file.close()
+            temporary.chmod(0o644)  # mkstemp makes 0600, which a served model must not keep
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+            raise
+    return path

@@ -1,0 +1,52 @@
+"""A request that does not fit is refused before anything runs, and the message says how it should be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cutset.codegen.runtime import InputError
+from cutset.codegen.runtime.config import TensorConfig
+from cutset.codegen.runtime.validation import check_inputs
+
+SIGNATURE = (
+    TensorConfig(name="a", dtype="float32", shape=("batch", 3, None)),
+    TensorConfig(name="b b", dtype="int64", shape=()),
+    TensorConfig(name="any", dtype="uint8", shape=None),
+    TensorConfig(name="seq", dtype="seq(tensor(float))", shape=None),
+)
+GOOD = {"a": np.zeros((2, 3, 4), np.float32), "b b": 3, "any": [[1]], "seq": [np.zeros(2, np.float32)]}
+
+
+def test_a_fitting_request_passes():
+    checked = check_inputs(SIGNATURE, GOOD)
+    assert checked["a"] is GOOD["a"]
+    assert checked["b b"].dtype == np.int64
+    assert checked["any"].shape == (1, 1)
+    assert checked["seq"] is GOOD["seq"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "got"),
+    [
+        ("a", np.zeros((2, 4, 4), np.float32), r"shape \[2, 4, 4\], expected float32 of shape \[batch, 3, \?\]"),
+        ("a", np.zeros((2, 3), np.float32), r"shape \[2, 3\]"),
+        ("a", np.zeros((2, 3, 4)), "elements of type float64"),
+        ("b b", [3], r"shape \[1\], expected int64 of shape \[\]"),
+        ("b b", 2.5, "values of type float"),
+        ("any", [300], "the value 300, expected uint8 of any shape"),
+        ("any", None, "NoneType"),
+        ("seq", np.zeros(3), "an array, expected seq"),
+    ],
+)
+def test_a_misfit_names_the_tensor_what_came_and_what_was_expected(name, value, got):
+    with pytest.raises(InputError, match=got) as caught:
+        check_inputs(SIGNATURE, {**GOOD, name: value})
+    assert caught.value.tensor == name
+
+
+def test_missing_and_unknown_names_are_refused():
+    with pytest.raises(InputError, match="'any': got nothing"):
+        check_inputs(SIGNATURE, {name: value for name, value in GOOD.items() if name != "any"})
+    with pytest.raises(InputError, match="'extra': got an unknown name"):
+        check_inputs(SIGNATURE, {**GOOD, "extra": 1})
