@@ -14,18 +14,15 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-import numpy as np
 
 from cutset import __version__
 from cutset.codegen.runtime.dtypes import ELEMENT_TYPES
 from cutset.partitioner.plan import Plan
-from cutset.profilers.inputs import SampleInputs
+from cutset.profilers.inputs import SampleInputs, write_npz
 
 TEMPLATES = Path(__file__).with_name("templates")
 REQUIREMENTS = ("numpy", "onnxruntime", "starlette", "uvicorn")
 """What the runtime imports."""
-
-MAX_LISTED = 16
 
 
 def write_project(
@@ -35,7 +32,7 @@ def write_project(
 
     Args:
         plan: The plan that is served.
-        samples: Inputs whose shapes the examples use.
+        samples: Inputs that were verified; the first becomes ``sample.npz``, which the examples use.
         serving: Folder of the project.
         package: Importable name of the package inside it.
         custom_ops: Entries of the plan's ``custom_ops``.
@@ -58,8 +55,8 @@ def write_project(
         "summary": f"Serves a model in {len(plan.stages)} stage(s): {' -> '.join(s.device for s in plan.stages)}.",
         "requirements": runtime,
         "gpu_requirements": [entry.replace("onnxruntime>", "onnxruntime-gpu>") for entry in runtime if "onnxruntime>" in entry],
-        "inputs": _examples(samples.samples[0]),
-        "outputs": [spec.name for spec in plan.outputs if spec.is_tensor][:MAX_LISTED],
+        "inputs": _inputs(plan),
+        "outputs": [spec.name for spec in plan.outputs if spec.is_tensor],
     }
     files = {
         serving / "pyproject.toml": "pyproject.toml.j2",
@@ -70,6 +67,7 @@ def write_project(
     }
     for path, template in files.items():
         path.write_text(environment.get_template(template).render(variables), "utf-8")
+    write_npz(serving / "sample.npz", samples.samples[0])
 
 
 def _at_least(name: str) -> str:
@@ -81,26 +79,15 @@ def _at_least(name: str) -> str:
     return f"{name}>={found.group()}" if found else name
 
 
-def _examples(sample: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
-    """Return for each input its protocol type and a Python expression that makes an array like the sample."""
-    found = []
-    for name, array in list(sample.items())[:MAX_LISTED]:
-        dtype = "string" if array.dtype.kind in "OU" else str(array.dtype)
-        kind = ELEMENT_TYPES.get(dtype)
-        shape = tuple(int(size) for size in array.shape)
-        if dtype == "string":
-            expression = f"np.full({shape}, b'text', dtype=object)"
-        elif dtype == "bfloat16":
-            expression = f"np.zeros({shape}, dtype=np.uint16)"  # the runtime and the protocol carry its bits
-        else:
-            expression = f"np.zeros({shape}, dtype={dtype!r})"
-        found.append({"name": name, "datatype": kind.datatype if kind else dtype, "example": expression})
-    return found
+def _inputs(plan: Plan) -> list[dict[str, str]]:
+    """Return the name and protocol type of the inputs."""
+    kinds = [(spec.name, ELEMENT_TYPES.get(spec.dtype)) for spec in plan.inputs]
+    return [{"name": name, "datatype": kind.datatype} for name, kind in kinds if kind is not None]
 
 
 def _python_string(text: str) -> str:
     """Return a Python literal of any text, safe inside a Markdown code block too."""
-    return json.dumps(text).replace("`", "\\u0060")
+    return ascii(text).replace("`", "\\x60")
 
 
 def _toml_string(text: str) -> str:

@@ -282,15 +282,15 @@ def price(template: Template, prices: FloatArray, ceiling_s: float, transfer_wei
     node, offset_terms = _op_terms(template, prices)
     gain, loss = np.flatnonzero(node > 0), np.flatnonzero(node < 0)
     offset_s = math.fsum([*offset_terms, *node[loss].tolist()])
-    # The difference of two nearly equal sums is noise below 1e-9 of either.
-    room_s = max(ceiling_s - offset_s, 1e-9 * ceiling_s)
-    scale = CAP_CUT / room_s if room_s > 0 else 1.0
+    # The difference of two nearly equal sums is noise below 1e-9 of either; the last term keeps the scale finite.
+    room_s = max(ceiling_s - offset_s, 1e-9 * ceiling_s, 1e-290)
+    scale = CAP_CUT / room_s
     arc_s = np.zeros(len(template.tail))
     for kind, cost in ((H2D, graph.h2d_s), (D2H, graph.d2h_s)):
         mask = template.kind == kind
         arc_s[mask] = cost[template.tensor[mask]] * (prices[kind] * transfer_weight)
     arc_s[template.kind == HARD] = math.inf
-    seconds = np.concatenate([node[gain], -node[loss], arc_s])
+    seconds = np.minimum(np.concatenate([node[gain], -node[loss], arc_s]), 4 * room_s)
     return Network(
         node_count=template.node_count,
         tail=np.concatenate([np.full(len(gain), SOURCE), loss, template.tail]),

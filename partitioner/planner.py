@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,19 +11,17 @@ import numpy as np
 
 from cutset.errors import PlanError
 from cutset.graph.model import ModelGraph
+from cutset.partitioner.assemble import boundary_of, node_placement, parts_of, reasons_of
 from cutset.partitioner.baselines import Baseline, pure_placements
-from cutset.partitioner.cost import Atom, Costed, Machine, build_problem
+from cutset.partitioner.cost import Costed, Machine, build_problem
 from cutset.partitioner.cut import Flow
 from cutset.partitioner.evaluation import Evaluation, evaluate
 from cutset.partitioner.pins import Pin
 from cutset.partitioner.plan import (
-    BoundaryTensor,
     Decision,
     Objective,
-    Part,
     Plan,
     Prediction,
-    Stage,
     form_stages,
 )
 from cutset.partitioner.problem import CPU, GPU, RESOURCES, Placement, Problem
@@ -37,8 +35,6 @@ MIN_GAIN = 0.02
 
 TOKEN_FACTOR = 1.5
 """Requests inside the pipeline, as a multiple of latency over bottleneck: enough to keep the bottleneck busy."""
-
-DEVICES = {CPU: "cpu", GPU: "gpu"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +70,7 @@ class _Candidate:
     placement: Placement
     evaluation: Evaluation
     throughput_per_s: float
+    latency_s: float
     gain: float = 1.0
 
 
@@ -97,21 +94,38 @@ class _Case:
             gpu_scale=gpu_scale,
         )
 
-    def solve(self, costed: Costed) -> Solution:
+    def solve(self, costed: Costed, max_stages: int | None = None) -> Solution:
         options = self.options
         return solve(
             costed.problem,
             objective=options.objective,
-            max_stages=options.max_stages,
+            max_stages=options.max_stages if max_stages is None else max_stages,
             flow=options.flow,
             seed=options.seed,
         )
+
+    def solve_simply(self, costed: Costed) -> Solution:
+        """Return the solution with the fewest stages that is within `MIN_GAIN` of the best: each stage must earn its place."""
+        best = simplest = self.solve(costed)
+        while simplest.evaluation.stages > 1:
+            try:
+                fewer = self.solve(costed, simplest.evaluation.stages - 1)
+            except PlanError:  # what is tied to one device forces this many
+                break
+            if self.value_s(fewer.evaluation) > self.value_s(best.evaluation) * (1 + MIN_GAIN):
+                break
+            simplest = fewer
+        return simplest
+
+    def value_s(self, evaluation: Evaluation) -> float:
+        """Return what is to be small: seconds between requests, or seconds a request."""
+        return evaluation.bottleneck_s if self.options.objective == "throughput" else evaluation.latency_s
 
     def score(self, candidate: _Candidate) -> float:
         """Return what is to be large: requests a second, or the inverse of seconds a request."""
         if self.options.objective == "throughput":
             return candidate.throughput_per_s
-        return 1 / max(candidate.evaluation.latency_s, 1e-12)
+        return 1 / max(candidate.latency_s, 1e-12)
 
 
 def plan(
@@ -135,7 +149,7 @@ def plan(
     """
     case = _Case(graph=graph, table=table, support=support, pins=pins, options=options)
     costed = case.costed()
-    solution = case.solve(costed)
+    solution = case.solve_simply(costed)
     chosen, robustness = _choose(case, costed, solution)
     result = replace(_assemble(case, costed, solution, chosen), robustness=robustness)
     wrong = problems(graph, result)
@@ -171,11 +185,17 @@ def _candidate(problem: Problem, placement: Placement) -> _Candidate:
     """Return a placement with what it reaches; the whole model on the CPU runs as replicas on every core."""
     evaluation = evaluate(problem, placement)
     devices = {int(device) for device in placement[problem.real]}
-    throughput = evaluation.throughput_per_s
+    throughput, latency_s = evaluation.throughput_per_s, evaluation.latency_s
     if devices <= {CPU} and problem.whole_cpu_s:
-        throughput = problem.whole_cores / problem.whole_cpu_s
+        throughput, latency_s = problem.whole_cores / problem.whole_cpu_s, problem.whole_cpu_s
     decision: Decision = "unsplit-cpu" if devices <= {CPU} else "unsplit-gpu" if devices == {GPU} else "split"
-    return _Candidate(decision=decision, placement=placement, evaluation=evaluation, throughput_per_s=throughput)
+    return _Candidate(
+        decision=decision,
+        placement=placement,
+        evaluation=evaluation,
+        throughput_per_s=throughput,
+        latency_s=latency_s,
+    )
 
 
 def _best_unsplit(case: _Case, costed: Costed) -> _Candidate | None:
@@ -208,10 +228,10 @@ def _robustness(case: _Case, chosen: _Candidate) -> dict[str, Any]:
 def _assemble(case: _Case, costed: Costed, solution: Solution, chosen: _Candidate) -> Plan:
     graph, table, options = case.graph, case.table, case.options
     machine = options.machine
-    stages = form_stages(graph, _parts(graph, table, costed, chosen))
-    placement = _node_placement(graph, costed.atoms, chosen.placement)
+    stages = form_stages(graph, parts_of(graph, table, costed, chosen.placement, chosen.evaluation.labels))
+    placement = node_placement(graph, costed.atoms, chosen.placement)
     workers = machine.cores if chosen.decision == "unsplit-cpu" else machine.cpu_workers
-    prediction = _prediction(solution, chosen, {"cpu": workers})
+    prediction = _prediction(case, solution, chosen, workers)
     tokens = _tokens(prediction, workers)
     return Plan(
         name=options.name,
@@ -234,101 +254,32 @@ def _assemble(case: _Case, costed: Costed, solution: Solution, chosen: _Candidat
         inputs=graph.inputs,
         outputs=graph.outputs,
         placement=placement,
-        reasons=_reasons(graph, costed.atoms, chosen.placement, table),
+        reasons=reasons_of(graph, costed.atoms, chosen.placement, table),
         pins={name: pin.device for name, pin in case.pins.items()},
         stages=stages,
-        boundary=_boundary(graph, table, stages),
+        boundary=boundary_of(graph, table, stages),
         prediction=prediction,
         baselines={name: _baseline_json(baseline) for name, baseline in solution.baselines.items()},
     )
 
 
-def _parts(graph: ModelGraph, table: CostTable, costed: Costed, chosen: _Candidate) -> list[Part]:
-    """Return the nodes of each phase; labels that hold no node are left out by `form_stages`."""
-    labels = chosen.evaluation.labels[: len(costed.atoms)]
-    order = {node.name: index for index, node in enumerate(graph.nodes)}
-    sources = {device: group.source for device in ("cpu", "gpu") for group in table.groups_on(device)}
-    parts = []
-    for label in sorted({int(label) for label in labels}):
-        members = [atom for atom, found in zip(costed.atoms, labels, strict=True) if found == label]
-        indices = [index for index, found in enumerate(labels) if found == label]
-        device = DEVICES[int(chosen.placement[indices[0]])]
-        costs = costed.problem.cpu_s if device == "cpu" else costed.problem.gpu_s
-        parts.append(
-            Part(
-                device=device,
-                nodes=tuple(sorted((name for atom in members for name in atom.nodes), key=order.__getitem__)),
-                service_s=float(sum(costs[index] for index in indices)),
-                source=sources.get(device, "measured"),
-            )
-        )
-    return parts
+def _prediction(case: _Case, solution: Solution, chosen: _Candidate, workers: int) -> Prediction:
+    """Return what the chosen placement should reach.
 
-
-def _node_placement(graph: ModelGraph, atoms: Sequence[Atom], placement: Placement) -> dict[str, str]:
-    """Return the device of every node; constant nodes follow their first reader, dead ones stay on the CPU."""
-    found = {name: DEVICES[int(placement[index])] for index, atom in enumerate(atoms) for name in atom.nodes}
-    for node in reversed(graph.nodes):
-        if node.name not in found:
-            readers = (found.get(reader) for output in node.outputs for reader in graph.consumers.get(output, ()))
-            found[node.name] = next((device for device in readers if device), "cpu")
-    return {node.name: found[node.name] for node in graph.nodes}
-
-
-def _reasons(graph: ModelGraph, atoms: Sequence[Atom], placement: Placement, table: CostTable) -> dict[str, str]:
-    source = table.groups_on("gpu")[0].source if table.groups_on("gpu") else ""
-    reasons = {}
-    for index, atom in enumerate(atoms):
-        text = atom.reason
-        if not text:
-            here = DEVICES[int(placement[index])].upper()
-            text = (
-                f"{atom.cpu_s * 1e6:.1f} us measured on the CPU, {atom.gpu_s * 1e6:.1f} us {source} on the GPU; "
-                f"with what crosses, the whole is best with it on the {here}"
-            )
-        reasons.update(dict.fromkeys(atom.nodes, text))
-    for node in graph.nodes:
-        if node.name in graph.dead_nodes:
-            reasons[node.name] = "no output depends on it: it is not computed"
-        elif node.name in graph.constant_nodes:
-            reasons[node.name] = "depends on weights alone: copied to where it is read"
-    return {node.name: reasons[node.name] for node in graph.nodes}
-
-
-def _boundary(graph: ModelGraph, table: CostTable, stages: Sequence[Stage]) -> tuple[BoundaryTensor, ...]:
-    """Return the values that stages exchange, with bytes and transfer time where they change device."""
-    writer = {value: stage for stage in stages for value in stage.outputs}
-    found = []
-    for value, stage in writer.items():
-        readers = [other for other in stages if value in other.inputs]
-        if not readers:
-            continue
-        size = graph.nbytes(value) if graph.knows_shape(value) and graph.values[value].is_tensor else None
-        crossings = {"h2d" if reader.device == "gpu" else "d2h" for reader in readers if reader.device != stage.device}
-        transfers = [t for t in table.transfers if t.direction in crossings]
-        found.append(
-            BoundaryTensor(
-                spec=graph.values[value],
-                size_bytes=size,
-                producer=stage.index,
-                consumers=tuple(reader.index for reader in readers),
-                transfer_s=sum(transfer.seconds(size or 0) for transfer in transfers),
-            )
-        )
-    return tuple(found)
-
-
-def _prediction(solution: Solution, chosen: _Candidate, servers: Mapping[str, int]) -> Prediction:
+    The bound is of the cost model with the pool's workers; replicas on every core can be quicker than it allows.
+    """
     evaluation = chosen.evaluation
-    throughput = chosen.throughput_per_s if math.isfinite(chosen.throughput_per_s) else 0.0
-    busy = {name: float(evaluation.demand_s[name]) * throughput / servers.get(name, 1) for name in RESOURCES}
+    throughput = _finite(chosen.throughput_per_s)
+    servers = {"cpu": workers}
+    value_s = 1 / case.score(chosen)
+    bound_s = min(solution.lower_bound_s, value_s)
     return Prediction(
-        latency_s=evaluation.latency_s,
+        latency_s=chosen.latency_s,
         throughput_per_s=throughput,
         bottleneck=evaluation.bottleneck,
-        utilisation=busy,
-        lower_bound_s=solution.lower_bound_s,
-        gap=_finite(solution.gap),
+        utilisation={name: float(evaluation.demand_s[name]) * throughput / servers.get(name, 1) for name in RESOURCES},
+        lower_bound_s=bound_s,
+        gap=value_s / bound_s - 1 if bound_s > 0 else 0.0,
     )
 
 

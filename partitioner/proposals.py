@@ -77,12 +77,11 @@ class Pool:
 
     def starts(self, count: int) -> list[Candidate]:
         """Return candidates to refine: the best of each origin, as those of one origin look alike, then by rank."""
+        ranked = self.ranked()
         leaders: dict[str, Candidate] = {}
-        others: list[Candidate] = []
-        for candidate in self.ranked():
-            if leaders.setdefault(candidate.origin, candidate) is not candidate:
-                others.append(candidate)
-        return [*leaders.values(), *others][:count]
+        for candidate in ranked:
+            leaders.setdefault(candidate.origin, candidate)
+        return [*leaders.values(), *(c for c in ranked if leaders[c.origin] is not c)][:count]
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from cutset.errors import UnknownShapeError, UsageError
@@ -97,6 +98,16 @@ def read_npz(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
     return {spec.name: check(arrays[spec.name], spec, where=str(file)) for spec in specs}
 
 
+def write_npz(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name, any name, so that `read_npz` reads them; the bits of bfloat16 are kept as uint16."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            plain = array.astype(np.str_) if array.dtype.kind == "O" else array
+            plain = plain.view(np.uint16) if plain.dtype == ml_dtypes.bfloat16 else plain
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(plain), allow_pickle=False)
+
+
 def check(array: np.ndarray, spec: TensorSpec, *, where: str) -> np.ndarray:
     """Return `array` in the type that onnxruntime takes for `spec`.
 
@@ -109,6 +120,7 @@ def check(array: np.ndarray, spec: TensorSpec, *, where: str) -> np.ndarray:
         fits = array.dtype.kind in "UO"
         array = array.astype(object) if fits else array
     else:
+        array = array.view(ml_dtypes.bfloat16) if spec.dtype == "bfloat16" and array.dtype == np.uint16 else array
         fits = array.dtype == spec.numpy_dtype
     if not fits:
         raise UsageError(

@@ -67,13 +67,14 @@ def profile(
     """
     here = environment()
     batches = sorted({1, (1 + options.batch) // 2, options.batch})
-    runs = {size: _measure(graph, _batched(graph, inputs, size), options, here, progress) for size in batches}
+    entries = {size: _measure(graph, _batched(graph, inputs, size), options, here, progress) for size in batches}
+    runs = {size: entry.profile for size, entry in entries.items()}
     chosen = runs[options.batch]
     measured = graph.with_measured(chosen.shapes, chosen.dtypes)
     table = CostTable(
         model=ModelFile(file=graph.path.name, sha256=graph.sha256, nodes=len(graph.nodes)),
         target=None,
-        environment=serde.to_builtins(here),
+        environment=serde.to_builtins(entries[options.batch].environment),
         shapes=dict(measured.measured),
         sessions=tuple(_session_cost(run, size, options.threads) for size, run in runs.items()),
         groups=_cpu_groups(measured, chosen, options.batch),
@@ -87,12 +88,20 @@ def profile(
     return measured, table
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """What the cache keeps of one measurement: the costs, and the machine as it was then."""
+
+    profile: CpuProfile
+    environment: Environment
+
+
 def _measure(
     graph: ModelGraph, inputs: Arrays, options: ProfileOptions, here: Environment, progress: Callable[[str], None]
-) -> CpuProfile:
+) -> _Entry:
     key = {
         "schema": PROFILE_SCHEMA,
-        "method": 1,
+        "method": 2,
         "model": graph.digest,
         "shapes": {name: list(shape) for name, shape in sizes_of(inputs).items()},
         "custom_ops": list(graph.custom_ops),
@@ -105,12 +114,13 @@ def _measure(
     if stored is not None:
         try:
             progress("taking measured costs from the cache")
-            return msgspec.convert(stored, CpuProfile)
+            return msgspec.convert(stored, _Entry)
         except msgspec.ValidationError:
             progress("the cached costs are of another version")
-    result = profile_cpu(graph, inputs, threads=options.threads, budget_s=options.budget_s, progress=progress)
-    options.cache.put(key, serde.to_builtins(result))
-    return result
+    measured = profile_cpu(graph, inputs, threads=options.threads, budget_s=options.budget_s, progress=progress)
+    entry = _Entry(profile=measured, environment=here)
+    options.cache.put(key, serde.to_builtins(entry))
+    return entry
 
 
 def _batched(graph: ModelGraph, inputs: Arrays, batch: int) -> dict[str, Any]:

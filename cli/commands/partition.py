@@ -148,7 +148,7 @@ def print_plan(made: Plan, output: Output) -> None:
             rows.append((name.replace("_", " "), f"{baseline['throughput_per_s']:.1f}", seconds(baseline["latency_s"])))
     output.table(f"Predicted{source}", ("plan", "requests/s", "latency"), rows)
     bound = made.prediction.lower_bound_s
-    if bound > 0:
+    if made.decision == "split":
         kind = "latency" if made.objective == "latency" else "time between requests"
         above = f"this plan is {made.prediction.gap:.1%} above"
         output.line(f"proven: no placement has a {kind} under {seconds(bound)} at these costs; {above}")

@@ -1,0 +1,267 @@
+"""Fill the report's template from a plan and the costs behind it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from cutset.codegen.atomic import write_file
+from cutset.codegen.report import text
+from cutset.codegen.report.picture import draw
+from cutset.codegen.report.units import Refusal, Unit, dearest, placed_s, refusals, units
+from cutset.profilers.table import CostTable
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+DEAREST = 30
+OPEN_NODES = 300
+"""Models with more nodes than this have the list of each stage folded."""
+FIRST_NODES = 6
+FIRST_REFUSALS = 40
+"""Kinds of reasons shown; a hostile model may have as many as nodes."""
+
+DECISIONS = {"split": "split", "unsplit-cpu": "whole on the CPU", "unsplit-gpu": "whole on the GPU"}
+BASELINES = {
+    "all_cpu": "whole model on the CPU, on every core",
+    "all_gpu": "whole model on the GPU",
+    "capability_first": "on the GPU whatever it can run",
+    "mix": "whole requests shared out between the above",
+}
+RESOURCES = {"cpu": "CPU workers", "gpu": "GPU", "h2d": "copies to the GPU", "d2h": "copies from the GPU"}
+ENDS = {"gpu_low": "fast end: every GPU time at its lowest", "gpu_high": "slow end: every GPU time at its highest"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One of the numbers at the top: what it is, the number, where it came from, and what it means."""
+
+    label: str
+    value: str
+    source: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One row of a bar chart: `share` of the longest bar, from 0 to 1."""
+
+    label: str
+    share: float
+    cells: tuple[str, ...]
+    source: str = ""
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chapter:
+    """The units of one stage, or those of none."""
+
+    title: str
+    device: str
+    nodes: int
+    units: tuple[Unit, ...]
+
+
+def write_report(document: Mapping[str, Any], table: CostTable, path: Path) -> None:
+    """Write the report of a plan to `path`, whole or not at all.
+
+    Args:
+        document: The plan, as in ``plan.json``; its ``verification`` may be missing.
+        table: The costs it was made from.
+        path: The HTML file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    write_file(path, render_report(document, table))
+
+
+def render_report(document: Mapping[str, Any], table: CostTable) -> str:
+    """Return the report of a plan: one HTML page that refers to nothing outside itself.
+
+    Equal arguments give equal pages. Whatever came from the model is escaped, and made visible, where it is printed.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        name: getattr(text, name) for name in ("seconds", "microseconds", "size", "counted", "percent")
+    }
+    return environment.get_template("report.html.j2").render(_variables(document, table))
+
+
+def _visible(value: Any) -> Any:
+    """Make text safe to read; what the template already marked as HTML passes."""
+    return text.visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _variables(document: Mapping[str, Any], table: CostTable) -> dict[str, Any]:
+    found = units(document, table)
+    kinds = refusals(found)
+    source = gpu_source(document)
+    top = dearest(found, DEAREST)
+    total = sum(placed_s(unit) or 0.0 for unit in found)
+    return {
+        "plan": document,
+        "source": source,
+        "gpu": document["target"]["gpu"],
+        "facts": _facts(document, source),
+        "picture": draw(document, source),
+        "busy": _busy(document, source),
+        "baselines": _baselines(document, source),
+        "ends": _ends(document),
+        "dearest": top,
+        "dearest_max": max((value for unit in top for value in (unit.cpu_s, unit.gpu_s) if value), default=0.0),
+        "dearest_share": sum(placed_s(unit) or 0.0 for unit in top) / total if total else 0.0,
+        "unit_count": sum(unit.stage is not None for unit in found),
+        "refusals": kinds[:FIRST_REFUSALS],
+        "more_refusals": kinds[FIRST_REFUSALS:],
+        "first_nodes": FIRST_NODES,
+        "numbers": _numbers(kinds),
+        "chapters": _chapters(document, found),
+        "folded": len(document["placement"]) > OPEN_NODES,
+        "proof": document.get("verification"),
+        "environment": _environment(table.environment),
+        "sessions": table.sessions,
+        "command": _command(document),
+    }
+
+
+def gpu_source(document: Mapping[str, Any]) -> str:
+    """Return the word that goes beside what depends on the GPU: ``modelled``, ``recorded``; empty where measured."""
+    gpu = document["target"]["gpu"]
+    source = str(document["target"]["source"])
+    return "" if gpu is None or source == "measured" else source
+
+
+def _facts(document: Mapping[str, Any], source: str) -> list[Fact]:
+    prediction = document["prediction"]
+    here = "" if document["decision"] == "unsplit-cpu" else source
+    split = document["decision"] == "split"
+    stages = text.counted(len(document["stages"]), "stage")
+    rate = prediction["throughput_per_s"]
+    return [
+        Fact(label="Decision", value=DECISIONS[document["decision"]], source=source,
+             note=f"{stages}, planned for {document['objective']}"),
+        Fact(label="Predicted throughput", value=f"{text.rate(rate)} /s", source=here,
+             note=f"requests a second at full load, batch {document['batch']}"),
+        Fact(label="Predicted latency", value=text.seconds(prediction["latency_s"]), source=here,
+             note="one request alone: stages and copies added up"),
+        Fact(label="Bottleneck", value=RESOURCES.get(prediction["bottleneck"], prediction["bottleneck"]), source=here,
+             note="the resource that limits the throughput"),
+        Fact(label="Gap to the proven bound", value=text.percent(prediction["gap"]), source=source,
+             note=f"{'this plan' if split else 'the best placement the search found'} against what no placement can beat"),
+    ]  # fmt: skip
+
+
+def _busy(document: Mapping[str, Any], source: str) -> list[Bar]:
+    """Return how busy each resource is; a model left whole has one resource, and that is full."""
+    if document["decision"] != "split":
+        return []
+    busy = document["prediction"]["utilisation"]
+    return [
+        Bar(label=RESOURCES.get(name, name), share=min(1.0, value), cells=(text.percent(value),), source=source)
+        for name, value in busy.items()
+    ]
+
+
+def _baselines(document: Mapping[str, Any], source: str) -> list[Bar]:
+    """Return the unsplit and greedy plans and this one, as shares of the fastest; without a GPU, those that need none."""
+    known = document["baselines"]
+    if document["target"]["gpu"] is None:
+        known = {name: entry for name, entry in known.items() if name == "all_cpu"}
+    prediction = document["prediction"]
+    mine = prediction["throughput_per_s"]
+    here = "" if document["decision"] == "unsplit-cpu" else source
+    this = {"throughput_per_s": mine, "latency_s": prediction["latency_s"], "stages": len(document["stages"])}
+    rows = [(BASELINES.get(name, name), entry, source if name != "all_cpu" else "")
+            for name, entry in known.items()]  # fmt: skip
+    rows.append(("this plan", this, here))
+    fastest = max((entry["throughput_per_s"] for _, entry, _ in rows if entry), default=0.0) or 1.0
+    return [
+        Bar(
+            label=label,
+            share=entry["throughput_per_s"] / fastest if entry else 0.0,
+            cells=_baseline_cells(entry, mine),
+            source=word if entry else "",
+            chosen=entry is this,
+        )
+        for label, entry, word in rows
+    ]
+
+
+def _baseline_cells(entry: Mapping[str, Any] | None, mine: float) -> tuple[str, ...]:
+    if entry is None:
+        return ("impossible", "–", "–", "–")
+    rate = entry["throughput_per_s"]
+    ratio = text.times(mine / rate) if rate else "–"
+    return text.rate(rate), ratio, text.seconds(entry["latency_s"]), str(entry["stages"])
+
+
+def _ends(document: Mapping[str, Any]) -> list[tuple[str, str, str, int]]:
+    """Return for each end of the GPU's interval: its name, throughput, gain, and groups another plan would move."""
+    return [
+        (
+            ENDS.get(name, name),
+            text.rate(end["throughput_per_s"]),
+            "–" if end["gain"] is None else text.times(end["gain"]),
+            end["moved_groups"],
+        )
+        for name, end in document["robustness"].items()
+    ]
+
+
+def _numbers(kinds: Sequence[Refusal]) -> dict[str, int]:
+    """Return the number of the refusal that holds each node, for references from the lists of nodes."""
+    return {name: kind.number for kind in kinds for name in kind.nodes}
+
+
+def _chapters(document: Mapping[str, Any], found: Sequence[Unit]) -> list[Chapter]:
+    chapters = []
+    for stage in [*document["stages"], None]:
+        index = None if stage is None else stage["index"]
+        members = tuple(unit for unit in found if unit.stage == index)
+        if members:
+            device = "" if stage is None else stage["device"]
+            title = "In no stage: weights and dead nodes" if stage is None else f"Stage {index} on the {device.upper()}"
+            count = sum(len(unit.nodes) for unit in members)
+            chapters.append(Chapter(title=title, device=device, nodes=count, units=members))
+    return chapters
+
+
+def _environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is known of the machine that measured, in words."""
+    rows = []
+    for name, value in environment.items():
+        if value is None or value == [] or value == ():
+            continue
+        if name.endswith("_bytes"):
+            shown = text.size(value)
+        elif isinstance(value, Mapping):
+            shown = ", ".join(f"{key} {entry}" for key, entry in value.items())
+        elif isinstance(value, list | tuple):
+            shown = ", ".join(f"{entry:.2f}" if isinstance(entry, float) else str(entry) for entry in value)
+        else:
+            shown = str(value)
+        rows.append((name.removesuffix("_bytes").replace("_", " "), shown))
+    return rows
+
+
+def _command(document: Mapping[str, Any]) -> str:
+    """Return a command that plans the same model with the same settings."""
+    gpu, options = document["target"]["gpu"], document["options"]
+    target = "cpu" if gpu is None else "profile.json" if gpu.get("source") == "recorded" else gpu.get("id", "auto")
+    words = ["cutset", "partition", document["model"]["file"], "-o", "DIR", "--target", str(target)]
+    words += ["--objective", document["objective"], "--batch", str(document["batch"])]
+    words += ["--max-stages", str(options["max_stages"]), "--seed", str(options["seed"])]
+    return shlex.join(words)

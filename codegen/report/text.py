@@ -1,0 +1,74 @@
+"""How the report writes numbers and foreign text."""
+
+from __future__ import annotations
+
+import unicodedata
+
+MAX_TEXT = 600
+"""Longer texts are shortened in the middle: a model may carry names of any length."""
+
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories that would not show or would reorder what does: controls, formats, surrogates, separators."""
+
+
+def visible(text: str) -> str:
+    """Return `text` with everything that a reader could not see written as an escape, and shortened if it is long.
+
+    What HTML gives a meaning is left alone: escaping that is the template's job, at the place where it is printed.
+    """
+    if len(text) > MAX_TEXT:
+        half = (MAX_TEXT - 3) // 2
+        text = f"{text[:half]} … {text[-half:]}"
+    return "".join(_escape(letter) if unicodedata.category(letter) in _HIDDEN else letter for letter in text)
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def seconds(value: float | None) -> str:
+    """Return a time as people write it: ``3.21 ms``, ``45.0 µs``; a dash for none."""
+    if value is None:
+        return "–"
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.1f} µs"
+
+
+def microseconds(value: float | None) -> str:
+    """Return a time as a bare number of microseconds, for columns whose head names the unit; a dash for none."""
+    return "–" if value is None else f"{value * 1e6:,.1f}"
+
+
+def size(value: int | None) -> str:
+    """Return a number of bytes as people write it: ``588.0 KiB``; a dash for none."""
+    if value is None:
+        return "–"
+    if value < 1024:
+        return f"{value} B"
+    amount, unit = float(value), "B"
+    for unit in ("KiB", "MiB", "GiB"):
+        amount /= 1024
+        if amount < 1024:
+            break
+    return f"{amount:.1f} {unit}"
+
+
+def rate(value: float) -> str:
+    """Return requests a second, without digits that nobody could reproduce."""
+    return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as a percentage with one digit: ``0.7 %``."""
+    return f"{fraction * 100:.1f} %"
+
+
+def times(value: float) -> str:
+    """Return a ratio: ``1.55×``."""
+    return f"{value:.2f}×"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 node``, ``2,755 nodes``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
