@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import re
 import shutil
 import warnings
@@ -97,11 +99,16 @@ def emit(
 
 
 def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, tolerance: Tolerance) -> Verification:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegradedWarning)  # GPU stages are proven on the CPU provider where there is no GPU
-        pipeline = Pipeline.load(package)
-    with pipeline:
-        return verify(graph, samples.samples, pipeline.run, origin=samples.origin, tolerance=tolerance)
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def pipeline() -> Pipeline:
+            """Load the pipeline when the whole model's sessions are gone: one copy of the weights less."""
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DegradedWarning)  # without a GPU its stages are proven on the CPU
+                return stack.enter_context(Pipeline.load(package))
+
+        return verify(graph, samples.samples, lambda sample: pipeline().run(sample), origin=samples.origin, tolerance=tolerance)
 
 
 def _copy_runtime(package: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from cutset.codegen.numerics import Comparison, Tolerance, compare
 from cutset.errors import VerificationError
 from cutset.graph.model import ModelGraph
-from cutset.profilers.session import Arrays, open_session, run
+from cutset.profilers.session import Arrays, open_session, release_memory, run
 
 Runner = Callable[[Arrays], Mapping[str, Any]]
 
@@ -42,7 +42,10 @@ def reference_outputs(graph: ModelGraph, samples: Sequence[Arrays]) -> list[dict
     """Return what the unsplit model gives for each sample, in a session of its own."""
     session = open_session(graph.path, custom_ops=graph.custom_ops)
     names = [spec.name for spec in graph.outputs]
-    return [run(session, sample, names) for sample in samples]
+    outputs = [run(session, sample, names) for sample in samples]
+    del session
+    release_memory()
+    return outputs
 
 
 def verify(

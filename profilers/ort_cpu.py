@@ -22,7 +22,7 @@ from cutset.errors import ProfileError
 from cutset.graph.extract import write_anonymous
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group, attribute, kernels_of
-from cutset.profilers.session import Arrays, open_session, run, session_options
+from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
 from cutset.profilers.table import Latency
 from cutset.profilers.timing import repeat, summarise
 
@@ -86,6 +86,7 @@ def profile_cpu(
         latency = work.whole(feed, budget_s)
         progress("profiling its kernels")
         groups, kernel_s = work.fused(feed, budget_s)
+    release_memory()
     raw = [sum(kernel_s[k] for k in group.kernels) for group in groups]
     total = sum(raw)
     raw = _without_trace_cost(graph, groups, raw, latency.median)
@@ -127,6 +128,15 @@ def _without_trace_cost(graph: ModelGraph, groups: Sequence[Group], raw: list[fl
     return [seconds * rest / traced if loops else seconds for seconds, loops in zip(raw, looping, strict=True)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    """One run of one kernel: its name, seconds, and type and shape of each output as onnxruntime notes them."""
+
+    name: str
+    seconds: float
+    outputs: list[dict[str, list[int]]]
+
+
 class _Workdir:
     """A temporary anonymised copy of the model, weights beside it so that every session maps them."""
 
@@ -151,7 +161,9 @@ class _Workdir:
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         return open_session(self.model, custom_ops=self.graph.custom_ops, options=options, where=str(self.graph.path))
 
-    def _profiled(self, feed: Mapping[str, Any], runs: Callable[[Callable[[], object]], object], **settings: Any) -> list[Any]:
+    def _profiled(
+        self, feed: Mapping[str, Any], runs: Callable[[Callable[[], object]], object], **settings: Any
+    ) -> list[_Event]:
         session = self.open(enable_profiling=True, profile_file_prefix=str(self.folder / "trace"), **settings)
         try:
             runs(lambda: run(session, feed))
@@ -171,14 +183,13 @@ class _Workdir:
         seconds: dict[str, list[float]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, str] = {}
-        for name, duration, arguments in events:
-            node = names.get(name)
+        for event in events:
+            node = names.get(event.name)
             if node is None:
                 continue
-            seconds.setdefault(node.name, []).append(duration)
-            observed = arguments.get("output_type_shape", [])
-            if len(observed) == len(node.outputs):
-                for output, entry in zip(node.outputs, observed, strict=True):
+            seconds.setdefault(node.name, []).append(event.seconds)
+            if len(event.outputs) == len(node.outputs):
+                for output, entry in zip(node.outputs, event.outputs, strict=True):
                     (dtype, shape), *_ = entry.items()
                     shapes[output], dtypes[output] = tuple(shape), _ORT_TYPES.get(dtype, dtype)
         missing = [
@@ -213,28 +224,31 @@ class _Workdir:
         kernels = kernels_of(onnx.load(str(target), load_external_data=False).graph)
         index_of = {kernel.name: index for index, kernel in enumerate(kernels)}
         samples: list[list[float]] = [[] for _ in kernels]
-        for (
-            name,
-            duration,
-            _,
-        ) in events:  # events of bodies lie inside their parent's time and are not kernels of this graph
-            if name in index_of:
-                samples[index_of[name]].append(duration)
+        for event in events:  # those of bodies lie inside their parent's time and are no kernels of this graph
+            if event.name in index_of:
+                samples[index_of[event.name]].append(event.seconds)
         if kernels and not any(samples):
             raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
         times = [float(np.percentile(seconds, KERNEL_PERCENTILE)) if seconds else 0.0 for seconds in samples]
         return attribute(self.graph, kernels, self.originals), times
 
 
-def _read_trace(path: Path) -> list[tuple[str, float, dict[str, Any]]]:
-    """Return (node name, seconds, arguments) of every kernel event of an onnxruntime trace."""
-    try:
-        events = json.loads(path.read_text("utf-8", errors="replace"))
-    except json.JSONDecodeError as error:
-        raise ProfileError("onnxruntime wrote a profile that is not JSON", cause=str(error)) from error
+def _read_trace(path: Path) -> list[_Event]:
+    """Return every kernel event of an onnxruntime trace.
+
+    onnxruntime writes one event a line; read that way, the trace of a large model takes no memory to speak of.
+    """
     suffix = "_kernel_time"
-    return [
-        (event["name"].removesuffix(suffix), event["dur"] * 1e-6, event["args"])
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith(suffix)
-    ]
+    found = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if suffix not in line:
+                continue
+            try:
+                event = json.loads(line.rstrip().rstrip(","))
+            except json.JSONDecodeError as error:
+                raise ProfileError("onnxruntime wrote a profile that cannot be read", cause=str(error)) from error
+            if event.get("cat") == "Node" and event["name"].endswith(suffix):
+                shapes = event["args"].get("output_type_shape", [])
+                found.append(_Event(name=event["name"].removesuffix(suffix), seconds=event["dur"] * 1e-6, outputs=shapes))
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +50,12 @@ def open_session(
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen kinds that share no base class
         raise explain_refusal(str(error), where=where or (source if isinstance(source, str) else "model")) from error
+
+
+def release_memory() -> None:
+    """Give the pages of closed sessions back to the system; glibc keeps them otherwise, once a model's weights each."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def register_library(options: ort.SessionOptions, library: str) -> None:

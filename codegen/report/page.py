@@ -30,7 +30,7 @@ BASELINES = {
     "all_cpu": "whole model on the CPU, on every core",
     "all_gpu": "whole model on the GPU",
     "capability_first": "on the GPU whatever it can run",
-    "mix": "whole requests shared out between the above",
+    "mix": "a mix of the above, request by request",
 }
 RESOURCES = {"cpu": "CPU workers", "gpu": "GPU", "h2d": "copies to the GPU", "d2h": "copies from the GPU"}
 ENDS = {"gpu_low": "fast end: every GPU time at its lowest", "gpu_high": "slow end: every GPU time at its highest"}
@@ -94,9 +94,7 @@ def render_report(document: Mapping[str, Any], table: CostTable) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        name: getattr(text, name) for name in ("seconds", "microseconds", "size", "counted", "percent")
-    }
+    environment.filters |= {name: getattr(text, name) for name in ("seconds", "microseconds", "size", "counted", "percent")}
     return environment.get_template("report.html.j2").render(_variables(document, table))
 
 
@@ -147,7 +145,6 @@ def gpu_source(document: Mapping[str, Any]) -> str:
 def _facts(document: Mapping[str, Any], source: str) -> list[Fact]:
     prediction = document["prediction"]
     here = "" if document["decision"] == "unsplit-cpu" else source
-    split = document["decision"] == "split"
     stages = text.counted(len(document["stages"]), "stage")
     rate = prediction["throughput_per_s"]
     return [
@@ -160,7 +157,7 @@ def _facts(document: Mapping[str, Any], source: str) -> list[Fact]:
         Fact(label="Bottleneck", value=RESOURCES.get(prediction["bottleneck"], prediction["bottleneck"]), source=here,
              note="the resource that limits the throughput"),
         Fact(label="Gap to the proven bound", value=text.percent(prediction["gap"]), source=source,
-             note=f"{'this plan' if split else 'the best placement the search found'} against what no placement can beat"),
+             note="this plan against what no placement can beat"),
     ]  # fmt: skip
 
 
@@ -243,7 +240,7 @@ def _environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what is known of the machine that measured, in words."""
     rows = []
     for name, value in environment.items():
-        if value is None or value == [] or value == ():
+        if value is None or (isinstance(value, list | tuple) and not value):
             continue
         if name.endswith("_bytes"):
             shown = text.size(value)

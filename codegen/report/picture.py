@@ -56,12 +56,11 @@ class Arrow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """The whole drawing; `cpu_y` and `gpu_y` are the tops of the boxes of each lane."""
+    """The whole drawing; `lanes` has the device and the top of the boxes of each lane that is in use."""
 
     width: float
     height: float
-    cpu_y: float
-    gpu_y: float
+    lanes: tuple[tuple[str, float], ...]
     boxes: tuple[Box, ...]
     arrows: tuple[Arrow, ...]
 
@@ -97,14 +96,14 @@ def draw(document: Mapping[str, Any], transfer_source: str) -> Picture:
     width = max(WIDTH, spans[-1][1] + RIGHT)
     tracks = _tracks(_links(document["boundary"], devices, spans, width, transfer_source))
     rows = {zone: 1 + max((row for link, row in tracks if link.zone == zone), default=-1) for zone in _ZONES}
-    cpu_y = MARGIN + TRACK * rows["cpu"]
-    gpu_y = cpu_y + BOX_HEIGHT + MARGIN + TRACK * max(1, rows["between"])
-    tops = {"cpu": cpu_y, "gpu": gpu_y}
+    tops, y = dict[str, float](), MARGIN + TRACK * rows["cpu"]
+    for device in sorted(set(devices)):
+        tops[device] = y
+        y += BOX_HEIGHT + MARGIN + TRACK * (max(1, rows["between"]) if device == "cpu" and "gpu" in devices else 0)
     return Picture(
         width=width,
-        height=gpu_y + BOX_HEIGHT + TRACK * rows["gpu"] + MARGIN,
-        cpu_y=cpu_y,
-        gpu_y=gpu_y,
+        height=y + TRACK * rows["gpu"],
+        lanes=tuple(tops.items()),
         boxes=tuple(_box(stage, span, tops[stage["device"]]) for stage, span in zip(stages, spans, strict=True)),
         arrows=tuple(_arrow(link, row, devices, tops) for link, row in tracks),
     )
@@ -183,21 +182,22 @@ def _overlap(one: _Link, other: _Link) -> bool:
 
 
 def _arrow(link: _Link, row: int, devices: Sequence[str], tops: Mapping[str, float]) -> Arrow:
-    base = {
-        "cpu": tops["cpu"] - TRACK * (row + 0.35),
-        "between": tops["cpu"] + BOX_HEIGHT + TRACK * (row + 0.75),
-        "gpu": tops["gpu"] + BOX_HEIGHT + TRACK * (row + 0.75),
-    }[link.zone]
+    if link.zone == "cpu":
+        base = tops["cpu"] - TRACK * (row + 0.35)
+    else:
+        base = tops["cpu" if link.zone == "between" else "gpu"] + BOX_HEIGHT + TRACK * (row + 0.75)
     # CPU boxes are left and entered at the top for the track above the lane, else at the bottom; GPU boxes mirrored.
     start, end = (
         tops[device] + (BOX_HEIGHT if (device == "cpu") == (link.zone == "between") else 0.0)
         for device in (devices[link.source], devices[link.target])
     )
+    # A label lies on the side of its track from which no line of its own arrow comes.
+    over = link.zone == "cpu" or (link.zone == "between" and devices[link.source] == "cpu")
     return Arrow(
         path=f"M{link.exit_x:.1f} {start:.1f}V{base:.1f}H{link.entry_x:.1f}V{end:.1f}",
         label=link.label,
         x=round(link.label_x, 1),
-        y=round(base - 6, 1),
+        y=round(base - 6 if over else base + 15, 1),
         crosses=link.zone == "between",
         source=link.source,
         target=link.target,

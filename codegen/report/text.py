@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 MAX_TEXT = 600
 """Longer texts are shortened in the middle: a model may carry names of any length."""
 
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories that would not show or would reorder what does: controls, formats, surrogates, separators."""
-
 
 def visible(text: str) -> str:
-    """Return `text` with everything that a reader could not see written as an escape, and shortened if it is long.
+    """Return `text` with every letter that would not show, or would reorder others, as an escape; shortened if long.
 
     What HTML gives a meaning is left alone: escaping that is the template's job, at the place where it is printed.
     """
     if len(text) > MAX_TEXT:
         half = (MAX_TEXT - 3) // 2
         text = f"{text[:half]} … {text[-half:]}"
-    return "".join(_escape(letter) if unicodedata.category(letter) in _HIDDEN else letter for letter in text)
+    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
 
 
 def _escape(letter: str) -> str:
@@ -46,12 +41,8 @@ def size(value: int | None) -> str:
         return "–"
     if value < 1024:
         return f"{value} B"
-    amount, unit = float(value), "B"
-    for unit in ("KiB", "MiB", "GiB"):
-        amount /= 1024
-        if amount < 1024:
-            break
-    return f"{amount:.1f} {unit}"
+    power = min(3, (value.bit_length() - 1) // 10)
+    return f"{value / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
 def rate(value: float) -> str:

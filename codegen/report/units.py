@@ -75,20 +75,16 @@ def units(document: Mapping[str, Any], table: CostTable) -> list[Unit]:
             key = (home.get(name), document["placement"][name], reasons[name])
             parts.setdefault(key, []).append(name)
         for (stage, device, reason), names in parts.items():
-            costs = [_cost(names, found_on, scale, whole) for found_on in (group, gpu.get(nodes))]
-            found.append(
-                Unit(
-                    nodes=tuple(names), device=device, stage=stage, reason=reason,
-                    cpu_s=None if stage is None else costs[0], gpu_s=None if stage is None else costs[1],
-                )
-            )  # fmt: skip
+            on_gpu = None if _refused(document, names[0], reason) else gpu.get(nodes)
+            costs = [None if stage is None else _cost(names, cost, scale, whole) for cost in (group, on_gpu)]
+            found.append(Unit(nodes=tuple(names), device=device, stage=stage, reason=reason, cpu_s=costs[0], gpu_s=costs[1]))
     return found
 
 
 def _groups(document: Mapping[str, Any], table: CostTable) -> Iterator[tuple[tuple[str, ...], GroupCost | None]]:
     """Yield the CPU's groups, then each node of the plan that no group holds."""
     placed = document["placement"]
-    grouped = set()
+    grouped = set[str]()
     for group in table.groups_on("cpu"):
         if all(name in placed for name in group.nodes):
             grouped.update(group.nodes)
@@ -100,6 +96,11 @@ def _cost(names: list[str], group: GroupCost | None, scale: float, whole: bool) 
     if group is None or group.latency_s is None:
         return None
     return scale * (group.latency_s if whole else sum(group.unfused_s.get(name, 0.0) for name in names))
+
+
+def _refused(document: Mapping[str, Any], name: str, reason: str) -> bool:
+    """Return whether the GPU cannot run a node; its modelled time, if there is one, would mean nothing."""
+    return bool(reason) and name not in document["pins"] and document["placement"][name] == "cpu"
 
 
 def _forced(reason: str) -> str:

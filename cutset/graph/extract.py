@@ -16,7 +16,7 @@ from cutset.errors import ModelError
 from cutset.graph.model import ModelGraph, iter_bodies
 from cutset.graph.types import TensorSpec
 
-EXTERNAL_THRESHOLD_BYTES = 1 << 30
+EXTERNAL_THRESHOLD_BYTES = 1 << 28
 """Parts with more weights than this keep them in a file beside the model (protobuf ends at 2 GiB)."""
 
 

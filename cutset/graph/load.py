@@ -7,7 +7,6 @@ listed as inputs, local functions, unused opset imports, dimensions written as `
 from __future__ import annotations
 
 import importlib
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +14,12 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import InlinePass, RemoveUnusedOpsetsPass
-from onnx_shape_inference import infer_symbolic_shapes
 
 from cutset.digest import sha256_file, sha256_json
 from cutset.errors import ModelError, UnavailableError
 from cutset.graph.model import ModelGraph, iter_bodies, op_node
+from cutset.graph.shapes import infer
 from cutset.graph.types import Dim, TensorSpec
-
-logger = logging.getLogger(__name__)
 
 MIN_IR_VERSION = 8
 """Below IR 4 initializers had to be graph inputs, and inference then sees no weights."""
@@ -208,11 +205,7 @@ def _normalise(model: ir.Model, path: Path) -> ir.Model:
         raise ModelError(f"the graph of {path} has a cycle", cause=str(error)[:300]) from error
     _check_values(model.graph, path)
     _name_nodes(model.graph)
-    _name_dimensions(model.graph)
-    try:
-        infer_symbolic_shapes(model, warn_on_missing=False)
-    except Exception as error:  # inference is help, not a gate: the measured run fills what it leaves open
-        logger.info("shape inference stopped on %s: %s", path, error)
+    infer(model, path)
     return model
 
 
@@ -251,23 +244,6 @@ def _name_nodes(graph: ir.Graph) -> None:
             name = f"{base}_{attempt}"
         node.name = name
         seen.add(name)
-
-
-def _name_dimensions(graph: ir.Graph) -> None:
-    """Give unknown input sizes (``-1``, ``?``, unnamed) a symbol each, so that inference can carry them along."""
-    for value in graph.inputs:
-        if value.shape is None:
-            continue
-        dims: list[int | str] = []
-        for index, dim in enumerate(value.shape):
-            text = dim if isinstance(dim, int) else dim.value
-            unknown = text is None or (isinstance(text, int) and text < 0) or (isinstance(text, str) and not _is_symbol(text))
-            dims.append(f"{value.name}_dim{index}" if unknown or text is None else text)
-        value.shape = ir.Shape(dims)
-
-
-def _is_symbol(text: str) -> bool:
-    return text.strip() not in {"", "?", "-1", "None", "unk", "unknown"}
 
 
 def _spec(value: ir.Value, opaque: dict[str, bytes]) -> TensorSpec:

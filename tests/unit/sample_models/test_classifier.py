@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cutset.sample_models import classifier
 from onnx import numpy_helper
+
+from cutset.sample_models import classifier
 
 SIZES = [(37, 500), (256, 256), (600, 400), (1, 1), (224, 255)]
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+
 from cutset.sample_models import detector
 
 INSIDE = [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+
 from cutset.sample_models.graph_writer import IR_VERSION, GraphWriter, value
 
 

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
+
 from cutset.sample_models import inputs
 from cutset.sample_models.manifest import FETCHED, FetchedModel
 

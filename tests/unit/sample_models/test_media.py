@@ -5,9 +5,10 @@ import sys
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cutset.sample_models import media
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cutset.sample_models import media
 
 sizes = st.integers(1, 40)
 

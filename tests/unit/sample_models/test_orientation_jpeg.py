@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+
+from cutset.errors import UnavailableError
 from cutset.sample_models import orientation_jpeg, wheels
 from cutset.sample_models.classifier import CROP, MEAN, SHORT_SIDE, STD
 from cutset.sample_models.manifest import FETCHED
-
-from cutset.errors import UnavailableError
 
 OUTPUT = orientation_jpeg.OUTPUT
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from cutset.sample_models import registry
-from cutset.sample_models.manifest import FETCHED
 
 from cutset.errors import ModelError, UnavailableError, UsageError
+from cutset.sample_models import registry
+from cutset.sample_models.manifest import FETCHED
 
 MIDI_LOWEST = 21  # the first of the 88 keys
 

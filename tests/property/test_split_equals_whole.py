@@ -1,0 +1,49 @@
+"""Splitting never changes numbers: random models, random placements, the real runtime, against onnxruntime on the file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, assume, event, given, note, settings
+from hypothesis import strategies as st
+
+from cutset.errors import PlanError
+from cutset.graph.load import load
+from cutset.graph.model import ModelGraph
+from tests.property.strategies_onnx import Case, cases
+from tests.support import differences, load_pipeline, make_plan, run_whole, save, write_package
+
+QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.large_base_example]
+derandomised = settings(derandomize=True, deadline=None, database=None, suppress_health_check=QUIET)
+
+
+def draw_placement(data: st.DataObject, graph: ModelGraph) -> dict[str, str]:
+    return {node.name: data.draw(st.sampled_from(["cpu", "gpu"])) for node in graph.placeable}
+
+
+def computes_nothing(graph: ModelGraph) -> bool:
+    inputs = {spec.name for spec in graph.inputs}
+    return all(spec.name in inputs for spec in graph.outputs)
+
+
+@settings(derandomised, max_examples=150)
+@given(case=cases(), data=st.data())
+def test_split_equals_whole(case: Case, data: st.DataObject) -> None:
+    note(case.text)
+    with tempfile.TemporaryDirectory() as folder:
+        path = save(case.model, Path(folder))
+        graph = load(path)
+        feeds = case.feeds(seed=1)
+        expected = run_whole(case.runnable, feeds)
+        plan = make_plan(graph, draw_placement(data, graph))
+        event(f"stages: {len(plan.stages)}")
+        if computes_nothing(graph):
+            with pytest.raises(PlanError, match="computes nothing"):
+                write_package(graph, plan, Path(folder))
+            return
+        write_package(graph, plan, Path(folder))
+        with load_pipeline(Path(folder)) as pipeline:
+            assert differences(expected, pipeline.run(feeds)) == []

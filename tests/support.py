@@ -1,0 +1,112 @@
+"""Hand-made packages: any placement of any model as the folder that the real runtime loads."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+
+from cutset.codegen.numerics import compare
+from cutset.codegen.runtime import DegradedWarning, Pipeline
+from cutset.codegen.split import write_stages
+from cutset.graph.model import ModelGraph
+from cutset.partitioner.plan import Part, Plan, Prediction, form_stages
+from cutset.partitioner.wellformed import problems
+
+NO_CLAIM = Prediction(latency_s=0.0, throughput_per_s=0.0, bottleneck="cpu", utilisation={}, lower_bound_s=0.0, gap=0.0)
+DEVICES = ("cpu", "gpu")
+
+
+def random_placement(graph: ModelGraph, seed: int | str) -> dict[str, str]:
+    """Return a seeded random device for each placeable node."""
+    chooser = random.Random(seed)
+    return {node.name: chooser.choice(DEVICES) for node in graph.placeable}
+
+
+def phases(graph: ModelGraph, placement: Mapping[str, str]) -> list[Part]:
+    """Return the alternating phases of a placement, as many as it takes: each path's count of device changes."""
+    label: dict[str, int] = {}
+    first = placement[graph.placeable[0].name] if graph.placeable else "cpu"
+    for node in graph.placeable:
+        sources = [graph.producer[value] for value in node.inputs if value in graph.producer]
+        known = [label[source] + (placement[source] != placement[node.name]) for source in sources if source in label]
+        label[node.name] = max([int(placement[node.name] != first), *known])
+    return [
+        Part(
+            device=DEVICES[(DEVICES.index(first) + number) % 2],
+            nodes=tuple(node.name for node in graph.placeable if label[node.name] == number),
+        )
+        for number in range(max(label.values(), default=-1) + 1)
+    ]
+
+
+def make_plan(graph: ModelGraph, placement: Mapping[str, str], *, tokens: int = 4) -> Plan:
+    """Return a plan of exactly this placement that claims nothing about its speed."""
+    return Plan(
+        name="hand-made",
+        model={},
+        target={},
+        objective="throughput",
+        options={},
+        decision="split",
+        verdict="",
+        cpu_workers=2,
+        intra_op_threads=1,
+        batch=1,
+        tokens=tokens,
+        queue_limit=64,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        placement={node.name: placement.get(node.name, "cpu") for node in graph.nodes},
+        reasons={},
+        pins={},
+        stages=form_stages(graph, phases(graph, placement)),
+        boundary=(),
+        prediction=NO_CLAIM,
+        baselines={},
+    )
+
+
+def write_package(graph: ModelGraph, plan: Plan, folder: Path) -> None:
+    """Write the stages and the plan; the plan must satisfy its specification."""
+    assert problems(graph, plan) == []
+    write_stages(graph, plan.stages, folder)
+    (folder / "plan.json").write_text(json.dumps(plan.as_json() | {"custom_ops": []}), "utf-8")
+
+
+def load_pipeline(folder: Path) -> Pipeline:
+    """Return the real runtime over a package; where there is no GPU its stages run on the CPU, which is no news here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegradedWarning)
+        return Pipeline.load(folder)
+
+
+def run_whole(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what onnxruntime gives for the whole model."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
+    """Return in what way two sets of outputs differ: their names, their order, or a value."""
+    if list(expected) != list(actual):
+        return [f"outputs are {list(actual)}, expected {list(expected)}"]
+    found = [compare(name, value, actual[name]) for name, value in expected.items()]
+    return [f"{result.name}: {result.reason}" for result in found if result.reason]
+
+
+def save(model: onnx.ModelProto, folder: Path) -> Path:
+    """Write a model into a folder and return its path."""
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
