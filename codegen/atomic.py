@@ -71,7 +71,7 @@ def _replace(work: Path, target: Path) -> None:
     target.rename(old / target.name)
     try:
         work.rename(target)
-    except OSError:
+    except BaseException:
         (old / target.name).rename(target)
         raise
     finally:

@@ -59,7 +59,12 @@ def compare(name: str, reference: Any, actual: Any, tolerance: Tolerance = Toler
         return _worst(name, [compare(f"{name}[{k!r}]", reference[k], actual[k], tolerance) for k in reference])
     if reference is None or actual is None:
         return _same(name) if reference is actual else _differs(name, "one of the two is missing")
-    return _compare_arrays(name, np.asarray(reference), np.asarray(actual), tolerance)
+    return _compare_arrays(name, _as_array(reference), _as_array(actual), tolerance)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """Return an array; a plain float is an element of a map, in which onnxruntime hands out float32."""
+    return np.asarray(value, dtype=np.float32 if type(value) is float else None)
 
 
 def _compare_arrays(name: str, reference: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> Comparison:

@@ -30,6 +30,8 @@ from cutset.profilers.table import CostTable
 
 MANIFEST_SCHEMA = "cutset.manifest/1"
 RUNTIME = Path(__file__).with_name("runtime")
+MAX_PACKAGE_STEM = 100
+"""Longest stem of a package's name; file systems end at 255 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class EmitOptions:
 
 def package_name(name: str) -> str:
     """Return the importable name of the serving package of a model called `name`, for example ``resnet_50_serving``."""
-    stem = re.sub(r"[^0-9a-zA-Z]+", "_", name).strip("_").lower()
+    stem = re.sub(r"[^0-9a-zA-Z]+", "_", name)[:MAX_PACKAGE_STEM].strip("_").lower()
     if not stem or stem[0].isdigit():
         stem = f"m_{stem}".rstrip("_")
     return f"{stem}_serving"

@@ -91,5 +91,5 @@ def _python_string(text: str) -> str:
 
 
 def _toml_string(text: str) -> str:
-    """Return a TOML basic string; JSON's escapes are a subset of TOML's."""
-    return json.dumps(text).replace("\x7f", "\\u007f")
+    """Return a TOML basic string; JSON's escapes are TOML's too, but for the surrogate pairs of ASCII-only JSON."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -56,7 +56,7 @@ def read_json(path: Path, *, schema: str) -> dict[str, Any]:
         raise CutsetError(f"cannot read {path}", cause=str(error)) from error
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON", cause=str(error)) from error
     found = data.get("schema") if isinstance(data, Mapping) else None
     if found != schema:

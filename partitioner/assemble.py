@@ -12,6 +12,9 @@ from cutset.profilers.table import CostTable
 
 DEVICES = {CPU: "cpu", GPU: "gpu"}
 
+WEIGHED = "with what crosses, the whole is best with it on the"
+"""In the reason of every node that had a choice."""
+
 
 def parts_of(graph: ModelGraph, table: CostTable, costed: Costed, placement: Placement, labels: IntArray) -> list[Part]:
     """Return the nodes of each phase; labels that hold no node are left out by `form_stages`."""
@@ -52,10 +55,9 @@ def reasons_of(graph: ModelGraph, atoms: Sequence[Atom], placement: Placement, t
     for index, atom in enumerate(atoms):
         text = atom.reason
         if not text:
-            here = DEVICES[int(placement[index])].upper()
             text = (
                 f"{atom.cpu_s * 1e6:.1f} us measured on the CPU, {atom.gpu_s * 1e6:.1f} us {source} on the GPU; "
-                f"with what crosses, the whole is best with it on the {here}"
+                f"{WEIGHED} {DEVICES[int(placement[index])].upper()}"
             )
         reasons.update(dict.fromkeys(atom.nodes, text))
     for node in graph.nodes:

@@ -166,11 +166,11 @@ def _atoms(
     for group in table.groups_on("cpu"):
         live = [name for name in group.nodes if name not in graph.unplaced]
         states = {name: _state(name, refusals, pins) for name in live}
-        whole = len(set(states.values())) <= 1
+        whole = len({(on_cpu, on_gpu) for on_cpu, on_gpu, _ in states.values()}) <= 1
         for unit in [live] if whole else [[name] for name in live]:
             if unit:
                 cpu_s, gpu_s = _seconds(unit, group, whole), _seconds(unit, gpu.get(group.nodes), whole)
-                atoms.append(_atom(unit, cpu_s, gpu_s * _end(gpu.get(group.nodes), gpu_scale), states[unit[0]]))
+                atoms.append(_atom(cpu_s, gpu_s * _end(gpu.get(group.nodes), gpu_scale), {n: states[n] for n in unit}))
     return atoms
 
 
@@ -199,9 +199,14 @@ def _end(group: GroupCost | None, gpu_scale: str) -> float:
     return 1.0 if end is None else end / group.latency_s
 
 
-def _atom(unit: Sequence[str], cpu_s: float, gpu_s: float, state: tuple[bool, bool, str]) -> Atom:
-    on_cpu, on_gpu, reason = state
-    return Atom(nodes=tuple(unit), cpu_s=cpu_s if on_cpu else math.inf, gpu_s=gpu_s if on_gpu else math.inf, reason=reason)
+def _atom(cpu_s: float, gpu_s: float, states: Mapping[str, tuple[bool, bool, str]]) -> Atom:
+    on_cpu, on_gpu, _ = next(iter(states.values()))
+    return Atom(
+        nodes=tuple(states),
+        cpu_s=cpu_s if on_cpu else math.inf,
+        gpu_s=gpu_s if on_gpu else math.inf,
+        reason="; ".join(dict.fromkeys(reason for _, _, reason in states.values() if reason)),
+    )
 
 
 def _tensors(
@@ -212,10 +217,11 @@ def _tensors(
     inputs = {spec.name for spec in graph.inputs}
     found = []
     for value in graph.values:
-        if value in graph.constant_values or (value not in inputs and value not in graph.producer):
+        producer = source if value in inputs else index.get(graph.producer.get(value, ""))
+        if producer is None:  # a weight, or made by a node that no placement is about
             continue
-        producer = source if value in inputs else index[graph.producer[value]]
-        consumers = {index[name] for name in graph.consumers.get(value, ())} | ({sink} if value in outputs else set())
+        readers = {index[name] for name in graph.consumers.get(value, ()) if name in index}
+        consumers = readers | ({sink} if value in outputs else set())
         size = _size(graph, value)
         found.append(
             Tensor(

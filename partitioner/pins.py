@@ -56,7 +56,8 @@ def resolve(graph: ModelGraph, pins: Iterable[Pin]) -> dict[str, Pin]:
     pins = tuple(pins)
     found: dict[str, Pin] = {}
     for pin in pins:
-        matched = [node for node in graph.placeable if pin.matches(node)]
+        exact = graph.by_name.get(pin.pattern)  # a name that reads as a glob means itself: `a[0]` is not `a0`
+        matched = [node for node in graph.placeable if (pin.matches(node) if exact is None else node is exact)]
         if not matched:
             raise UsageError(f"{pin} matches no node", hint=_known(graph, pin))
         for node in matched:

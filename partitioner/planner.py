@@ -33,6 +33,8 @@ from cutset.profilers.table import CostTable
 MIN_GAIN = 0.02
 """A split that gains less than this over the best unsplit plan is not worth its moving parts."""
 
+BOTTLENECKS = {"cpu": "CPU", "gpu": "GPU", "h2d": "copy to the GPU", "d2h": "copy to the host"}
+
 TOKEN_FACTOR = 1.5
 """Requests inside the pipeline, as a multiple of latency over bottleneck: enough to keep the bottleneck busy."""
 
@@ -64,14 +66,22 @@ class PlanOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Candidate:
-    """A deployable placement, what it reaches, and how many times the best unsplit plan that is (1 for an unsplit one)."""
+    """A deployable placement and what it reaches."""
 
     decision: Decision
     placement: Placement
     evaluation: Evaluation
     throughput_per_s: float
     latency_s: float
-    gain: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Choice:
+    """What to deploy, why in half a sentence, and how it holds at both ends of the GPU costs' interval."""
+
+    candidate: _Candidate
+    why: str
+    robustness: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,35 +160,45 @@ def plan(
     case = _Case(graph=graph, table=table, support=support, pins=pins, options=options)
     costed = case.costed()
     solution = case.solve_simply(costed)
-    chosen, robustness = _choose(case, costed, solution)
-    result = replace(_assemble(case, costed, solution, chosen), robustness=robustness)
+    result = _assemble(case, costed, solution, _choose(case, costed, solution))
     wrong = problems(graph, result)
     if wrong:
         raise AssertionError(f"the planner made a plan that is none: {wrong[:3]}")
     return result
 
 
-def _choose(case: _Case, costed: Costed, solution: Solution) -> tuple[_Candidate, dict[str, Any]]:
-    """Return what to deploy, and how that holds at both ends of the GPU costs' interval.
+def _choose(case: _Case, costed: Costed, solution: Solution) -> _Choice:
+    """Return what to deploy.
 
     A split must beat every unsplit plan that the pins allow by more than `MIN_GAIN`, and must not lose to one at either
-    end of the interval: a gain that a wrong guess of the GPU's speed turns into a loss is none.
+    end of the GPU costs' interval: a gain that a wrong guess of the GPU's speed turns into a loss is none.
     """
-    problem = costed.problem
-    split = _candidate(problem, solution.placement)
+    ends = _ends(case)
+    split = _candidate(costed.problem, solution.placement)
     best = _best_unsplit(case, costed)
     if best is None:
         if split.decision != "split":
             raise PlanError("no placement satisfies the pins", hint="remove one of the pins")
-        return split, _robustness(case, split)
+        return _Choice(candidate=split, why="as the pins demand", robustness=_robustness(case, split, ends))
     if split.decision != "split":
-        return best, _robustness(case, best)
-    split = replace(split, gain=case.score(split) / case.score(best))
-    robustness = _robustness(case, split)
-    holds = all(end["gain"] is None or end["gain"] >= 1 for end in robustness.values())
-    if split.gain > 1 + MIN_GAIN and holds:
-        return split, robustness
-    return best, robustness
+        return _Choice(candidate=best, why="no split gains anything", robustness=_robustness(case, best, ends))
+    gain = case.score(split) / case.score(best)
+    robustness = _robustness(case, split, ends)
+    worst = min((end["gain"] for end in robustness.values() if end["gain"] is not None), default=gain)
+    if gain > 1 + MIN_GAIN and worst >= 1:
+        return _Choice(candidate=split, why=f"{gain:.2f}x the best unsplit plan", robustness=robustness)
+    why = f"the best split found gives {gain:.2f}x"
+    if gain > 1 + MIN_GAIN:
+        why += f", but {worst:.2f}x at one end of the GPU costs' interval"
+    return _Choice(candidate=best, why=why, robustness=_robustness(case, best, ends))
+
+
+def _ends(case: _Case) -> dict[str, tuple[Costed, Solution]]:
+    """Return the problem and its solution at both ends of the GPU costs' interval."""
+    if not case.table.groups_on("gpu"):
+        return {}
+    problems_at = {end: case.costed(end) for end in ("low", "high")}
+    return {end: (costed, case.solve(costed)) for end, costed in problems_at.items()}
 
 
 def _candidate(problem: Problem, placement: Placement) -> _Candidate:
@@ -207,28 +227,28 @@ def _best_unsplit(case: _Case, costed: Costed) -> _Candidate | None:
     return max(pure, key=case.score, default=None)
 
 
-def _robustness(case: _Case, chosen: _Candidate) -> dict[str, Any]:
-    """Return, for both ends of the GPU costs, what the chosen placement gains there and what would be planned there."""
-    if not case.table.groups_on("gpu"):
-        return {}
+def _robustness(case: _Case, chosen: _Candidate, ends: Mapping[str, tuple[Costed, Solution]]) -> dict[str, dict[str, Any]]:
+    """Return, for both ends of the GPU costs, what the placement gives there and how far it is from the one found there."""
     found = {}
-    for end in ("low", "high"):
-        costed = case.costed(end)
+    for end, (costed, solution) in ends.items():
         here = _candidate(costed.problem, chosen.placement)
         unsplit = _best_unsplit(case, costed)
-        there = case.solve(costed).placement
         found[f"gpu_{end}"] = {
             "throughput_per_s": _finite(here.throughput_per_s),
             "gain": None if unsplit is None else case.score(here) / case.score(unsplit),
-            "moved_groups": int(np.count_nonzero(there != chosen.placement)),
+            "moved_groups": int(np.count_nonzero(solution.placement != chosen.placement)),
         }
     return found
 
 
-def _assemble(case: _Case, costed: Costed, solution: Solution, chosen: _Candidate) -> Plan:
+def _assemble(case: _Case, costed: Costed, solution: Solution, choice: _Choice) -> Plan:
+    chosen = choice.candidate
     graph, table, options = case.graph, case.table, case.options
     machine = options.machine
-    stages = form_stages(graph, parts_of(graph, table, costed, chosen.placement, chosen.evaluation.labels))
+    parts = parts_of(graph, table, costed, chosen.placement, chosen.evaluation.labels)
+    if chosen.decision == "unsplit-cpu":  # nothing is cut, so nothing costs its unfused price
+        parts = [replace(part, service_s=chosen.latency_s) for part in parts]
+    stages = form_stages(graph, parts)
     placement = node_placement(graph, costed.atoms, chosen.placement)
     workers = machine.cores if chosen.decision == "unsplit-cpu" else machine.cpu_workers
     prediction = _prediction(case, solution, chosen, workers)
@@ -245,7 +265,7 @@ def _assemble(case: _Case, costed: Costed, solution: Solution, chosen: _Candidat
             "seed": options.seed,
         },
         decision=chosen.decision,
-        verdict=_verdict(chosen, prediction, table, options),
+        verdict=_verdict(choice, prediction, table, options),
         cpu_workers=workers,
         intra_op_threads=options.threads,
         batch=machine.batch,
@@ -260,6 +280,7 @@ def _assemble(case: _Case, costed: Costed, solution: Solution, chosen: _Candidat
         boundary=boundary_of(graph, table, stages),
         prediction=prediction,
         baselines={name: _baseline_json(baseline) for name, baseline in solution.baselines.items()},
+        robustness=choice.robustness,
     )
 
 
@@ -312,14 +333,14 @@ def _target(table: CostTable) -> dict[str, Any]:
     }
 
 
-def _verdict(chosen: _Candidate, prediction: Prediction, table: CostTable, options: PlanOptions) -> str:
+def _verdict(choice: _Choice, prediction: Prediction, table: CostTable, options: PlanOptions) -> str:
+    decision = choice.candidate.decision
     gpu = table.target
     about = f" ({gpu.get('source')} for {gpu.get('name')})" if gpu else ""
-    if chosen.decision == "split":
-        what = f"{chosen.gain:.2f}x the best unsplit plan" if chosen.gain > 1 else "as the pins demand"
-        rate, latency = f"{prediction.throughput_per_s:.1f} requests/s", f"{prediction.latency_s * 1e3:.2f} ms"
-        number = rate if options.objective == "throughput" else latency
-        return f"split: {number} predicted, {what}{about}; the bottleneck is the {prediction.bottleneck}"
-    where = "CPU" if chosen.decision == "unsplit-cpu" else "GPU"
-    why = "no GPU was named" if gpu is None else f"no split surely gains more than {MIN_GAIN:.0%}{about}"
-    return f"leave it whole on the {where}: {why}; {prediction.throughput_per_s:.1f} requests/s predicted"
+    rate, latency = f"{prediction.throughput_per_s:.1f} requests/s", f"{prediction.latency_s * 1e3:.2f} ms"
+    number = rate if options.objective == "throughput" else latency
+    if decision == "split":
+        return f"split: {number} predicted, {choice.why}{about}; the bottleneck is the {BOTTLENECKS[prediction.bottleneck]}"
+    why = "no GPU was named" if gpu is None else f"{choice.why}{about}"
+    where = "CPU" if decision == "unsplit-cpu" else "GPU"
+    return f"leave it whole on the {where}: {why}; {number} predicted"

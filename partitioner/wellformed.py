@@ -34,6 +34,8 @@ def stage_problems(graph: ModelGraph, stages: Sequence[Stage]) -> list[str]:
     covered = [name for stage in stages for name in stage.nodes]
     if sorted(covered) != sorted(node.name for node in graph.placeable):
         found.append("the stages do not cover every placeable node exactly once")
+    if not graph.by_name.keys() >= set(covered):
+        return [*found, "a stage holds a node that the model does not have"]
     known = {spec.name for spec in graph.inputs}
     for stage in stages:
         found += [f"stage {stage.index} reads `{v}`, which no earlier stage writes" for v in stage.inputs if v not in known]

@@ -39,7 +39,7 @@ class CostCache:
 
     def get(self, key: Any) -> Any | None:
         """Return the stored value, or None."""
-        if self.file is None or not self.file.exists():
+        if not self._exists():
             return None
         row = self._do("SELECT value FROM costs WHERE key = ?", (sha256_json(key),))
         try:
@@ -55,6 +55,13 @@ class CostCache:
         with contextlib.suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
         self._do("INSERT OR REPLACE INTO costs (key, value) VALUES (?, ?)", (sha256_json(key), json.dumps(value)))
+
+    def _exists(self) -> bool:
+        try:
+            return self.file is not None and self.file.exists()
+        except OSError as error:
+            logger.warning("the cost cache %s cannot be used: %s", self.file, error)
+            return False
 
     def _do(self, statement: str, arguments: tuple[str, ...]) -> Any:
         """Run one statement in a transaction of its own and return its first row."""

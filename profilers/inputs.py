@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def collect(
     if file is None and beside.is_file() and not shapes:
         file = beside
     if file is not None:
-        return SampleInputs(samples=(read_npz(file, specs),), origin=str(file))
+        return SampleInputs(samples=(read_npz(file, specs),), origin=file.name)
     samples = tuple(draw(specs, shapes, seed=seed + index) for index in range(SAMPLES_TO_DRAW))
     return SampleInputs(samples=samples, origin=f"drawn at random (seed {seed})")
 
@@ -84,9 +85,9 @@ def read_npz(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
         UsageError: If the file cannot be read or an array is missing, unknown, or of the wrong type or shape.
     """
     try:
-        with np.load(file, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in opened.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        with zipfile.ZipFile(file) as archive:
+            arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in archive.namelist()}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
         raise UsageError(
             f"cannot read sample inputs from {file}", cause=str(error)[:200], hint="numpy.savez writes such a file"
         ) from error
@@ -96,6 +97,11 @@ def read_npz(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
         what = f"lacks input `{missing[0]}`" if missing else f"holds `{extra[0]}`, which is not an input"
         raise UsageError(f"{file} {what}", hint=f"the inputs are {_names(specs)}")
     return {spec.name: check(arrays[spec.name], spec, where=str(file)) for spec in specs}
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(name) as entry:
+        return np.lib.format.read_array(entry, allow_pickle=False)
 
 
 def write_npz(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -149,6 +155,9 @@ def draw(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], *, 
         for dim, size in zip(spec.shape or (), shapes.get(spec.name, ()), strict=False):
             if isinstance(dim, str):
                 bindings.setdefault(dim, size)
+    for spec in specs:
+        if spec.shape and len(spec.shape) > 1 and isinstance(spec.shape[0], str):
+            bindings.setdefault(spec.shape[0], 1)
     return {spec.name: _draw_one(spec, _sizes(spec, shapes, bindings), rng) for spec in specs}
 
 
@@ -161,9 +170,8 @@ def _sizes(spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]], bindings: Ma
         ):
             raise UsageError(f"--shape gives `{spec.name}` {list(given)}, but the model declares {_shape_text(spec)}")
         return given
-    first = {spec.shape[0]: 1} if spec.shape and len(spec.shape) > 1 and isinstance(spec.shape[0], str) else {}
     try:
-        return spec.sizes({**first, **bindings})
+        return spec.sizes(bindings)
     except UnknownShapeError as error:
         raise UnknownShapeError(f"input {error.what.removeprefix('tensor ')}", hint=error.hint) from error
 

@@ -95,7 +95,7 @@ def profile_cpu(
         session=latency,
         groups=tuple(groups),
         group_s=tuple(seconds * scale for seconds in raw),
-        unfused_s=unfused_s,
+        unfused_s=_capped(graph, groups, raw, scale, unfused_s),
         shapes={**shapes, **{name: tuple(np.shape(value)) for name, value in inputs.items()}},
         dtypes=dtypes,
         kernel_sum_ratio=total / latency.median if latency.median else 0.0,
@@ -112,6 +112,16 @@ def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[i
         work = _Workdir(graph, Path(folder), threads=1)
         _, shapes, dtypes = work.unfused(work.feed(inputs))
     return {**shapes, **{name: tuple(np.shape(value)) for name, value in inputs.items()}}, dtypes
+
+
+def _capped(
+    graph: ModelGraph, groups: Sequence[Group], raw: Sequence[float], scale: float, unfused_s: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the unfused times, those of If/Loop/Scan no larger than their group's: the trace's cost is in them too."""
+    of_group = {name: seconds * scale for group, seconds in zip(groups, raw, strict=True) for name in group.nodes}
+    return {
+        name: min(seconds, of_group[name]) if graph.by_name[name].has_body else seconds for name, seconds in unfused_s.items()
+    }
 
 
 def _without_trace_cost(graph: ModelGraph, groups: Sequence[Group], raw: list[float], session_s: float) -> list[float]:

@@ -84,7 +84,7 @@ def profile(
     if isinstance(target, Datasheet):
         table = with_modelled_gpu(measured, table, target, chosen.groups, options.batch)
     elif isinstance(target, CostTable):
-        table = with_recorded_gpu(table, target)
+        table = with_recorded_gpu(measured, table, target)
     return measured, table
 
 
@@ -199,12 +199,24 @@ def _model_one(graph: ModelGraph, nodes: Sequence[str], sheet: Datasheet, batch:
     )  # fmt: skip
 
 
-def with_recorded_gpu(table: CostTable, recorded: CostTable) -> CostTable:
+def with_recorded_gpu(graph: ModelGraph, table: CostTable, recorded: CostTable) -> CostTable:
     """Return `table` with the GPU costs and transfers of a profile taken elsewhere, marked as recorded.
 
     Raises:
-        UsageError: If it is of another model, or holds no GPU costs.
+        UsageError: If it is of another model or other input sizes, or holds no usable GPU costs.
     """
+    _check_recorded(graph, table, recorded)
+    gpu = recorded.groups_on("gpu")
+    transfers: tuple[TransferModel, ...] = tuple(replace(t, source=_carried(t.source)) for t in recorded.transfers)
+    return replace(
+        table,
+        target={**(recorded.target or {}), "source": _carried(str((recorded.target or {}).get("source", "measured")))},
+        groups=table.groups + tuple(replace(group, source=_carried(group.source)) for group in gpu),
+        transfers=transfers,
+    )
+
+
+def _check_recorded(graph: ModelGraph, table: CostTable, recorded: CostTable) -> None:
     if recorded.model.sha256 != table.model.sha256:
         raise UsageError(
             f"the recorded profile is of another model ({recorded.model.file})",
@@ -213,19 +225,20 @@ def with_recorded_gpu(table: CostTable, recorded: CostTable) -> CostTable:
     gpu = recorded.groups_on("gpu")
     if not gpu:
         raise UsageError("the recorded profile holds no GPU costs", hint="record it with `cutset profile --target`")
-    nodes = {group.nodes for group in gpu}
-    if nodes != {group.nodes for group in table.groups_on("cpu")}:
+    for spec in graph.inputs:
+        here, there = graph.shape(spec.name), recorded.shapes.get(spec.name)
+        if there != here:
+            raise UsageError(
+                f"the recorded profile is for input `{spec.name}` of shape {there and list(there)}, not {list(here)}",
+                hint="give the inputs and the batch it was recorded with: --inputs, --shape, --batch",
+            )
+    if {group.nodes for group in gpu} != {group.nodes for group in table.groups_on("cpu")}:
         raise UsageError(
             "the recorded profile groups the nodes in another way than onnxruntime does here",
             hint="record it with the onnxruntime version of this machine",
         )
-    transfers: tuple[TransferModel, ...] = tuple(replace(t, source=_carried(t.source)) for t in recorded.transfers)
-    return replace(
-        table,
-        target={**(recorded.target or {}), "source": _carried(str((recorded.target or {}).get("source", "measured")))},
-        groups=table.groups + tuple(replace(group, source=_carried(group.source)) for group in gpu),
-        transfers=transfers,
-    )
+    if {t.direction for t in recorded.transfers if t.bytes_per_s > 0} != {"h2d", "d2h"}:
+        raise UsageError("the recorded profile does not say what a copy to the GPU and back costs", hint="record it again")
 
 
 def _carried(source: str) -> Any:

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cutset.partitioner.assemble import WEIGHED
 from cutset.profilers.table import CostTable, GroupCost
-
-WEIGHED = re.compile(r"with what crosses, the whole is best with it on the (?:CPU|GPU)$")
-"""How the planner ends the reason of a node whose device was chosen by cost; any other reason left no choice."""
 
 _QUOTED = re.compile(r"`[^`]*`")
 
@@ -104,7 +102,7 @@ def _refused(document: Mapping[str, Any], name: str, reason: str) -> bool:
 
 
 def _forced(reason: str) -> str:
-    return "" if WEIGHED.search(reason) else reason
+    return "" if WEIGHED in reason else reason
 
 
 def dearest(found: list[Unit], limit: int) -> list[Unit]:

@@ -13,11 +13,14 @@ import onnx
 import onnx_ir as ir
 
 from cutset.errors import ModelError
-from cutset.graph.model import ModelGraph, iter_bodies
+from cutset.graph.model import ModelGraph
 from cutset.graph.types import TensorSpec
 
 EXTERNAL_THRESHOLD_BYTES = 1 << 28
 """Parts with more weights than this keep them in a file beside the model (protobuf ends at 2 GiB)."""
+
+EXTERNAL_MIN_BYTES = 1024
+"""Smaller weights stay in the model, where onnxruntime's shape inference sees them."""
 
 
 def extract(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str], *, name: str) -> onnx.ModelProto:
@@ -32,7 +35,9 @@ def extract(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str], *,
     Raises:
         ModelError: If `outputs` need a value that is not among `inputs`.
     """
-    return _to_proto(_extract_ir(graph, inputs, outputs, name=name), graph.opaque_types)
+    part = _extract_ir(graph, inputs, outputs, name=name)
+    _load(_weights(part))
+    return _to_proto(part, graph.opaque_types)
 
 
 def write_part(
@@ -53,39 +58,71 @@ def write_part(
 def write_anonymous(graph: ModelGraph, path: Path) -> dict[str, str]:
     """Write the whole model, weights beside it and names replaced, and return the original name of each value.
 
-    Nodes are called ``n<index>`` after their place in ``graph.nodes``, those of bodies ``b<index>``, values ``v<index>``:
-    onnxruntime does not escape names in its profile, and derives the names of fused kernels from them.
+    Nodes are called ``n<index>`` after their place in ``graph.nodes``, those of bodies ``b<index>``, values ``v<index>``,
+    those of bodies ``w<index>``: onnxruntime does not escape names in its profile, and derives the names of fused kernels
+    from them.
     """
     part = _extract_ir(graph, [v.name for v in graph.inputs], [v.name for v in graph.outputs], name="anonymous")
     position = {node.name: index for index, node in enumerate(graph.nodes)}
-    originals: dict[str, str] = {}
-    opaque: dict[str, bytes] = {}
     for node in part.graph:
         node.name = f"n{position[str(node.name)]}"
-    for index, node in enumerate(node for outer in part.graph for body in iter_bodies(outer) for node in body.all_nodes()):
+    main, *bodies = part.graphs()
+    for index, node in enumerate(node for body in bodies for node in body):
         node.name = f"b{index}"
-    values = [*part.graph.inputs, *part.graph.initializers.values(), *(o for node in part.graph for o in node.outputs)]
-    for index, value in enumerate(value for value in dict.fromkeys(values) if value.name):
-        originals[f"v{index}"] = str(value.name)
-        if value.name in graph.opaque_types:
-            opaque[f"v{index}"] = graph.opaque_types[str(value.name)]
-    for anonymous, value in zip(originals, [value for value in dict.fromkeys(values) if value.name], strict=True):
-        value.name = f"cutset.{anonymous}"
-    for anonymous, value in zip(originals, [value for value in dict.fromkeys(values) if value.name], strict=True):
-        value.name = anonymous
+    values = _named_values(main)
+    originals = {f"v{index}": str(value.name) for index, value in enumerate(values)}
+    _rename([*values, *(value for body in bodies for value in _named_values(body))], [*originals])
+    opaque = {name: graph.opaque_types[original] for name, original in originals.items() if original in graph.opaque_types}
     _write(part, path, opaque, external=True)
     return originals
 
 
+def _named_values(graph: ir.Graph) -> list[ir.Value]:
+    values = [*graph.inputs, *graph.initializers.values(), *(output for node in graph for output in node.outputs)]
+    return [value for value in dict.fromkeys(values) if value.name]
+
+
+def _rename(values: Sequence[ir.Value], names: Sequence[str]) -> None:
+    """Give `values` the names, and ``w<index>`` when those end; through names that nothing has, so that none is ever twice."""
+    names = [*names, *(f"w{index}" for index in range(len(values) - len(names)))]
+    for prefix in ("cutset.renamed.", ""):
+        for value, name in zip(values, names, strict=True):
+            value.name = prefix + name
+
+
 def _write(part: ir.Model, path: Path, opaque: Mapping[str, bytes], *, external: bool) -> list[Path]:
-    size = sum(value.const_value.nbytes for value in part.graph.initializers.values() if value.const_value is not None)
+    weights = _weights(part)
+    external = external or sum(_nbytes(value) for value in weights) > EXTERNAL_THRESHOLD_BYTES
+    outside = [value for value in weights if external and _nbytes(value) >= EXTERNAL_MIN_BYTES]
     files = [path]
-    if external or size > EXTERNAL_THRESHOLD_BYTES:
+    if outside:
         data = path.with_name(path.name + ".data")
-        part = ir.external_data.unload_from_model(part, path.parent, data.name, size_threshold_bytes=1024)
-        files += [data] if data.exists() else []
+        tensors = [value.const_value for value in outside if value.const_value is not None]
+        moved = ir.external_data.convert_tensors_to_external(tensors, path.parent, data.name)
+        for value, tensor in zip(outside, moved, strict=True):
+            value.const_value = tensor
+        files.append(data)
+    kept = set(outside)
+    _load([value for value in weights if value not in kept])
     path.write_bytes(_to_proto(part, opaque).SerializeToString())
     return files
+
+
+def _weights(part: ir.Model) -> list[ir.Value]:
+    return [v for graph in part.graphs() for v in graph.initializers.values() if v.const_value is not None]
+
+
+def _nbytes(value: ir.Value) -> int:
+    """Return the bytes of a weight that may lie outside the model; ONNX keeps strings inside."""
+    tensor = value.const_value
+    return 0 if tensor is None or tensor.dtype == ir.DataType.STRING else tensor.nbytes
+
+
+def _load(weights: Sequence[ir.Value]) -> None:
+    """Take weights that lie in the whole model's external data into memory."""
+    for value in weights:
+        if isinstance(value.const_value, ir.ExternalTensor):
+            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
 
 
 def _extract_ir(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str], *, name: str) -> ir.Model:

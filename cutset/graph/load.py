@@ -7,6 +7,7 @@ listed as inputs, local functions, unused opset imports, dimensions written as `
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
     _drop_initializers_from_inputs(proto.graph)
     model = _to_ir(proto, path)
     del proto
-    externals = _check_external_data(model, path)
+    externals = _check_weights(model, path)
+    _load_attributes(model.graph)
     model = _normalise(model, path)
     sha = sha256_file(path)
     digest = sha if not externals else sha256_json([sha, *(sha256_file(file) for file in externals)])
@@ -93,16 +95,18 @@ def from_ir(
 
 
 def _read_proto(path: Path) -> onnx.ModelProto:
-    if not path.exists():
-        raise ModelError(
-            f"there is no file {path}", hint="give the path of an .onnx file; `cutset samples` lists models to try"
-        )
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder, not a model", hint="give the .onnx file inside it")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
-    except (DecodeError, OSError) as error:
+    except IsADirectoryError as error:
+        raise ModelError(f"{path} is a folder, not a model", hint="give the .onnx file inside it") from error
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a path that no file can have
+        raise ModelError(
+            f"there is no file {path}", hint="give the path of an .onnx file; `cutset samples` lists models to try"
+        ) from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read", cause=error.strerror, hint="check the path and its permissions") from error
+    except DecodeError as error:
         raise ModelError(
             f"{path} cannot be read as ONNX", cause=f"{error}", hint="the file is truncated or is not an ONNX model"
         ) from error
@@ -154,19 +158,25 @@ def _to_ir(proto: onnx.ModelProto, path: Path) -> ir.Model:
             root = root.__cause__
         raise ModelError(f"{path} is not a valid ONNX model", cause=f"{root}"[:300]) from error
     assert isinstance(model, ir.Model)
+    if model.functions:
+        try:
+            model = InlinePass()(model).model
+        except Exception as error:  # a function that calls itself, or is called in a way it does not declare
+            raise ModelError(f"the local functions of {path} cannot be inlined", cause=str(error)[:300]) from error
     ir.external_data.set_base_dir(model.graph, path.parent)
     return model
 
 
-def _check_external_data(model: ir.Model, path: Path) -> list[Path]:
+def _check_weights(model: ir.Model, path: Path) -> list[Path]:
     """Return the external-data files in name order, each inside the model's folder, present and long enough."""
     base = path.parent.resolve()
     files: dict[Path, None] = {}
-    for value in _all_initializers(model.graph):
-        tensor = value.const_value
+    for owner, tensor in _tensors(model.graph):
+        where = f"{path}, {owner}"
+        if tensor.dtype == ir.DataType.UNDEFINED:
+            raise ModelError("a weight has no element type", where=where)
         if not isinstance(tensor, ir.ExternalTensor):
             continue
-        where = f"{path}, initializer `{value.name}`"
         file = (base / tensor.location).resolve()
         if not file.is_relative_to(base):
             raise ModelError(
@@ -186,38 +196,58 @@ def _check_external_data(model: ir.Model, path: Path) -> list[Path]:
     return sorted(files)
 
 
-def _all_initializers(graph: ir.Graph) -> list[ir.Value]:
-    found = list(graph.initializers.values())
+def _tensors(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Yield every stored tensor with who holds it: initializers and attributes, those of bodies included."""
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            yield f"initializer `{value.name}`", value.const_value
     for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                yield f"node `{node.name}`, attribute `{attribute.name}`", attribute.as_tensor()
         for body in iter_bodies(node):
-            found += _all_initializers(body)
-    return found
+            yield from _tensors(body)
+
+
+def _load_attributes(graph: ir.Graph) -> None:
+    """Take attributes' tensors that lie outside the model into memory: parts are written elsewhere, and they are small."""
+    for node in graph.all_nodes():
+        for name, attribute in list(node.attributes.items()):
+            tensor = attribute.value
+            if isinstance(tensor, ir.ExternalTensor):
+                (inside,) = ir.external_data.convert_tensors_from_external([tensor])
+                node.attributes[name] = ir.AttrTensor(name, inside)
 
 
 def _normalise(model: ir.Model, path: Path) -> ir.Model:
     model.ir_version = max(model.ir_version, MIN_IR_VERSION)
-    if model.functions:
-        model = InlinePass()(model).model
     RemoveUnusedOpsetsPass()(model)
     try:
         model.graph.sort()
     except ValueError as error:
         raise ModelError(f"the graph of {path} has a cycle", cause=str(error)[:300]) from error
-    _check_values(model.graph, path)
     _name_nodes(model.graph)
+    _check_values(model.graph, path)
     infer(model, path)
     return model
 
 
 def _check_values(graph: ir.Graph, path: Path) -> None:
-    known = {*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)}
-    for node in graph:
+    for node in graph.all_nodes():
         for value in node.inputs:
-            if value is not None and value.name and value not in known:
+            if value is not None and value.name and not _is_written(value):
                 raise ModelError(f"node `{node.name}` reads `{value.name}`, which nothing writes", where=f"{path}")
     for value in graph.outputs:
-        if value not in known:
+        if not _is_written(value):
             raise ModelError(f"graph output `{value.name}` is written by no node", where=f"{path}")
+    names = [value.name for value in graph.inputs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ModelError(f"two graph inputs are called `{twice}`", where=f"{path}")
+
+
+def _is_written(value: ir.Value) -> bool:
+    return value.producer() is not None or value.is_graph_input() or value.is_initializer()
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -6,12 +6,10 @@ nothing here changes the model.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
@@ -31,7 +29,6 @@ class OpNode:
         op: Operator identity.
         inputs: Names of the values it reads, in order, each once; captures of its If/Loop/Scan bodies at the end.
         outputs: Names of the values it writes, missing optional ones left out.
-        attributes_digest: Digest of all attributes, bodies included.
         has_body: Whether it carries a graph attribute.
     """
 
@@ -39,7 +36,6 @@ class OpNode:
     op: OpId
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes_digest: str
     has_body: bool
 
 
@@ -203,33 +199,5 @@ def op_node(node: ir.Node, outer: ir.Graph) -> OpNode:
         op=OpId(domain=node.domain, op_type=node.op_type, overload=node.overload),
         inputs=tuple(reads),
         outputs=tuple(str(value.name) for value in node.outputs if value.name),
-        attributes_digest=_attributes_digest(node),
         has_body=any(True for _ in iter_bodies(node)),
     )
-
-
-def _attributes_digest(node: ir.Node) -> str:
-    """Digest of the attributes; tensors by their bytes, bodies by their structure."""
-    state = hashlib.sha256()
-
-    def feed(value: Any) -> None:
-        state.update(repr(value).encode())
-
-    def visit(inner: ir.Node) -> None:
-        feed((inner.domain, inner.op_type, inner.overload, [None if v is None else v.name for v in inner.inputs]))
-        for name, attribute in sorted(inner.attributes.items()):
-            feed((name, attribute.type.name))
-            if attribute.type == ir.AttributeType.TENSOR:
-                tensor = attribute.as_tensor()
-                feed((tensor.dtype.name, tuple(tensor.shape)))
-                state.update(tensor.tobytes() if tensor.dtype != ir.DataType.STRING else repr(tensor.numpy().tolist()).encode())
-            elif attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-                continue
-            else:
-                feed(attribute.value)
-        for body in iter_bodies(inner):
-            for nested in body:
-                visit(nested)
-
-    visit(node)
-    return state.hexdigest()

@@ -89,6 +89,7 @@ class Builder:
         self.values: list[Val] = []
         self.inputs: list[Val] = []
         self.initializers: list[TensorProto] = []
+        self.ir_version = draw(st.sampled_from([8, 10, 7, 3]))
         self.domains = {"": draw(st.sampled_from([13, 17, 21]))}
         self.functions: dict[str, onnx.FunctionProto] = {}
         self.untyped: dict[str, onnx.TypeProto] = {}
@@ -99,7 +100,10 @@ class Builder:
         return f"{self.draw(st.sampled_from(ODD))}{self._count}"
 
     def pick(self, fits: Callable[[Val], bool]) -> Val | None:
+        """Return a fitting value, if there is one; the last ones, which make long paths, are likelier."""
         found = [value for value in self.values if fits(value)]
+        if len(found) > 3 and self.flag():
+            found = found[-3:]
         return self.draw(st.sampled_from(found)) if found else None
 
     def flag(self) -> bool:
@@ -364,12 +368,13 @@ def branch(b: Builder) -> None:
     ]
     nested = helper.make_node("If", [cond.name], ["out"], then_branch=inner[0], else_branch=inner[1])
     own = _values(np.array(1, np.float32), "own")
-    then = helper.make_graph(
-        [helper.make_node("Add", [x.name, y.name], ["in"], name="same"), helper.make_node("Sub", ["in", "own"], ["out"])],
-        "then", [], out, [own],
-    )  # fmt: skip
+    nodes = [helper.make_node("Add", [x.name, y.name], ["in"], name="same"), helper.make_node("Sub", ["in", "own"], ["out"])]
+    weights = [own] if b.ir_version > 3 else []  # before, bodies could have none
+    if not weights:
+        nodes.insert(0, helper.make_node("Constant", [], ["own"], value=own))
+    then = helper.make_graph(nodes, "then", [], out, weights)
     other = helper.make_graph([nested], "else", [], out)
-    b.add("If", [cond, x, y][:1], "float32", shape, exact=x.exact and y.exact, then_branch=then, else_branch=other)
+    b.add("If", [cond], "float32", shape, exact=x.exact and y.exact, then_branch=then, else_branch=other)
 
 
 def loop(b: Builder) -> None:
@@ -396,7 +401,7 @@ def loop(b: Builder) -> None:
 def local_function(b: Builder) -> None:
     """Add a call of a model-local function, which calls another one and refers to its own attribute."""
     pair = _pair(b, "float32")
-    if pair is None:
+    if pair is None or b.ir_version < 8:
         return
     opsets = [helper.make_opsetid("", b.domains[""]), helper.make_opsetid("local", 1)]
     leaky = helper.make_node("LeakyRelu", ["a"], ["y"])
@@ -448,12 +453,12 @@ def _output(b: Builder, value: Val) -> onnx.ValueInfoProto:
 
 
 def _assemble(b: Builder, *, shuffle: bool) -> Case:
-    outputs = b.draw(st.lists(st.sampled_from(b.values), min_size=1, max_size=4, unique_by=lambda value: value.name))
-    if b.values[-1] not in outputs:
-        outputs.append(b.values[-1])
-    ir_version = b.draw(st.sampled_from([3, 7, 8, 10])) if not b.functions else 8
+    read = {name for node in b.nodes for name in node.input}
+    ends = [value for value in b.values if value.name not in read]
+    inner = b.draw(st.lists(st.sampled_from(b.values), max_size=3))
+    outputs = list(dict.fromkeys([*ends[int(b.flag()) :], *inner])) or b.values[-1:]  # the first end may be left dead
     declared = [_declared(b, value) for value in b.inputs]
-    if ir_version == 3:
+    if b.ir_version == 3:
         declared += [info(t.name, _dtype(t), list(t.dims)) for t in b.initializers]
     elif b.initializers and b.flag():
         declared.append(info(b.initializers[0].name, _dtype(b.initializers[0]), list(b.initializers[0].dims)))
@@ -464,7 +469,7 @@ def _assemble(b: Builder, *, shuffle: bool) -> Case:
         graph,
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in domains.items()],
         functions=list(b.functions.values()),
-        ir_version=ir_version,
+        ir_version=b.ir_version,
     )
     return Case(model=model, inputs=tuple(b.inputs), text=onnx.printer.to_text(model))
 
@@ -474,10 +479,10 @@ def _dtype(tensor: TensorProto) -> str:
 
 
 @st.composite
-def cases(draw: st.DrawFn, *, max_operators: int = 12) -> Case:
-    """Draw a model of up to `max_operators` drawn operators (some add several nodes), and what it is fed."""
+def cases(draw: st.DrawFn, *, operators: int = 14) -> Case:
+    """Draw a model of half to all of `operators` drawn operators (some add several nodes), and what it is fed."""
     b = Builder(draw)
     _add_inputs(b)
-    for operator in draw(st.lists(st.sampled_from(OPERATORS), min_size=1, max_size=max_operators)):
+    for operator in draw(st.lists(st.sampled_from(OPERATORS), min_size=operators // 2, max_size=operators)):
         operator(b)
     return _assemble(b, shuffle=draw(st.booleans()))

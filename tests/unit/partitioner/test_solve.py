@@ -34,7 +34,8 @@ def test_the_obvious_split_is_found_and_certified(objective: str, flow: str) -> 
     solution = solve(detector(), objective=objective, max_stages=3, flow=flow)
     assert solution.placement.tolist() == [0, 0, 1, 1, 1, 0, 0]
     assert solution.evaluation.stages == 3
-    assert solution.gap < 1e-3
+    # The bound may route a share of requests around the GPU; one latency cut cannot be beaten.
+    assert solution.gap == pytest.approx(0.056 if objective == "throughput" else 0, abs=1e-3)
     assert sum(solution.prices.values()) == pytest.approx(1 if objective == "throughput" else 4)
 
 
@@ -84,7 +85,8 @@ def test_a_small_stage_that_only_the_gpu_can_run_stays() -> None:
 
 
 def test_candidates_are_listed_best_first_with_their_origin() -> None:
-    solution = solve(detector(), max_stages=5)
+    costs = np.array([0, 2, 5, 5, 5, 3, 0]) * 1e-3
+    solution = solve(detector(cpu_s=costs), max_stages=5)
     values = [line.value_s for line in solution.origins]
     assert values == sorted(values)
     assert {"baseline", "free cut"} <= {line.origin for line in solution.origins}
