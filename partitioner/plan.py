@@ -101,6 +101,7 @@ class Plan:
     prediction: Prediction
     baselines: Mapping[str, Any]
     robustness: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as `plan.json` holds it (schema ``cutset.plan/1``)."""
@@ -132,6 +133,7 @@ class Plan:
             },
             "baselines": dict(self.baselines),
             "robustness": dict(self.robustness),
+            "notes": list(self.notes),
             "placement": dict(self.placement),
             "reasons": dict(self.reasons),
             "pins": dict(self.pins),

@@ -281,6 +281,7 @@ def _assemble(case: _Case, costed: Costed, solution: Solution, choice: _Choice) 
         prediction=prediction,
         baselines={name: _baseline_json(baseline) for name, baseline in solution.baselines.items()},
         robustness=choice.robustness,
+        notes=solution.notes,
     )
 
 

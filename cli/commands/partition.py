@@ -17,6 +17,7 @@ from cutset.cli.workflow import Measured, measure
 from cutset.codegen.atomic import check_target
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.package import EmitOptions, emit, package_name
+from cutset.codegen.verify import Verification
 from cutset.errors import UsageError
 from cutset.partitioner.cost import Machine
 from cutset.partitioner.pins import parse_pin, resolve
@@ -51,42 +52,46 @@ from cutset.partitioner.support import gpu_support
 @shared
 def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, output: Output, **arguments: Any) -> None:
     """Split MODEL between CPU and GPU by measurement, prove the parts equal the whole, and emit a running package."""
-    target = target_dir or Path(f"{model.stem}-cutset")
-    if not plan_only:
+    target = None if plan_only else target_dir or Path(f"{model.stem}-cutset")
+    if target is not None:
         check_target(target, force=force)
     tolerance = Tolerance(rtol=arguments.pop("rtol"), atol=arguments.pop("atol"))
-    wanted = [parse_pin(text) for text in arguments.pop("pins")]
-    of_plan = {n: arguments.pop(n) for n in ("name", "objective", "max_stages", "min_gpu_nodes", "cpu_workers", "flow")}
+    pins = [parse_pin(text) for text in arguments.pop("pins")]
+    workers = parse_workers(arguments.pop("cpu_workers"))
+    of_plan = {name: arguments.pop(name) for name in ("objective", "max_stages", "min_gpu_nodes", "flow")}
+    of_plan["name"] = served_name(arguments.pop("name"), model)
     about, costs = split_arguments(model, arguments)
-    of_plan["name"] = served_name(of_plan["name"], model)
     with output.progress() as progress:
         measured = measure(about, costs, output, progress)
         progress("planning")
         start = time.perf_counter()
-        pins = resolve(measured.graph, wanted)
-        options = _plan_options(measured, of_plan, costs.threads, about.seed)
-        made = plan(measured.graph, measured.table, gpu_support(measured.graph), pins, options)
+        options = _plan_options(measured, workers, threads=costs.threads, seed=about.seed, of_plan=of_plan)
+        made = plan(measured.graph, measured.table, gpu_support(measured.graph), resolve(measured.graph, pins), options)
         measured.seconds["plan"] = time.perf_counter() - start
         proof = None
-        if not plan_only:
+        if target is not None:
             emission = EmitOptions(
                 force=force, tolerance=tolerance, command=sys.argv, seconds=measured.seconds, progress=progress
             )
             proof = emit(measured.graph, made, measured.table, measured.samples, target, emission)
-    document = made.as_json() | {"directory": None if plan_only else str(target)}
-    if proof is not None:
-        document["verification"] = serde.to_builtins(proof)
+    _show(made, proof, target, output)
+
+
+def _show(made: Plan, proof: Verification | None, target: Path | None, output: Output) -> None:
+    """Write the plan, the proof, and what to do next."""
     if output.as_json:
-        output.json(document)
+        document = made.as_json() | {"directory": None if target is None else str(target)}
+        output.json(document | ({"verification": serde.to_builtins(proof)} if proof is not None else {}))
         return
     print_plan(made, output)
-    if proof is not None:
-        what = f"{proof.samples} sample(s), {proof.inputs}: largest difference {proof.max_abs:.3g}"
-        output.line(f"verified: the parts equal the whole on {what}")
-        for name in proof.unrepeatable:
-            output.line(f"not compared: output `{name}` differs between two runs of the model itself")
-        output.line(f"serve it: cutset serve {target}    or: cd {target}/serving && python -m {package_name(made.name)}")
-        output.line(f"report: {target / 'report.html'}")
+    if proof is None or target is None:
+        return
+    what = f"{proof.samples} sample(s), {proof.inputs}: largest difference {proof.max_abs:.3g}"
+    output.line(f"verified: the parts equal the whole on {what}")
+    for name in proof.unrepeatable:
+        output.line(f"not compared: output `{name}` differs between two runs of the model itself")
+    output.line(f"serve it: cutset serve {target}    or: cd {target}/serving && python -m {package_name(made.name)}")
+    output.line(f"report: {target / 'report.html'}")
 
 
 def served_name(name: str | None, model: Path) -> str:
@@ -101,17 +106,26 @@ def served_name(name: str | None, model: Path) -> str:
     return chosen
 
 
-def _plan_options(measured: Measured, of_plan: dict[str, Any], threads: int, seed: int) -> PlanOptions:
+def parse_workers(text: str) -> int | None:
+    """Return the number of CPU workers, or None for ``auto``.
+
+    Raises:
+        UsageError: If it is not a positive number.
+    """
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--cpu-workers {text!r} is not a positive number or auto")
+    return int(text)
+
+
+def _plan_options(measured: Measured, workers: int | None, *, threads: int, seed: int, of_plan: dict[str, Any]) -> PlanOptions:
+    """Return what to plan for: by default one core is left to feed the GPU."""
     cores = int(measured.table.environment["usable_cores"])
-    workers = of_plan.pop("cpu_workers")
-    if workers != "auto" and (not workers.isdecimal() or int(workers) < 1):
-        raise UsageError(f"--cpu-workers {workers!r} is not a positive number or auto")
-    count = max(1, (cores - 1) // threads) if workers == "auto" else int(workers)
     machine = Machine(
-        cpu_workers=count,
+        cpu_workers=workers or max(1, (cores - 1) // threads),
         cores=max(1, cores // threads),
         batch=measured.batch,
-        min_gpu_ops=of_plan.pop("min_gpu_nodes"),
     )
     return PlanOptions(machine=machine, threads=threads, seed=seed, **of_plan)
 

@@ -260,7 +260,7 @@ def shape_of(b: Builder) -> None:
 
 
 def reshaped(b: Builder) -> None:
-    x = b.pick(known_float)
+    x = b.pick(lambda v: known_float(v) and 0 not in (v.shape or ()))  # a zero would mean "as it was"
     if x is not None and x.shape is not None:
         b.add("Reshape", [x, b.ints(int(np.prod(x.shape)))], "float32", (int(np.prod(x.shape)),))
 

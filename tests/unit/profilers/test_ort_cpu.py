@@ -1,0 +1,118 @@
+"""Costs measured inside the running model cover it once and add up, whatever its names and types."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from cutset.errors import ModelError, ProfileError
+from cutset.graph.load import load
+from cutset.profilers.inputs import draw
+from cutset.profilers.ort_cpu import observe_shapes, profile_cpu
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+BUDGET_S = 0.02
+
+
+def profiled(path, inputs=None):
+    graph = load(path)
+    inputs = draw(graph.inputs, {}, seed=0) if inputs is None else inputs
+    return graph, profile_cpu(graph, inputs, budget_s=BUDGET_S)
+
+
+def check_partition(graph, profile):
+    covered = [name for group in profile.groups for name in group.nodes]
+    assert sorted(covered) == sorted(node.name for node in graph.nodes)
+    assert len(profile.group_s) == len(profile.groups)
+    assert min(profile.group_s, default=0) >= 0
+    assert sum(profile.group_s) == pytest.approx(profile.session.median)
+
+
+def test_a_network_is_covered_and_adds_up(cnn_path):
+    graph, profile = profiled(cnn_path)
+    check_partition(graph, profile)
+    assert len(profile.groups) < len(graph.nodes), "onnxruntime fuses convolution and activation, so groups must too"
+    assert any({"conv1", "relu1"} <= set(group.nodes) for group in profile.groups)
+    assert profile.shapes["r1"] == (1, 8, 16, 16)
+    assert profile.shapes["x"] == (1, 3, 16, 16)
+    assert profile.dtypes["y"] == "float32"
+    assert set(profile.unfused_s) == {node.name for node in graph.nodes}
+    assert min(profile.unfused_s.values()) >= 0
+
+
+def test_names_that_would_break_the_trace(save_model):
+    name = '"},{'
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], [name], name=name),
+        helper.make_node("Softmax", [name], ["`'\"\n\\"], name='</script>\n"'),
+    ]
+    weights = {"w": np.ones((4, 4), np.float32)}
+    graph, profile = profiled(save_model(nodes, [("x", FLOAT, [1, 4])], [("`'\"\n\\", FLOAT, [1, 4])], weights))
+    check_partition(graph, profile)
+    assert profile.shapes[name] == (1, 4)
+    assert set(profile.unfused_s) == {name, '</script>\n"'}
+
+
+def test_bodies_count_once(if_path):
+    graph, profile = profiled(if_path, {"x": np.ones((2, 4), np.float32)})
+    check_partition(graph, profile)
+    assert set(profile.unfused_s) == {"outer", "top", "flag", "branch"}
+    assert profile.shapes["y"] == (2, 4)
+
+
+def test_maps_have_no_shape_and_do_not_stop_it(zipmap_path):
+    graph, profile = profiled(zipmap_path)
+    check_partition(graph, profile)
+    assert "probabilities" not in profile.shapes
+    assert profile.shapes["p"] == (1, 3)
+
+
+def test_strings_and_long_vocabularies(save_model):
+    words = np.array([f"word{number}" * 20 for number in range(200)], dtype=object)
+    nodes = [helper.make_node("Gather", ["words", "i"], ["y"], name="look")]
+    path = save_model(nodes, [("i", INT64, [2])], [("y", TensorProto.STRING, [2])], {"words": words})
+    graph, profile = profiled(path, {"i": np.array([3, 199])})
+    check_partition(graph, profile)
+    assert (profile.shapes["y"], profile.dtypes["y"]) == ((2,), "string")
+
+
+def test_sizes_that_depend_on_the_data_are_observed(save_model):
+    nodes = [helper.make_node("NonZero", ["x"], ["at"], name="find"), helper.make_node("Transpose", ["at"], ["y"], name="turn")]
+    path = save_model(nodes, [("x", FLOAT, [2, 3])], [("y", INT64, ["n", 2])])
+    shapes, dtypes = observe_shapes(load(path), {"x": np.eye(2, 3, dtype=np.float32)})
+    assert shapes == {"x": (2, 3), "at": (2, 2), "y": (2, 2)}
+    assert dtypes["at"] == "int64"
+
+
+def test_operators_that_onnxruntime_expands_are_observed(save_model):
+    """Functions without a kernel (here: MeanVarianceNormalization of a rank that has none) leave no event of their name."""
+    nodes = [
+        helper.make_node("Celu", ["x"], ["h"], name="celu"),
+        helper.make_node("GroupNormalization", ["h", "s", "b"], ["g"], name="norm", num_groups=2),
+        helper.make_node("Relu", ["g"], ["y"], name="relu"),
+    ]
+    weights = {"s": np.ones(4, np.float32), "b": np.zeros(4, np.float32)}
+    path = save_model(nodes, [("x", FLOAT, ["N", 4, 8])], [("y", FLOAT, ["N", 4, 8])], weights, opsets={"": 21})
+    graph, profile = profiled(path)
+    check_partition(graph, profile)
+    assert profile.shapes["g"] == (1, 4, 8)
+
+
+@pytest.mark.parametrize("nodes", [[], ["Relu"]], ids=["nothing", "constants"])
+def test_models_that_compute_nothing(save_model, nodes):
+    made = [helper.make_node(op, ["w"], ["y"], name="k") for op in nodes]
+    outputs = [("y", FLOAT, [4])] if nodes else [("x", FLOAT, [4])]
+    graph, profile = profiled(save_model(made, [("x", FLOAT, [4])], outputs, {"w": np.ones(4, np.float32)}))
+    assert [group.nodes for group in profile.groups] == ([("k",)] if nodes else [])
+    assert sum(profile.group_s) == 0
+
+
+def test_inputs_that_the_model_refuses(cnn_path):
+    with pytest.raises(ProfileError, match="cannot run the model"):
+        profiled(cnn_path, {"x": np.ones((1, 4, 16, 16), np.float32)})
+
+
+def test_a_model_that_onnxruntime_refuses(save_model):
+    path = save_model([helper.make_node("Conv", ["x"], ["y"])], [("x", FLOAT, [4])], [("y", FLOAT, [4])])
+    with pytest.raises(ModelError, match="does not load") as caught:
+        profiled(path)
+    assert caught.value.where == str(path)
