@@ -80,8 +80,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _say({"kind": "Interrupted", "what": "interrupted", "exit_code": INTERRUPTED}, "interrupted", as_json=as_json)
         return INTERRUPTED
-    except OSError as error:
-        return _os_error(error, as_json=as_json)
+    except (OSError, MemoryError) as error:
+        return _of_the_machine(error, as_json=as_json)
     except Exception:  # anything else is ours to mend: keep the traceback, it is the report
         traceback.print_exc()
         text = "this is a bug in cutset; please report it with the lines above"
@@ -115,16 +115,20 @@ def _usage(error: click.ClickException, *, as_json: bool) -> int:
     return 2
 
 
-def _os_error(error: OSError, *, as_json: bool) -> int:
-    if error.errno == errno.EPIPE:
+def _of_the_machine(error: OSError | MemoryError, *, as_json: bool) -> int:
+    """Say that the system refused something: a file, space on a disk, memory."""
+    if isinstance(error, MemoryError):
+        hint = "smaller sample inputs and a smaller --batch need less"
+        kind, shown = "MemoryError", CutsetError("out of memory", cause=str(error), hint=hint)
+    elif error.errno == errno.EPIPE:
         return 0
-    where = f"  at: {error.filename}\n" if error.filename else ""
-    full = error.errno in FULL_DISK
-    what = "the disk is full; nothing was left behind" if full else f"{error.strerror or error}"
-    hint = "free some space, or give a path on another disk with -o; TMPDIR moves the work files" if full else ""
-    data = {"kind": "OSError", "what": what, "where": error.filename, "hint": hint or None, "exit_code": 1}
-    _say(data, f"error: {what}\n{where}" + (f"hint: {hint}" if hint else ""), as_json=as_json)
-    return 1
+    elif error.errno in FULL_DISK:
+        hint = "free some space, or give a path on another disk with -o; TMPDIR moves the work files"
+        kind, shown = "OSError", CutsetError("the disk is full; nothing was left behind", where=error.filename, hint=hint)
+    else:
+        kind, shown = "OSError", CutsetError(error.strerror or str(error), where=error.filename)
+    _say(shown.as_json() | {"kind": kind}, f"error: {shown}", as_json=as_json)
+    return shown.exit_code
 
 
 def _say(data: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,23 @@ from cutset.cli.output import Output
 F = TypeVar("F", bound=Callable[..., Any])
 
 NO_CACHE = "none"
+MOST_THREADS = 1024
+"""What the runtime accepts too; a system refuses a hundred thousand threads after minutes of making them."""
+
+
+class Number(click.FloatRange):
+    """A number within limits; ``nan``, which no limit catches, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number.
+
+        Raises:
+            click.BadParameter: If it is none, or outside the limits.
+        """
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 def shared(function: F) -> F:
@@ -35,7 +53,9 @@ def shared(function: F) -> F:
 def model_options(function: F) -> F:
     """Add the options that say how to read a model and what to feed it."""
     for option in (
-        click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is drawn."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything that is drawn."
+        ),
         click.option(
             "--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Input sizes, for example images=1x3x224x224."
         ),
@@ -57,11 +77,12 @@ def cost_options(function: F) -> F:
             "--cache", metavar="DIR|none", help="Where measured costs are kept; the user's cache folder by default."
         ),
         click.option(
-            "--profile-seconds", type=click.FloatRange(min=0.05), default=3.0, show_default=True,
+            "--profile-seconds", type=Number(min=0.05, max=3600), default=3.0, show_default=True,
             help="Time for each repeated measurement.",
         ),
         click.option(
-            "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Intra-op threads of a CPU session."
+            "--threads", type=click.IntRange(1, MOST_THREADS), default=1, show_default=True,
+            help="Intra-op threads of a CPU session.",
         ),
         click.option("--batch", default="1", show_default=True, metavar="N|auto", help="Samples in one run."),
         click.option(

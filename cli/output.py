@@ -64,7 +64,7 @@ class Output:
     def progress(self) -> Iterator[Any]:
         """Yield a function that is told each step: a live line on a terminal, plain lines elsewhere."""
         if self.quiet or not self.stderr.is_terminal:
-            yield (lambda _text: None) if self.quiet else lambda text: self.stderr.print(Text(f"... {text}"))
+            yield (lambda _text: None) if self.quiet else lambda text: self.stderr.print(Text(f"... {text}"), soft_wrap=True)
             return
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=self.stderr, transient=True) as live:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from cutset.graph.model import ModelGraph
 from cutset.profilers.cache import CostCache, default_folder
 from cutset.profilers.datasheets import Datasheet, datasheet
 from cutset.profilers.inputs import SampleInputs, collect, parse_shape
+from cutset.profilers.merge import one_machine
 from cutset.profilers.profile import ProfileOptions, profile, read_profile
-from cutset.profilers.table import CostTable
+from cutset.profilers.table import CostTable, Coverage
 
 Progress = Callable[[str], None]
 
@@ -83,6 +85,8 @@ def measure(arguments: ModelArguments, costs: CostArguments, output: Output, pro
         threads=costs.threads, batch=batch, budget_s=costs.profile_seconds, cache=CostCache(cache_folder(costs.cache))
     )
     graph, table = profile(graph, samples.samples[0], target=target, options=options, progress=progress)
+    if table.coverage is not None:
+        output.notice(f"{costs.target}: {describe_coverage(table.coverage)}")
     seconds = {"load": loaded - start, "profile": time.perf_counter() - loaded}
     return Measured(graph=graph, samples=samples, table=table, batch=batch, seconds=seconds)
 
@@ -96,7 +100,7 @@ def parse_batch(text: str) -> int:
     if text == "auto":
         return 1
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch {text!r} is not a positive number or auto")
+        raise UsageError(f"--batch {text!r} is not a positive number or auto", hint="for example --batch 8")
     return int(text)
 
 
@@ -111,7 +115,7 @@ def choose_target(text: str, output: Output) -> Datasheet | CostTable | None:
     """Return what GPU costs come from: a data sheet, a recorded profile, or None for the CPU alone.
 
     Raises:
-        UsageError: If the name is unknown.
+        UsageError: If the name is unknown, or the file is no profile of one machine with a GPU.
         UnavailableError: If a GPU of this machine is asked for.
     """
     if text == "cpu":
@@ -124,6 +128,42 @@ def choose_target(text: str, output: Output) -> Datasheet | CostTable | None:
             f"--target {text}: costs cannot be measured on a GPU of this machine",
             hint="name the GPU to plan with modelled costs (--target t4), or give a profile recorded elsewhere",
         )
-    if text.endswith(".json"):
-        return read_profile(Path(text))
+    if _PROFILE.fullmatch(text):
+        return read_machine(text, device="gpu")
     return datasheet(text)
+
+
+_PROFILE = re.compile(r"(?P<file>.+\.json)(?:#(?P<machine>\d+))?")
+
+
+def read_machine(text: str, *, device: str | None = None) -> CostTable:
+    """Return the profile of one machine from ``FILE.json``, or ``FILE.json#1`` for the second of a merged profile.
+
+    Args:
+        text: Of that form; without a number, the only machine of the file that is possible.
+        device: A device that the machine must have priced to be possible, if any has.
+
+    Raises:
+        UsageError: If the text has another form, the file is no profile, or it leaves a choice.
+    """
+    named = _PROFILE.fullmatch(text)
+    if named is None:
+        raise UsageError(f"{text!r} is not the name of a profile", hint="a profile is FILE.json; of a merged one, FILE.json#1")
+    table = read_profile(Path(named["file"]))
+    return one_machine(table, int(named["machine"]) if named["machine"] else None, device=device, where=named["file"])
+
+
+def describe_coverage(coverage: Coverage) -> str:
+    """Return in words what a recorded profile covers and what stands in for the rest."""
+    total = coverage.recorded + coverage.calibrated + coverage.datasheet + coverage.unknown
+    rest = [
+        f"{number} {how}"
+        for number, how in (
+            (coverage.calibrated, "modelled by rates fitted to it"),
+            (coverage.datasheet, "modelled from the data sheet"),
+            (coverage.unknown, "without a cost, so on the CPU"),
+        )
+        if number
+    ]
+    covered = f"{coverage.recorded} of {total} groups recorded ({coverage.cpu_time_share:.1%} of the CPU time)"
+    return "; ".join([covered, *rest])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -10,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cutset.errors import CutsetError, UsageError
+
+NAME_LENGTH = 32
+"""Characters of a path's name that its temporary neighbour carries; a file system takes no name over 255 bytes."""
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -24,7 +28,7 @@ def check_target(target: Path, *, force: bool) -> None:
     if target.is_dir() and any(target.iterdir()):
         if not force:
             raise UsageError(f"{target} already exists", hint="give another path with -o, or replace it with --force")
-        if not (target / "manifest.json").is_file():
+        if not _is_ours(target):
             raise UsageError(
                 f"{target} was not written by cutset and will not be replaced",
                 hint="remove it yourself, or give another path",
@@ -32,6 +36,15 @@ def check_target(target: Path, *, force: bool) -> None:
     parent = _existing(target.absolute().parent)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise CutsetError(f"cannot write into {parent}", hint="give a path that you may write to with -o")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the manifest in a folder is one of ours; much other software has a file of that name."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and str(manifest.get("schema")).startswith("cutset.manifest/")
 
 
 def _existing(path: Path) -> Path:
@@ -50,38 +63,46 @@ def new_folder(target: Path, *, force: bool) -> Iterator[Path]:
     target = target.absolute()
     made = [folder for folder in [target.parent, *target.parent.parents] if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name[:NAME_LENGTH]}.", suffix=".partial", dir=target.parent))
     try:
-        yield work
-        work.chmod(0o755)
-        _replace(work, target)
+        new = work / "new"
+        new.mkdir()
+        yield new
+        _replace(new, target, work / "old")
     except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
+    _remove(work)
 
 
-def _replace(work: Path, target: Path) -> None:
-    if not target.exists():
-        work.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    target.rename(old / target.name)
+def _replace(new: Path, target: Path, old: Path) -> None:
+    """Put `new` in the place of `target`, whose content becomes `old`, or leave `target` as it was."""
     try:
-        work.rename(target)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
     except BaseException:
-        (old / target.name).rename(target)
+        if old.exists() and not target.exists():
+            old.rename(target)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, to its end even when Ctrl-C comes meanwhile."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def write_file(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:NAME_LENGTH]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

@@ -39,13 +39,14 @@ def stage_problems(graph: ModelGraph, stages: Sequence[Stage]) -> list[str]:
     known = {spec.name for spec in graph.inputs}
     for stage in stages:
         found += [f"stage {stage.index} reads `{v}`, which no earlier stage writes" for v in stage.inputs if v not in known]
-        made = known | {output for name in stage.nodes for output in graph.by_name[name].outputs} | graph.constant_values
+        made = {output for name in stage.nodes for output in graph.by_name[name].outputs} | graph.constant_values
         found += [
             f"node `{name}` in stage {stage.index} reads `{value}`, which the stage does not receive"
             for name in stage.nodes
             for value in graph.by_name[name].inputs
-            if value not in made
+            if value not in made and value not in stage.inputs
         ]
+        found += [f"stage {stage.index} writes `{v}`, which it does not make" for v in stage.outputs if v not in made]
         known = known | set(stage.outputs)
     found += [f"graph output `{s.name}` is written by no stage" for s in graph.outputs if s.name not in known]
     return found

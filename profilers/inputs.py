@@ -139,7 +139,8 @@ def check(array: np.ndarray, spec: TensorSpec, *, where: str) -> np.ndarray:
             not isinstance(dim, int) or dim == size for dim, size in zip(spec.shape, array.shape, strict=True)
         )
         if not same:
-            raise UsageError(f"input `{spec.name}` is {found}, expected {expected}", where=where)
+            hint = "names stand for any size, numbers are fixed; write such an array with numpy.savez"
+            raise UsageError(f"input `{spec.name}` is {found}, expected {expected}", where=where, hint=hint)
     return np.ascontiguousarray(array) if array.ndim else array
 
 
@@ -168,7 +169,10 @@ def _sizes(spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]], bindings: Ma
             len(given) != len(spec.shape)
             or any(isinstance(dim, int) and dim != size for dim, size in zip(spec.shape, given, strict=True))
         ):
-            raise UsageError(f"--shape gives `{spec.name}` {list(given)}, but the model declares {_shape_text(spec)}")
+            raise UsageError(
+                f"--shape gives `{spec.name}` {list(given)}, but the model declares {_shape_text(spec)}",
+                hint="give as many sizes as the model declares; those it declares as numbers are fixed",
+            )
         return given
     try:
         return spec.sizes(bindings)
@@ -200,5 +204,5 @@ def _shape_text(spec: TensorSpec) -> str:
 
 
 def sizes_of(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every array."""
-    return {name: tuple(np.shape(array)) for name, array in arrays.items()}
+    """Return the shape of every array; sequences and maps have none and are left out."""
+    return {name: array.shape for name, array in arrays.items() if isinstance(array, np.ndarray)}

@@ -8,6 +8,7 @@ every value and the price of each node unfused.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from cutset.errors import ProfileError
 from cutset.graph.extract import write_anonymous
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group, attribute, kernels_of
+from cutset.profilers.inputs import sizes_of
 from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
 from cutset.profilers.table import Latency
 from cutset.profilers.timing import repeat, summarise
@@ -96,7 +98,7 @@ def profile_cpu(
         groups=tuple(groups),
         group_s=tuple(seconds * scale for seconds in raw),
         unfused_s=_capped(graph, groups, raw, scale, unfused_s),
-        shapes={**shapes, **{name: tuple(np.shape(value)) for name, value in inputs.items()}},
+        shapes={**shapes, **sizes_of(inputs)},
         dtypes=dtypes,
         kernel_sum_ratio=total / latency.median if latency.median else 0.0,
     )
@@ -111,7 +113,7 @@ def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[i
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
         work = _Workdir(graph, Path(folder), threads=1)
         _, shapes, dtypes = work.unfused(work.feed(inputs))
-    return {**shapes, **{name: tuple(np.shape(value)) for name, value in inputs.items()}}, dtypes
+    return {**shapes, **sizes_of(inputs)}, dtypes
 
 
 def _capped(
@@ -159,7 +161,8 @@ class _Workdir:
         self.anonymous = {original: name for name, original in self.originals.items()}
 
     def feed(self, inputs: Arrays) -> dict[str, Any]:
-        return {self.anonymous[name]: value for name, value in inputs.items()}
+        # Copies: without its optimisations onnxruntime 1.32 overwrote inputs (Identity before a training BatchNormalization).
+        return {self.anonymous[name]: copy.copy(value) for name, value in inputs.items()}
 
     def open(self, **settings: Any) -> Any:
         options = session_options(threads=self.threads, optimise=settings.pop("optimise", True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,19 @@ import msgspec
 import onnxruntime as ort
 
 from cutset import serde
-from cutset.errors import UnknownShapeError, UsageError
+from cutset.errors import UsageError
 from cutset.graph.model import ModelGraph
-from cutset.profilers.attribution import Group
 from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import Datasheet
 from cutset.profilers.environment import Environment, environment
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.ort_cpu import CpuProfile, profile_cpu
-from cutset.profilers.roofline import model_group, transfer_times
 from cutset.profilers.session import Arrays
-from cutset.profilers.table import PROFILE_SCHEMA, CostTable, GroupCost, ModelFile, SessionCost, TransferModel
+from cutset.profilers.signature import sign
+from cutset.profilers.table import PROFILE_SCHEMA, CostTable, GroupCost, ModelFile, SessionCost
 from cutset.profilers.timing import fit_affine
+from cutset.profilers.without_device import with_gpu
+from cutset.profilers.workload import work_of
 
 CPU_BACKEND = "onnxruntime-cpu"
 
@@ -63,7 +64,7 @@ def profile(
 
     Raises:
         ProfileError: If the model does not run on `inputs`.
-        UsageError: If the batch cannot be made, or a recorded profile is of another model.
+        UsageError: If the batch cannot be made, or a recorded profile holds no GPU costs.
     """
     here = environment()
     batches = sorted({1, (1 + options.batch) // 2, options.batch})
@@ -81,11 +82,7 @@ def profile(
         transfers=(),
         affine=fit_affine(batches, [runs[size].session.median for size in batches]) if len(batches) > 1 else None,
     )
-    if isinstance(target, Datasheet):
-        table = with_modelled_gpu(measured, table, target, chosen.groups, options.batch)
-    elif isinstance(target, CostTable):
-        table = with_recorded_gpu(measured, table, target)
-    return measured, table
+    return measured, table if target is None else with_gpu(measured, table, target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,101 +146,36 @@ def _cpu_groups(graph: ModelGraph, run: CpuProfile, batch: int) -> tuple[GroupCo
     low = run.session.p10 / run.session.median if run.session.median else 1.0
     high = run.session.p90 / run.session.median if run.session.median else 1.0
     return tuple(
-        GroupCost(
-            nodes=group.nodes,
-            device="cpu",
-            backend=CPU_BACKEND,
+        replace(
+            _described(graph, group.nodes),
             batch=batch,
             latency_s=seconds,
             low_s=seconds * low,
             high_s=seconds * high,
-            source="measured",
             unfused_s={name: run.unfused_s[name] for name in group.nodes if name in run.unfused_s},
         )
         for group, seconds in zip(run.groups, run.group_s, strict=True)
     )
 
 
-def with_modelled_gpu(graph: ModelGraph, table: CostTable, sheet: Datasheet, groups: Sequence[Group], batch: int) -> CostTable:
-    """Return `table` with modelled GPU costs of every group, and of each of its nodes alone, on the device of `sheet`."""
-    modelled = tuple(_model_one(graph, group.nodes, sheet, batch) for group in groups)
-    counted = {cost.nodes: cost for cost in modelled}
-    cpu = tuple(
-        replace(group, flops=counted[group.nodes].flops, bytes=counted[group.nodes].bytes) for group in table.groups_on("cpu")
-    )
-    return replace(
-        table,
-        target={"id": sheet.id, "name": sheet.name, "source": "modelled"},
-        groups=cpu + modelled,
-        transfers=transfer_times(sheet),
-    )
-
-
-def _model_one(graph: ModelGraph, nodes: Sequence[str], sheet: Datasheet, batch: int) -> GroupCost:
-    live = [name for name in nodes if name not in graph.unplaced]
-    try:
-        cost = model_group(graph, live, sheet)
-        alone: Mapping[str, float] = (
-            {live[0]: cost.latency_s}
-            if len(live) == 1
-            else {name: model_group(graph, [name], sheet).latency_s for name in live}
-        )
-    except UnknownShapeError as error:
-        return GroupCost(
-            nodes=tuple(nodes), device="gpu", backend="roofline", batch=batch, latency_s=None, low_s=None, high_s=None,
-            source="modelled", reason=f"its cost cannot be modelled: {error.what}",
-        )  # fmt: skip
+def _described(graph: ModelGraph, nodes: tuple[str, ...]) -> GroupCost:
+    """Return a group of the CPU with what it does, and no time yet."""
+    signature, work = sign(graph, nodes), work_of(graph, nodes)
     return GroupCost(
-        nodes=tuple(nodes), device="gpu", backend="roofline", batch=batch, latency_s=cost.latency_s, low_s=cost.low_s,
-        high_s=cost.high_s, source="modelled", flops=cost.flops, bytes=cost.bytes, unfused_s=alone,
-    )  # fmt: skip
-
-
-def with_recorded_gpu(graph: ModelGraph, table: CostTable, recorded: CostTable) -> CostTable:
-    """Return `table` with the GPU costs and transfers of a profile taken elsewhere, marked as recorded.
-
-    Raises:
-        UsageError: If it is of another model or other input sizes, or holds no usable GPU costs.
-    """
-    _check_recorded(graph, table, recorded)
-    gpu = recorded.groups_on("gpu")
-    transfers: tuple[TransferModel, ...] = tuple(replace(t, source=_carried(t.source)) for t in recorded.transfers)
-    return replace(
-        table,
-        target={**(recorded.target or {}), "source": _carried(str((recorded.target or {}).get("source", "measured")))},
-        groups=table.groups + tuple(replace(group, source=_carried(group.source)) for group in gpu),
-        transfers=transfers,
+        nodes=nodes,
+        device="cpu",
+        backend=CPU_BACKEND,
+        batch=1,
+        latency_s=None,
+        low_s=None,
+        high_s=None,
+        source="measured",
+        flops=sum(amount.flops for amount in work.values()),
+        bytes=sum(amount.bytes for amount in work.values()),
+        signature=signature.digest,
+        canonical=signature.canonical,
+        work=work,
     )
-
-
-def _check_recorded(graph: ModelGraph, table: CostTable, recorded: CostTable) -> None:
-    if recorded.model.sha256 != table.model.sha256:
-        raise UsageError(
-            f"the recorded profile is of another model ({recorded.model.file})",
-            hint="profile this very file on the other machine",
-        )
-    gpu = recorded.groups_on("gpu")
-    if not gpu:
-        raise UsageError("the recorded profile holds no GPU costs", hint="record it with `cutset profile --target`")
-    for spec in graph.inputs:
-        here, there = graph.shape(spec.name), recorded.shapes.get(spec.name)
-        if there != here:
-            raise UsageError(
-                f"the recorded profile is for input `{spec.name}` of shape {there and list(there)}, not {list(here)}",
-                hint="give the inputs and the batch it was recorded with: --inputs, --shape, --batch",
-            )
-    if {group.nodes for group in gpu} != {group.nodes for group in table.groups_on("cpu")}:
-        raise UsageError(
-            "the recorded profile groups the nodes in another way than onnxruntime does here",
-            hint="record it with the onnxruntime version of this machine",
-        )
-    if {t.direction for t in recorded.transfers if t.bytes_per_s > 0} != {"h2d", "d2h"}:
-        raise UsageError("the recorded profile does not say what a copy to the GPU and back costs", hint="record it again")
-
-
-def _carried(source: str) -> Any:
-    """A modelled number stays modelled wherever it is carried; a measured one becomes recorded."""
-    return "modelled" if source == "modelled" else "recorded"
 
 
 def read_profile(path: Path) -> CostTable:

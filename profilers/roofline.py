@@ -7,7 +7,7 @@ A roofline with a launch floor. It is good to rank groups and not to promise tim
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,21 +146,31 @@ def _is_quantized(graph: ModelGraph, node: OpNode) -> bool:
 
 
 def _traffic_bytes(graph: ModelGraph, group: Sequence[OpNode], float_bytes: int) -> int:
-    """Bytes read from outside the group, each value once, plus bytes written for outside."""
+    return sum(_resized(graph, value, size, float_bytes) for _, value, size in border(graph, group))
+
+
+def border(graph: ModelGraph, group: Sequence[OpNode]) -> Iterator[tuple[OpNode, str, int]]:
+    """Yield what one kernel of `group` moves: each value read from outside, once, and each written for outside.
+
+    With each comes the node that reads it first or writes it, and its bytes in the model's type.
+
+    Raises:
+        UnknownShapeError: If a shape is not known.
+    """
     names = {node.name for node in group}
-    inside = {name for node in group for name in node.outputs}
-    reads: dict[str, int] = {}
-    writes = 0
+    inside = {value for node in group for value in node.outputs}
     leaving = {spec.name for spec in graph.outputs}
+    reads: dict[str, tuple[OpNode, int]] = {}
     for node in group:
-        for name in node.inputs:
-            if name not in inside:
-                size = _resized(graph, name, flops.touched_bytes(graph, node, name), float_bytes)
-                reads[name] = max(reads.get(name, 0), size)
-        for name in node.outputs:
-            if name in leaving or any(reader not in names for reader in graph.consumers.get(name, ())):
-                writes += _resized(graph, name, graph.nbytes(name), float_bytes)
-    return sum(reads.values()) + writes
+        for value in node.inputs:
+            if value not in inside:
+                first, size = reads.get(value, (node, 0))
+                reads[value] = first, max(size, flops.touched_bytes(graph, node, value))
+        for value in node.outputs:
+            if value in leaving or any(reader not in names for reader in graph.consumers.get(value, ())):
+                yield node, value, graph.nbytes(value)
+    for value, (node, size) in reads.items():
+        yield node, value, size
 
 
 def _resized(graph: ModelGraph, name: str, size: int, float_bytes: int) -> int:

@@ -49,6 +49,23 @@ class SessionCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassWork:
+    """What a group does in operators of one class in one run.
+
+    Args:
+        launches: Kernels started.
+        flops: Arithmetic operations.
+        bytes: Bytes over the group's border.
+        gathered: Elements of the patches that convolutions without a blocked layout copy together first.
+    """
+
+    launches: int
+    flops: int
+    bytes: int
+    gathered: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupCost:
     """Cost of one fused group of nodes on one device.
 
@@ -65,6 +82,10 @@ class GroupCost:
         bytes: Bytes moved by one run.
         unfused_s: Seconds of each node run alone, unfused: the price of a cut inside the group.
         reason: Why the device cannot run it.
+        signature: What the group computes, whatever its nodes are called (`signature.sign`); empty where a size is not known.
+        canonical: The nodes that a placement is about, in the order of the signature: groups of one signature do the same
+            node by node.
+        work: Work by operator class (`workload.work_of`), from which costs can be modelled without the model.
     """
 
     nodes: tuple[str, ...]
@@ -79,6 +100,9 @@ class GroupCost:
     bytes: int = 0
     unfused_s: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
+    signature: str = ""
+    canonical: tuple[str, ...] = ()
+    work: Mapping[str, ClassWork] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +118,7 @@ class TransferModel:
     fixed_s: float
     bytes_per_s: float
     source: Source
+    device: str = "gpu"
 
     def seconds(self, size_bytes: int) -> float:
         """Return the time to move `size_bytes` bytes; an empty tensor costs the fixed part."""
@@ -110,6 +135,52 @@ class ModelFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How much of a model a recorded profile covers, and what stands in for the rest.
+
+    Args:
+        recorded: Groups whose cost was replayed.
+        calibrated: Groups modelled by rates fitted to the recorded profile.
+        datasheet: Groups modelled from a data sheet.
+        unknown: Groups without a cost; they stay on the CPU.
+        cpu_time_share: Share of the model's CPU time that the replayed groups take.
+    """
+
+    recorded: int
+    calibrated: int
+    datasheet: int
+    unknown: int
+    cpu_time_share: float
+
+    @property
+    def group_share(self) -> float:
+        """Share of the groups whose cost was replayed."""
+        total = self.recorded + self.calibrated + self.datasheet + self.unknown
+        return self.recorded / total if total else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One machine of a merged profile: what its own profile said beside sessions, groups and transfers.
+
+    Args:
+        file: Name of the model's file there.
+        environment: Machine and library versions.
+        target: Its GPU, or None.
+        shapes: Sizes of every value in its run.
+        affine: Fit of its CPU session over batch sizes.
+        coverage: What its GPU costs were replayed from.
+    """
+
+    file: str
+    environment: Mapping[str, Any]
+    target: Mapping[str, Any] | None
+    shapes: Mapping[str, tuple[int, ...]]
+    affine: tuple[float, float] | None = None
+    coverage: Coverage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CostTable:
     """All costs of one model on one machine, for one target.
 
@@ -122,6 +193,9 @@ class CostTable:
         groups: Per-group costs; those of one (device, backend, batch) cover every node exactly once.
         transfers: Cost of moving tensors, by direction.
         affine: ``(fixed_s, per_sample_s)`` of the CPU session over batch sizes, where more than one was measured.
+        coverage: What the GPU costs were replayed from, where they come from a recorded profile.
+        machines: Of a merged profile (`merge`), the machines; the devices are then called ``cpu:0``, ``gpu:0``, ``cpu:1``, ...
+            after their index, and the fields above hold what the first machine says.
     """
 
     model: ModelFile
@@ -132,6 +206,8 @@ class CostTable:
     groups: tuple[GroupCost, ...]
     transfers: tuple[TransferModel, ...]
     affine: tuple[float, float] | None = None
+    coverage: Coverage | None = None
+    machines: tuple[Machine, ...] = ()
     schema: str = PROFILE_SCHEMA
 
     def groups_on(self, device: str) -> tuple[GroupCost, ...]:

@@ -15,12 +15,20 @@ import onnxruntime as ort
 from cutset.codegen.numerics import compare
 from cutset.codegen.runtime import DegradedWarning, Pipeline
 from cutset.codegen.split import write_stages
+from cutset.graph.load import load
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Part, Plan, Prediction, form_stages
 from cutset.partitioner.wellformed import problems
+from cutset.profilers.ort_cpu import observe_shapes
 
 NO_CLAIM = Prediction(latency_s=0.0, throughput_per_s=0.0, bottleneck="cpu", utilisation={}, lower_bound_s=0.0, gap=0.0)
 DEVICES = ("cpu", "gpu")
+
+
+def as_planned(path: Path, feeds: Mapping[str, Any]) -> ModelGraph:
+    """Return the model as planning has it: loaded, and its shapes and types observed in one run."""
+    graph = load(path)
+    return graph.with_measured(*observe_shapes(graph, feeds))
 
 
 def random_placement(graph: ModelGraph, seed: int | str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import click
 
 from cutset import serde
 from cutset.cli.commands.profile import split_arguments
-from cutset.cli.options import cost_options, model_options, shared
+from cutset.cli.options import MOST_THREADS, Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
 from cutset.cli.workflow import Measured, measure
 from cutset.codegen.atomic import check_target
@@ -44,8 +44,8 @@ from cutset.partitioner.support import gpu_support
     "--pin", "pins", multiple=True, metavar="GLOB=cpu|gpu", help="Where nodes run, by name or op:TYPE; may be repeated."
 )
 @click.option("--flow", type=click.Choice(["scipy", "networkx"]), default="scipy", show_default=True, help="Engine of the cut.")
-@click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance of the verification.")
-@click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of the verification.")
+@click.option("--rtol", type=Number(min=0), help="Relative tolerance of the verification.")
+@click.option("--atol", type=Number(min=0), help="Absolute tolerance of the verification.")
 @click.option("--plan-only", is_flag=True, help="Show the plan and write nothing.")
 @model_options
 @cost_options
@@ -110,12 +110,14 @@ def parse_workers(text: str) -> int | None:
     """Return the number of CPU workers, or None for ``auto``.
 
     Raises:
-        UsageError: If it is not a positive number.
+        UsageError: If it is not such a number, or more than the runtime takes.
     """
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--cpu-workers {text!r} is not a positive number or auto")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        raise UsageError(
+            f"--cpu-workers {text!r} is not a number from 1 to {MOST_THREADS} or auto", hint="for example --cpu-workers 4"
+        )
     return int(text)
 
 

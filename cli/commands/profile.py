@@ -10,32 +10,111 @@ import click
 from cutset import serde
 from cutset.cli.options import cost_options, model_options, shared
 from cutset.cli.output import Output, seconds
-from cutset.cli.workflow import CostArguments, ModelArguments, measure
+from cutset.cli.workflow import CostArguments, ModelArguments, measure, read_machine
 from cutset.codegen.atomic import write_file
+from cutset.errors import UsageError
+from cutset.profilers.compare import Comparison, Difference, compare
+from cutset.profilers.merge import merge, split
+from cutset.profilers.profile import read_profile
 from cutset.profilers.table import CostTable
 
 DEAREST = 20
 
 
 @click.command(name="profile")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="MODEL|PROFILE...", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="File for the profile (JSON).")
+@click.option("--merge", "action", flag_value="merge", help="Put profiles of one model from several machines in one file.")
+@click.option("--diff", "action", flag_value="diff", help="Say what differs between two profiles, by more than noise.")
 @model_options
 @cost_options
 @shared
-def command(model: Path, path: Path | None, output: Output, **arguments: Any) -> None:
-    """Measure what every operator costs on the CPU, and model or replay what it costs on a GPU."""
+def command(files: tuple[Path, ...], path: Path | None, action: str | None, output: Output, **arguments: Any) -> None:
+    """Measure what every operator costs on the CPU, and model or replay what it costs on a GPU.
+
+    With --merge or --diff, read profiles instead of a model: FILE.json, or FILE.json#1 for the second machine of a merged
+    profile.
+    """
+    if path is not None and path.is_dir():
+        raise UsageError(f"{path} is a folder", hint="give the file to write, for example -o profile.json")
+    if action == "merge":
+        _merge(files, path, output)
+    elif action == "diff":
+        _diff(files, path, output)
+    elif len(files) > 1:
+        raise UsageError(f"one model at a time, not {len(files)}", hint="for profiles: --merge or --diff")
+    else:
+        _measure(files[0], path, output, arguments)
+
+
+def _measure(model: Path, path: Path | None, output: Output, arguments: dict[str, Any]) -> None:
     about, costs = split_arguments(model, arguments)
     with output.progress() as progress:
         measured = measure(about, costs, output, progress)
+    _write(measured.table, path, output)
+
+
+def _write(table: CostTable, path: Path | None, output: Output) -> None:
+    """Write the profile to its file and to stdout."""
     if path is not None:
-        write_file(path, serde.dumps(measured.table))
+        write_file(path, serde.dumps(table))
     if output.as_json:
-        output.json(measured.table)
+        output.json(table)
         return
-    print_table(measured.table, output)
+    for part in split(table):
+        print_table(part, output)
     if path is not None:
         output.line(f"profile: {path}")
+
+
+def _merge(files: tuple[Path, ...], path: Path | None, output: Output) -> None:
+    if len(files) < 2:
+        raise UsageError("--merge needs at least two profiles", hint="cutset profile --merge A.json B.json -o M.json")
+    _write(merge([read_profile(file) for file in files]), path, output)
+
+
+def _diff(files: tuple[Path, ...], path: Path | None, output: Output) -> None:
+    if len(files) != 2:
+        raise UsageError(f"--diff needs two profiles, not {len(files)}", hint="cutset profile --diff A.json B.json")
+    if path is not None:
+        raise UsageError("--diff writes no profile", hint="leave -o out; for a file: --json > diff.json")
+    found = compare(*(read_machine(str(file)) for file in files))
+    if output.as_json:
+        output.json(found)
+    else:
+        print_comparison(found, output)
+
+
+def print_comparison(found: Comparison, output: Output) -> None:
+    """Write what differs: circumstances, totals, the groups that changed most, and what cannot be compared."""
+    for change in found.changes:
+        output.line(f"not the same: {change.what}: {_shown(change.a)} and {_shown(change.b)}")
+    for total in found.totals:
+        output.line(
+            f"{total.device} total: {seconds(total.a_s)} {total.sources[0]}, {seconds(total.b_s)} {total.sources[1]}: "
+            f"{_times(total)}"
+        )
+    rows = [
+        (f"{group.what} (+{group.nodes - 1})" if group.nodes > 1 else group.what, group.device, seconds(group.a_s),
+         group.sources[0], seconds(group.b_s), group.sources[1], _times(group))
+        for group in found.groups[:DEAREST]
+    ]  # fmt: skip
+    columns = ("group", "device", "first", "source", "second", "source", "second is")
+    output.table(f"The {len(rows)} of {len(found.groups)} groups that differ most", columns, rows)
+    changed = sum(group.verdict != "same" for group in found.groups)
+    output.line(f"{changed} of {len(found.groups)} groups differ by more than noise")
+    for name, only in (("first", found.only_a), ("second", found.only_b)):
+        if only:
+            output.line(f"{len(only)} groups are in the {name} profile alone, {seconds(sum(g.latency_s or 0.0 for g in only))}")
+
+
+def _times(found: Difference) -> str:
+    ratio = "" if found.ratio is None else f"{found.ratio:.2f}x, "
+    return ratio + ("the same within noise" if found.verdict == "same" else found.verdict)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def split_arguments(model: Path, arguments: dict[str, Any]) -> tuple[ModelArguments, CostArguments]:

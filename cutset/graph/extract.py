@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from cutset.errors import ModelError
+from cutset.graph.carriers import carry
 from cutset.graph.model import ModelGraph
 from cutset.graph.types import TensorSpec
 
@@ -132,15 +133,14 @@ def _extract_ir(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]
         raise ModelError(f"cannot cut `{name}` out of the model", where=f"{graph.path}", cause=str(error)[:300]) from error
     part.name = name
     boundary = {*part.inputs, *part.outputs}
-    for value in part.inputs:
+    for value in boundary:
         _set_type(value, graph.values[str(value.name)], graph.measured.get(str(value.name)))
-    for value in part.outputs:
-        _relax(value, graph.measured.get(str(value.name)))
     for node in part:
         for value in node.outputs:
             if value not in boundary:  # onnxruntime infers these itself; a wrong hint would only get in its way
                 value.shape = None
                 value.type = None
+    carry(part, {spec.name for spec in (*graph.inputs, *graph.outputs)})
     model = ir.Model(part, ir_version=graph.source.ir_version, producer_name="cutset")
     model.graph.opset_imports.update(graph.source.graph.opset_imports)
     return model

@@ -19,7 +19,7 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedOpsetsPass
 from cutset.digest import sha256_file, sha256_json
 from cutset.errors import ModelError, UnavailableError
 from cutset.graph.model import ModelGraph, iter_bodies, op_node
-from cutset.graph.shapes import infer
+from cutset.graph.shapes import holds_map, infer
 from cutset.graph.types import Dim, TensorSpec
 
 MIN_IR_VERSION = 8
@@ -57,6 +57,7 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
     externals = _check_weights(model, path)
     _load_attributes(model.graph)
     model = _normalise(model, path)
+    opaque = infer(model, path) | opaque
     sha = sha256_file(path)
     digest = sha if not externals else sha256_json([sha, *(sha256_file(file) for file in externals)])
     return from_ir(model, path=path, sha256=sha, digest=digest, opaque=opaque, custom_ops=custom_ops)
@@ -130,20 +131,11 @@ def _drop_initializers_from_inputs(graph: onnx.GraphProto) -> None:
         graph.input.extend(kept)
 
 
-def _holds_map(kind: onnx.TypeProto) -> bool:
-    which = kind.WhichOneof("value")
-    if which == "map_type":
-        return True
-    if which in {"sequence_type", "optional_type"}:
-        return _holds_map(getattr(kind, which).elem_type)
-    return False
-
-
 def _take_opaque_types(proto: onnx.ModelProto) -> dict[str, bytes]:
     """Set aside the types that onnx_ir refuses to hold; `extract` puts them back."""
     taken = {}
     for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]:
-        if _holds_map(value.type):
+        if holds_map(value.type):
             taken[value.name] = value.type.SerializeToString()
             value.ClearField("type")
     return taken
@@ -228,7 +220,6 @@ def _normalise(model: ir.Model, path: Path) -> ir.Model:
         raise ModelError(f"the graph of {path} has a cycle", cause=str(error)[:300]) from error
     _name_nodes(model.graph)
     _check_values(model.graph, path)
-    infer(model, path)
     return model
 
 

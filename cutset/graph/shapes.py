@@ -21,8 +21,10 @@ _EXPRESSION = re.compile(r"[A-Za-z_]\w*(?: *[-+*/]+ *\w+)*", re.ASCII)
 """Symbols that symbolic inference can parse, sums and products such as ``past_length + 1`` included."""
 
 
-def infer(model: ir.Model, path: Path) -> None:
+def infer(model: ir.Model, path: Path) -> dict[str, bytes]:
     """Set the type and shape of every value of `model` that can be inferred, in place.
+
+    Returns the serialised TypeProto of the values whose type onnx_ir cannot hold (maps).
 
     Symbolic inference carries the names of dimensions but stops at the first operator it cannot follow; onnx's own goes
     on, so it fills what the first left without a type.
@@ -37,25 +39,39 @@ def infer(model: ir.Model, path: Path) -> None:
     except Exception as error:  # one of many kinds, all of which mean that this operator is beyond it
         logger.info("symbolic shape inference stopped on %s: %s", path, error)
     untyped = [value for value in _outputs(model.graph) if value.type is None]
-    if untyped:
-        try:
-            _fill(model, untyped)
-        except Exception as error:  # over 2 GiB of weights inside the file, or a type that onnx does not know
-            logger.info("shape inference stopped on %s: %s", path, error)
+    if not untyped:
+        return {}
+    try:
+        return _fill(model, untyped)
+    except Exception as error:  # over 2 GiB of weights inside the file, or a body that onnx does not follow
+        logger.info("shape inference stopped on %s: %s", path, error)
+        return {}
+
+
+def holds_map(kind: onnx.TypeProto) -> bool:
+    """Return whether a type is a map, or a sequence or optional of maps."""
+    which = kind.WhichOneof("value")
+    if which in {"sequence_type", "optional_type"}:
+        return holds_map(getattr(kind, which).elem_type)
+    return bool(which == "map_type")
 
 
 def _outputs(graph: ir.Graph) -> Iterator[ir.Value]:
     return (value for node in graph for value in node.outputs if value.name)
 
 
-def _fill(model: ir.Model, untyped: list[ir.Value]) -> None:
+def _fill(model: ir.Model, untyped: list[ir.Value]) -> dict[str, bytes]:
     proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
-    found = {value.name: value for value in [*proto.graph.value_info, *proto.graph.output]}
+    found = {value.name: value.type for value in [*proto.graph.value_info, *proto.graph.output]}
+    maps = {}
     for value in untyped:
-        known = found.get(str(value.name))
-        if known is not None and known.type.WhichOneof("value") is not None:
-            value.type = ir.serde.deserialize_type_proto_for_type(known.type)
-            value.shape = value.shape or ir.serde.deserialize_type_proto_for_shape(known.type)
+        kind = found.get(str(value.name), onnx.TypeProto())
+        if holds_map(kind):
+            maps[str(value.name)] = kind.SerializeToString()
+        elif kind.WhichOneof("value") is not None:
+            value.type = ir.serde.deserialize_type_proto_for_type(kind)
+            value.shape = value.shape or ir.serde.deserialize_type_proto_for_shape(kind)
+    return maps
 
 
 def _name_dimensions(graph: ir.Graph) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.parse
@@ -81,11 +82,17 @@ class Cutset:
     @contextlib.contextmanager
     def started(self, *words: str | Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
         """Yield the running command; it is killed if it is still there at the end."""
-        with child(self.words(*words), cwd=self.folder, env=self.environment(**(env or {}))) as process:
+        settings = {"cwd": self.folder, "env": self.environment(**(env or {}))}
+        with child(self.words(*words), preexec_fn=_interruptible, **settings) as process:
             yield process
 
     def left_in_tmp(self) -> list[str]:
         return sorted(str(path.relative_to(self.tmp)) for path in self.tmp.rglob("*"))
+
+
+def _interruptible() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import HealthCheck, assume, event, given, note, settings
 from hypothesis import strategies as st
 
 from cutset.errors import PlanError
 from cutset.graph.load import load
 from cutset.graph.model import ModelGraph
-from cutset.profilers.ort_cpu import observe_shapes
 from tests.property.strategies_onnx import Case, cases
-from tests.support import differences, load_pipeline, make_plan, run_whole, save, write_package
+from tests.support import as_planned, differences, load_pipeline, make_plan, run_whole, save, write_package
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.large_base_example]
 derandomised = settings(derandomize=True, deadline=None, database=None, suppress_health_check=QUIET)
@@ -24,14 +21,6 @@ derandomised = settings(derandomize=True, deadline=None, database=None, suppress
 
 def draw_placement(data: st.DataObject, graph: ModelGraph) -> dict[str, str]:
     return {node.name: data.draw(st.sampled_from(["cpu", "gpu"])) for node in graph.placeable}
-
-
-def as_planned(path: Path, feeds: Mapping[str, Any], *, measured: bool) -> ModelGraph:
-    """Return the graph with its shapes measured, as planning has it; or unmeasured, where inference leaves no type open."""
-    graph = load(path)
-    if measured or any(spec.dtype == "undefined" for spec in graph.values.values()):
-        return graph.with_measured(*observe_shapes(graph, feeds))
-    return graph
 
 
 def computes_nothing(graph: ModelGraph) -> bool:
@@ -46,7 +35,9 @@ def test_split_equals_whole(case: Case, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = save(case.model, Path(folder))
         feeds = case.feeds(seed=1)
-        graph = as_planned(path, feeds, measured=data.draw(st.booleans()))
+        graph = load(path)
+        if data.draw(st.booleans()) or any(spec.dtype == "undefined" for spec in graph.values.values()):
+            graph = as_planned(path, feeds)
         expected = run_whole(case.runnable, feeds)
         plan = make_plan(graph, draw_placement(data, graph))
         event(f"stages: {min(len(plan.stages), 5)}")
@@ -59,3 +50,19 @@ def test_split_equals_whole(case: Case, data: st.DataObject) -> None:
         write_package(graph, plan, Path(folder))
         with load_pipeline(Path(folder)) as pipeline:
             assert differences(expected, pipeline.run(feeds)) == []
+
+
+@settings(derandomised, max_examples=8)
+@given(case=cases(), data=st.data())
+def test_requests_under_way_together_stay_apart(case: Case, data: st.DataObject) -> None:
+    note(case.text)
+    with tempfile.TemporaryDirectory() as folder:
+        requests = [case.feeds(seed) for seed in range(12)]
+        graph = as_planned(save(case.model, Path(folder)), requests[0])
+        assume(not computes_nothing(graph))
+        write_package(graph, make_plan(graph, draw_placement(data, graph)), Path(folder))
+        with load_pipeline(Path(folder)) as pipeline:
+            under_way = [pipeline.submit(feeds) for feeds in requests]
+            answers = [future.result(timeout=60) for future in under_way]
+        found = [differences(run_whole(case.runnable, feeds), answer) for feeds, answer in zip(requests, answers, strict=True)]
+        assert found == [[]] * len(requests)

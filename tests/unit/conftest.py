@@ -12,7 +12,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 
-
 class SaveModel(Protocol):
     """Saves a model made of nodes in a folder of its own and returns its path.
 
@@ -58,10 +57,10 @@ def cnn_path(save_model: SaveModel) -> Path:
     """Return a small convolutional network with a free batch: two blocks that onnxruntime fuses, pooling and a classifier."""
     rng = np.random.default_rng(0)
     weights = {
-        "w1": rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
-        "b1": rng.normal(size=8).astype(np.float32),
-        "w2": rng.normal(size=(8, 8, 3, 3)).astype(np.float32),
-        "fc": rng.normal(size=(8, 5)).astype(np.float32),
+        "w1": rng.normal(0, 0.2, (8, 3, 3, 3)).astype(np.float32),
+        "b1": rng.normal(0, 0.2, 8).astype(np.float32),
+        "w2": rng.normal(0, 0.2, (8, 8, 3, 3)).astype(np.float32),
+        "fc": rng.normal(0, 0.2, (8, 5)).astype(np.float32),
         "bias": np.ones(5, np.float32),
     }
     nodes = [

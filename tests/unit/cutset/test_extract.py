@@ -108,7 +108,9 @@ def test_parts_of_an_external_model_bring_their_weights(external_cnn, cnn_path, 
     files = write_part(external_cnn, ["x"], ["y"], tmp_path / "parts" / "all.onnx")
     assert files == [tmp_path / "parts" / "all.onnx"]
     np.testing.assert_allclose(run(files[0], image)["y"], run(cnn_path, image)["y"], rtol=1e-5)
-    np.testing.assert_allclose(run(extract(external_cnn, ["x"], ["y"], name="a"), image)["y"], run(cnn_path, image)["y"], rtol=1e-5)
+    np.testing.assert_allclose(
+        run(extract(external_cnn, ["x"], ["y"], name="a"), image)["y"], run(cnn_path, image)["y"], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("threshold", [None, 1000], ids=["asked for", "over the limit"])
@@ -131,9 +133,7 @@ def test_a_constant_that_lies_outside_comes_along(save_model, tmp_path):
         [("x", FLOAT, [4])], [("y", FLOAT, [4])],
     )  # fmt: skip
     model = onnx.load(path)
-    onnx.save(
-        model, path, save_as_external_data=True, location="w.bin", size_threshold=0, convert_attribute=True
-    )
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0, convert_attribute=True)
     assert onnx.load(path, load_external_data=False).graph.node[0].attribute[0].t.data_location == TensorProto.EXTERNAL
     (part,) = write_part(load(path), ["x"], ["y"], tmp_path / "p.onnx")
     np.testing.assert_array_equal(run(part, {"x": np.ones(4, np.float32)})["y"], [1, 2, 3, 4])

@@ -154,9 +154,7 @@ def test_views_move_nothing_and_movement_computes_nothing(tmp_path):
 
 def test_an_embedding_reads_the_rows_it_looks_up(tmp_path):
     node = helper.make_node("Gather", ["table", "ids"], ["y"], name="n")
-    graph = build(
-        tmp_path, [node], [("ids", TensorProto.INT64, [3])], [("y", FLOAT, [3, 16])], {"table": zeros(1000, 16)}
-    )
+    graph = build(tmp_path, [node], [("ids", TensorProto.INT64, [3])], [("y", FLOAT, [3, 16])], {"table": zeros(1000, 16)})
     got = flops.count(graph, graph.by_name["n"])
     assert (got.weight_bytes, got.read_bytes, got.written_bytes) == (3 * 16 * 4, 24, 3 * 16 * 4)
 
@@ -220,9 +218,7 @@ def test_every_operator_of_the_tables_exists_in_onnx():
 
 
 def test_the_count_does_not_change_the_model(tmp_path):
-    graph = build(
-        tmp_path, [helper.make_node("Relu", ["x"], ["y"], name="n")], [("x", FLOAT, [2])], [("y", FLOAT, [2])]
-    )
+    graph = build(tmp_path, [helper.make_node("Relu", ["x"], ["y"], name="n")], [("x", FLOAT, [2])], [("y", FLOAT, [2])])
     before = ir.to_proto(graph.source).SerializeToString()
     flops.count(graph, graph.by_name["n"])
     assert ir.to_proto(graph.source).SerializeToString() == before

@@ -109,7 +109,9 @@ def test_a_value_that_nothing_writes(save_model):
 
 
 def test_a_value_that_nothing_writes_inside_a_body(save_model):
-    body = helper.make_graph([node("Neg", ["ghost"], ["q"], name="inner")], "b", [], [helper.make_tensor_value_info("q", FLOAT, [4])])
+    body = helper.make_graph(
+        [node("Neg", ["ghost"], ["q"], name="inner")], "b", [], [helper.make_tensor_value_info("q", FLOAT, [4])]
+    )
     path = save_model([node("If", ["c"], ["y"], then_branch=body, else_branch=body)], [("c", BOOL, [])], [Y])
     assert "reads `ghost`, which nothing writes" in refusal(path).what
 
@@ -242,7 +244,9 @@ def test_unknown_sizes_become_symbols_of_their_own(save_model, dim):
 
 
 def test_named_sizes_are_kept_and_carried(save_model):
-    path = save_model([node("Relu", ["x"], ["h"]), node("Abs", ["h"], ["y"])], [("x", FLOAT, ["batch", 3])], [("y", FLOAT, None)])
+    path = save_model(
+        [node("Relu", ["x"], ["h"]), node("Abs", ["h"], ["y"])], [("x", FLOAT, ["batch", 3])], [("y", FLOAT, None)]
+    )
     assert load(path).values["h"].shape == ("batch", 3)
 
 

@@ -68,7 +68,9 @@ def test_a_wrong_field_is_named(data, path):
     assert path in caught.value.cause
 
 
-@pytest.mark.parametrize("text", ["", "{", "import json", "\ufeff{}", "[" * 100_000], ids=["empty", "cut", "code", "bom", "deep"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "import json", "\ufeff{}", "[" * 100_000], ids=["empty", "cut", "code", "bom", "deep"]
+)
 def test_what_is_not_json(tmp_path, text):
     with pytest.raises(UsageError, match="is not JSON"):
         read_json(written(tmp_path, text), schema=SCHEMA)

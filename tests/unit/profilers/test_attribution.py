@@ -98,7 +98,12 @@ def test_a_last_layout_change_belongs_to_what_feeds_it(three):
 
 
 def test_an_inserted_cast_belongs_to_what_it_feeds(three):
-    kernels = [kernel("n0", "x", "p"), kernel("InsertedCast", "p", ["t"], "Cast"), kernel("n1", ["t"], "q"), kernel("n2", "q", "y")]
+    kernels = [
+        kernel("n0", "x", "p"),
+        kernel("InsertedCast", "p", ["t"], "Cast"),
+        kernel("n1", ["t"], "q"),
+        kernel("n2", "q", "y"),
+    ]
     assert shape(run(three, kernels)) == [(("a",), (0,)), (("b",), (1, 2)), (("c",), (3,))]
 
 

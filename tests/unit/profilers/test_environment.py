@@ -31,9 +31,7 @@ def test_affinity_limits_the_usable_cores():
         os.sched_setaffinity(0, allowed)
 
 
-@pytest.mark.parametrize(
-    ("text", "cores"), [("150000 100000", 1.5), ("max 100000", None), ("", None), ("50000 100000", 0.5)]
-)
+@pytest.mark.parametrize(("text", "cores"), [("150000 100000", 1.5), ("max 100000", None), ("", None), ("50000 100000", 0.5)])
 def test_a_cgroup_quota_is_read_in_cores(text, cores):
     assert env.cgroup_cores(text) == cores
 
@@ -46,9 +44,7 @@ def test_the_cpu_model_is_found_or_empty():
 def test_the_drivers_table_is_parsed():
     text = "NVIDIA A100-SXM4-80GB, 81920, 8.0, 550.54.15\nOrin, [N/A], 8.7, [N/A]\n\nno devices were found\n"
     first, second = env.parse_smi(text)
-    assert first == env.Gpu(
-        name="NVIDIA A100-SXM4-80GB", memory_bytes=80 << 30, compute_capability="8.0", driver="550.54.15"
-    )
+    assert first == env.Gpu(name="NVIDIA A100-SXM4-80GB", memory_bytes=80 << 30, compute_capability="8.0", driver="550.54.15")
     assert (second.memory_bytes, second.driver) == (0, "")
 
 

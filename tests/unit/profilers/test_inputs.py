@@ -40,7 +40,9 @@ def test_a_shape(text, name, shape):
     assert parse_shape(text) == (name, shape)
 
 
-@pytest.mark.parametrize("text", ["", "x", "x=", "=3", "1x3", "x=1x", "x=ax3", "x=-1x3", "x=1x3:4x3", "x=1:2:3:4", "x=1.5", "x=::"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "x=", "=3", "1x3", "x=1x", "x=ax3", "x=-1x3", "x=1x3:4x3", "x=1:2:3:4", "x=1.5", "x=::"]
+)
 def test_what_is_no_shape(text):
     with pytest.raises(UsageError) as caught:
         parse_shape(text)
@@ -74,7 +76,12 @@ def test_written_samples_come_back(tmp_path):
         "half": np.ones((1, 2), ml_dtypes.bfloat16),
         "scalar": np.array(7),
     }
-    specs = [spec('"},{', shape=(2, 3)), spec("../up", "string", (2,)), spec("half", "bfloat16", (1, 2)), spec("scalar", "int64", ())]
+    specs = [
+        spec('"},{', shape=(2, 3)),
+        spec("../up", "string", (2,)),
+        spec("half", "bfloat16", (1, 2)),
+        spec("scalar", "int64", ()),
+    ]
     write_npz(tmp_path / "s.npz", arrays)
     got = read_npz(tmp_path / "s.npz", specs)
     for name, array in arrays.items():

@@ -84,7 +84,7 @@ def test_sizes_that_depend_on_the_data_are_observed(save_model):
 
 
 def test_operators_that_onnxruntime_expands_are_observed(save_model):
-    """Functions without a kernel (here: MeanVarianceNormalization of a rank that has none) leave no event of their name."""
+    """An operator that has no kernel of its own leaves no event of its name in the trace."""
     nodes = [
         helper.make_node("Celu", ["x"], ["h"], name="celu"),
         helper.make_node("GroupNormalization", ["h", "s", "b"], ["g"], name="norm", num_groups=2),
@@ -101,7 +101,7 @@ def test_operators_that_onnxruntime_expands_are_observed(save_model):
 def test_models_that_compute_nothing(save_model, nodes):
     made = [helper.make_node(op, ["w"], ["y"], name="k") for op in nodes]
     outputs = [("y", FLOAT, [4])] if nodes else [("x", FLOAT, [4])]
-    graph, profile = profiled(save_model(made, [("x", FLOAT, [4])], outputs, {"w": np.ones(4, np.float32)}))
+    _, profile = profiled(save_model(made, [("x", FLOAT, [4])], outputs, {"w": np.ones(4, np.float32)}))
     assert [group.nodes for group in profile.groups] == ([("k",)] if nodes else [])
     assert sum(profile.group_s) == 0
 

@@ -62,7 +62,9 @@ def test_a_model_that_does_not_load():
 
 
 def test_a_missing_kernel_is_said():
-    error = explain_refusal("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED :\n Could not find an implementation for Foo(1)", where="m")
+    error = explain_refusal(
+        "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED :\n Could not find an implementation for Foo(1)", where="m"
+    )
     assert "no kernel" in error.what
     assert "Foo(1)" in error.cause
 

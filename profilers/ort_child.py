@@ -1,0 +1,200 @@
+"""Run one onnxruntime session on one device and say what it took; made to run in a measuring child process.
+
+Everything it needs travels in a `SessionJob` that pickles: a model file and the arrays to feed it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from cutset.errors import ProfileError, UnavailableError
+from cutset.profilers.cuda_driver import CudaDevice
+from cutset.profilers.gpu_state import GpuState, gpu_state
+from cutset.profilers.session import explain_refusal, register_library, run, session_options
+from cutset.profilers.table import Latency
+from cutset.profilers.timing import Run, repeat, summarise
+from cutset.profilers.trace import KernelEvent, read_trace
+
+CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+DEVICE_WARMUP_RUNS = 5
+"""cuDNN tries its algorithms in the first run; clocks rise in the next."""
+
+_EXTERNAL_FROM_BYTES = 1024
+_BFLOAT16_CODE = 16  # onnx.TensorProto.BFLOAT16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionJob:
+    """What to run, and where.
+
+    Args:
+        model: An ``.onnx`` file.
+        feed: One array a graph input.
+        cuda_device: Device number as CUDA counts them, None for the CPU provider.
+        threads: Intra-op threads.
+        budget_s: Seconds to repeat the run.
+        custom_ops: Libraries of custom operators.
+        optimise: Whether onnxruntime may rewrite the graph.
+        optimised_model: Where to save the graph as it runs, None to save it nowhere.
+    """
+
+    model: Path
+    feed: Mapping[str, Any] = field(repr=False)
+    cuda_device: int | None = None
+    threads: int = 1
+    budget_s: float = 3.0
+    custom_ops: tuple[str, ...] = ()
+    optimise: bool = True
+    optimised_model: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTime:
+    """Latency of a session.
+
+    Args:
+        latency: Seconds of one run; on a GPU with inputs and outputs on the device, waiting for it to finish.
+        device_bytes: Device memory that loading and running took, None on the CPU.
+        state: The GPU right after, None on the CPU or where it does not tell.
+    """
+
+    latency: Latency
+    device_bytes: int | None = None
+    state: GpuState | None = None
+
+
+def time_session(job: SessionJob) -> SessionTime:
+    """Return the latency of `job`'s model as one session.
+
+    Raises:
+        ModelError: If onnxruntime does not load the model.
+        ProfileError: If it does not run on the feed.
+        UnavailableError: If there is no CUDA provider or device.
+    """
+    if job.cuda_device is None:
+        session = _open(job)
+        runs = repeat(lambda: run(session, job.feed), budget_s=job.budget_s)
+        return SessionTime(latency=summarise(runs, threads=job.threads))
+    with CudaDevice(job.cuda_device) as cuda:
+        return _time_on_device(job, cuda)
+
+
+def trace_session(job: SessionJob) -> list[KernelEvent]:
+    """Return every kernel event of repeated runs of `job`'s model, warm-up included.
+
+    A GPU kernel's event covers its launch alone unless ``CUDA_LAUNCH_BLOCKING=1`` is in the environment.
+
+    Raises:
+        ModelError: If onnxruntime does not load the model.
+        ProfileError: If it does not run on the feed.
+        UnavailableError: If there is no CUDA provider.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        session = _open(job, enable_profiling=True, profile_file_prefix=str(Path(folder) / "trace"))
+        try:
+            repeat(lambda: run(session, job.feed), budget_s=job.budget_s)
+        finally:
+            trace = Path(session.end_profiling())
+        return read_trace(trace)
+
+
+def _time_on_device(job: SessionJob, cuda: CudaDevice) -> SessionTime:
+    """Return the session's latency; the session is closed before the device is."""
+    before = cuda.memory().free
+    session = _open(job)
+    runs = repeat(bound_run(session, job.feed, "cuda", job.cuda_device or 0), budget_s=job.budget_s, warmup=DEVICE_WARMUP_RUNS)
+    taken = before - cuda.memory().free
+    return SessionTime(latency=summarise_device(runs), device_bytes=max(taken, 0), state=gpu_state(cuda.pci_bus_id))
+
+
+def summarise_device(runs: list[Run]) -> Latency:
+    """Return the latency of runs that the host only waits for: its CPU time and its preemptions say nothing."""
+    return summarise([Run(wall_s=run.wall_s, cpu_s=run.wall_s, quiet=True) for run in runs])
+
+
+def _open(job: SessionJob, **settings: Any) -> ort.InferenceSession:
+    options = session_options(threads=job.threads, optimise=job.optimise)
+    for name, value in settings.items():
+        setattr(options, name, value)
+    if job.optimised_model is not None:
+        options.optimized_model_filepath = str(job.optimised_model)
+        entry = "session.optimized_model_external_initializers"
+        options.add_session_config_entry(f"{entry}_file_name", job.optimised_model.name + ".data")
+        options.add_session_config_entry(f"{entry}_min_size_in_bytes", str(_EXTERNAL_FROM_BYTES))
+    for library in job.custom_ops:
+        register_library(options, library)
+    providers = _providers(job.cuda_device)
+    try:
+        session = ort.InferenceSession(str(job.model), options, providers=providers)
+    except Exception as error:  # onnxruntime raises a dozen kinds that share no base class
+        raise explain_refusal(str(error), where=str(job.model)) from error
+    if job.cuda_device is not None and CUDA_PROVIDER not in session.get_providers():
+        raise UnavailableError(  # onnxruntime falls back by itself, without an error
+            "the CUDA provider could not start: driver, CUDA or cuDNN is missing",
+            hint="see `cutset doctor`, row onnxruntime-cuda",
+        )
+    return session
+
+
+def _providers(cuda_device: int | None) -> list[Any]:
+    if cuda_device is None:
+        return [CPU_PROVIDER]
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        raise UnavailableError(
+            f"onnxruntime {ort.__version__} was built without CUDA",
+            hint="pip uninstall onnxruntime, then pip install onnxruntime-gpu",
+        )
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    return [(CUDA_PROVIDER, {"device_id": cuda_device, "do_copy_in_default_stream": True}), CPU_PROVIDER]
+
+
+def bound_run(session: ort.InferenceSession, feed: Mapping[str, Any], kind: str, device: int) -> Callable[[], object]:
+    """Return a call that runs the session with inputs and outputs on the device and waits for it to finish.
+
+    A model that reads text cannot be bound by onnxruntime's Python API (1.32); its run copies inputs and outputs.
+
+    Args:
+        session: An open session.
+        feed: One array a graph input; bfloat16, which the same API cannot upload, stays on the host.
+        kind: ``cuda`` or ``cpu``.
+        device: Device number.
+
+    Raises:
+        ProfileError: From the call, if the run fails.
+    """
+    if any(np.asarray(value).dtype.kind in "OUS" for value in feed.values()):
+        return lambda: run(session, feed)
+    binding = session.io_binding()
+    for name, value in feed.items():
+        binding.bind_ortvalue_input(name, _on_device(value, kind, device))
+    for output in session.get_outputs():
+        if output.type.startswith("tensor(") and output.type != "tensor(string)":
+            binding.bind_output(output.name, kind, device)
+        else:
+            binding.bind_output(output.name, "cpu")
+
+    def call() -> None:
+        try:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        except Exception as error:
+            raise ProfileError("onnxruntime cannot run the model on the device", cause=str(error)[:300]) from error
+
+    return call
+
+
+def _on_device(value: Any, kind: str, device: int) -> ort.OrtValue:
+    array = np.asarray(value, order="C")
+    if array.dtype.name == "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16_CODE)
+    return ort.OrtValue.ortvalue_from_numpy(array, kind, device)

@@ -1,0 +1,253 @@
+"""Cost of every node on onnxruntime's CUDA provider, measured inside the running model, in child processes.
+
+The method is `ort_cpu`'s: the kernels of the optimised session, attributed to original nodes and scaled to the latency of
+the whole session. What differs on a GPU: kernels are traced with ``CUDA_LAUNCH_BLOCKING=1``, for without it an event
+covers the launch and not the work; the latency is taken in another process without it, inputs and outputs on the device;
+and nodes that onnxruntime leaves on the CPU inside a CUDA session are found by the provider that their kernel names.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from cutset.errors import ProfileError
+from cutset.graph.extract import write_anonymous
+from cutset.graph.model import RANDOM_OPS, ModelGraph
+from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
+from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, run_in_child
+from cutset.profilers.ort_child import CPU_PROVIDER, SessionJob, SessionTime, time_session, trace_session
+from cutset.profilers.session import Arrays
+from cutset.profilers.table import GroupCost
+from cutset.profilers.trace import KernelEvent
+
+CUDA_BACKEND = "onnxruntime-cuda"
+COPY_OPS = frozenset({"MemcpyFromHost", "MemcpyToHost"})
+KERNEL_PERCENTILE = 20
+SYNCHRONOUS = {"CUDA_LAUNCH_BLOCKING": "1"}
+ON_HOST = "onnxruntime has no CUDA kernel for it: it runs on the CPU inside a CUDA session"
+
+_UNFUSED_BUDGET_S = 0.0  # `repeat`'s least number of runs
+_LOOKED_THROUGH = "ReorderOutput"  # what attribution takes for a kernel that moves a value and computes nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """What one model costs in a session of onnxruntime on one device, at one input size.
+
+    Args:
+        session: The whole model, inputs on the device.
+        groups: Nodes that run as one unit there; other units than on the CPU as a rule.
+        group_s: Seconds of each group; they sum to the session's median.
+        unfused_s: Seconds of each node with every optimisation off.
+        refused: Why the device does not run a node, for those it does not.
+        kernel_sum_ratio: Sum of the raw kernel times over the session's median, before scaling; above one on a GPU,
+            where the trace waits for each kernel.
+    """
+
+    session: SessionTime
+    groups: tuple[Group, ...]
+    group_s: tuple[float, ...]
+    unfused_s: Mapping[str, float]
+    refused: Mapping[str, str]
+    kernel_sum_ratio: float
+
+    def node_seconds(self) -> dict[str, float]:
+        """Return the seconds of each node: its share of its group by the unfused times."""
+        found: dict[str, float] = {}
+        for group, seconds in zip(self.groups, self.group_s, strict=True):
+            weights = np.array([self.unfused_s.get(name, 0.0) for name in group.nodes])
+            total = weights.sum()
+            shares = weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
+            found.update(zip(group.nodes, (float(share) * seconds for share in shares), strict=True))
+        return found
+
+
+def profile_cuda(
+    graph: ModelGraph,
+    inputs: Arrays,
+    *,
+    device: int = 0,
+    threads: int = 1,
+    budget_s: float = 3.0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> DeviceProfile | Failure:
+    """Return the measured cost of `graph` on onnxruntime's CUDA provider, or why there is none.
+
+    Args:
+        graph: The model.
+        inputs: One array a graph input.
+        device: Device number as CUDA counts them.
+        threads: Intra-op threads of the nodes that stay on the CPU.
+        budget_s: Seconds to spend repeating each of the two optimised runs.
+        limits: Of each of the three children.
+    """
+    job = SessionJob(
+        model=Path(), feed=inputs, cuda_device=device, threads=threads, budget_s=budget_s, custom_ops=graph.custom_ops
+    )
+    return profile_session(graph, job, limits=limits)
+
+
+def profile_session(graph: ModelGraph, job: SessionJob, *, limits: Limits = DEFAULT_LIMITS) -> DeviceProfile | Failure:
+    """Return the measured cost of `graph` as `job` says to run it; its model and names are filled in here.
+
+    Args:
+        graph: The model.
+        job: Device, budget and the inputs by their names in `graph`.
+        limits: Of each of the three children.
+    """
+    with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
+        model, optimised = Path(folder) / "model.onnx", Path(folder) / "optimised.onnx"
+        originals = write_anonymous(graph, model)
+        anonymous = {original: name for name, original in originals.items()}
+        job = replace(job, model=model, feed={anonymous[name]: value for name, value in job.feed.items()})
+        session = run_in_child(time_session, job, limits=limits)
+        if isinstance(session, Failure):
+            return session
+        unfused_job = replace(job, optimise=False, budget_s=_UNFUSED_BUDGET_S)
+        unfused = run_in_child(trace_session, unfused_job, limits=limits, environment=SYNCHRONOUS)
+        if isinstance(unfused, Failure):
+            return unfused
+        fused_job = replace(job, optimised_model=optimised)
+        fused = run_in_child(trace_session, fused_job, limits=limits, environment=SYNCHRONOUS)
+        if isinstance(fused, Failure):
+            return fused
+        kernels = kernels_of(onnx.load(str(optimised), load_external_data=False).graph)
+    return assemble(graph, kernels, originals, Traces(session=session, fused=fused, unfused=unfused), job.cuda_device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traces:
+    """What the children saw: the whole session, and the kernel events of the optimised and the unoptimised one."""
+
+    session: SessionTime
+    fused: Sequence[KernelEvent]
+    unfused: Sequence[KernelEvent]
+
+
+def assemble(
+    graph: ModelGraph,
+    kernels: Sequence[Kernel],
+    originals: Mapping[str, str],
+    traces: Traces,
+    cuda_device: int | None,
+) -> DeviceProfile:
+    """Return the costs that follow from the traces.
+
+    Args:
+        graph: The model.
+        kernels: Kernels of the optimised session.
+        originals: Original value name of each anonymous one.
+        traces: What the children saw.
+        cuda_device: None where the session was the CPU's, on which nothing is refused.
+
+    Raises:
+        ProfileError: If the trace names none of the kernels.
+    """
+    known = {kernel.name for kernel in kernels}
+    events = [event for event in traces.fused if event.name in known]  # bodies lie inside their parent's time
+    if kernels and not events:
+        raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(graph.path))
+    times = _by_name(events)
+    groups = attribute(graph, [_looked_through(kernel) for kernel in kernels], originals)
+    raw = [
+        sum(float(np.percentile(times[kernels[k].name], KERNEL_PERCENTILE)) for k in group.kernels if kernels[k].name in times)
+        for group in groups
+    ]
+    total, latency_s = sum(raw), traces.session.latency.median
+    scale = latency_s / total if total > 0 else 0.0
+    nodes = {f"n{index}": node.name for index, node in enumerate(graph.nodes)}
+    host = _on_host(kernels, events) if cuda_device is not None else frozenset()
+    return DeviceProfile(
+        session=traces.session,
+        groups=tuple(groups),
+        group_s=tuple(seconds * scale for seconds in raw),
+        unfused_s={nodes[name]: min(found) for name, found in _by_name(traces.unfused).items() if name in nodes},
+        refused=_refused(graph, groups, host),
+        kernel_sum_ratio=total / latency_s if latency_s else 0.0,
+    )
+
+
+def group_costs(profile: DeviceProfile, groups: Sequence[Sequence[str]], *, batch: int) -> tuple[GroupCost, ...]:
+    """Return the GPU costs of given groups, as a `CostTable` holds them beside the CPU's.
+
+    The GPU's own units are other sets of nodes than the CPU's; their times go to nodes, and are summed over each given
+    group. A group is refused where a node of it is.
+
+    Args:
+        profile: What was measured.
+        groups: Node names of each group: those of the CPU's groups.
+        batch: Samples in one run.
+    """
+    seconds_of = profile.node_seconds()
+    latency = profile.session.latency
+    low, high = (latency.p10 / latency.median, latency.p90 / latency.median) if latency.median else (1.0, 1.0)
+    found = []
+    for nodes in groups:
+        reasons = dict.fromkeys(profile.refused[name] for name in nodes if name in profile.refused)
+        seconds = None if reasons else sum(seconds_of.get(name, 0.0) for name in nodes)
+        found.append(
+            GroupCost(
+                nodes=tuple(nodes),
+                device="gpu",
+                backend=CUDA_BACKEND,
+                batch=batch,
+                latency_s=seconds,
+                low_s=None if seconds is None else seconds * low,
+                high_s=None if seconds is None else seconds * high,
+                source="measured",
+                unfused_s={name: profile.unfused_s[name] for name in nodes if name in profile.unfused_s},
+                reason="; ".join(reasons),
+            )
+        )
+    return tuple(found)
+
+
+def _by_name(events: Sequence[KernelEvent]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for event in events:
+        found.setdefault(event.name, []).append(event.seconds)
+    return found
+
+
+def _looked_through(kernel: Kernel) -> Kernel:
+    """Return a copy between host and device as what attribution looks through: it writes the value, another made it."""
+    return replace(kernel, op_type=_LOOKED_THROUGH) if kernel.op_type in COPY_OPS else kernel
+
+
+def _on_host(kernels: Sequence[Kernel], events: Sequence[KernelEvent]) -> frozenset[int]:
+    """Return the indices of the kernels that the CPU ran."""
+    names = {event.name for event in events if event.provider == CPU_PROVIDER}
+    return frozenset(i for i, kernel in enumerate(kernels) if kernel.name in names and kernel.op_type not in COPY_OPS)
+
+
+def _refused(graph: ModelGraph, groups: Sequence[Group], host: frozenset[int]) -> dict[str, str]:
+    """Return the reason for the nodes of every group that the CPU ran.
+
+    Work on shapes alone is not refused: onnxruntime keeps it on the host by choice, where it costs next to nothing and
+    waits for no data.
+    """
+    follows = _shape_values(graph)
+    found = {}
+    for group in groups:
+        live = [graph.by_name[name] for name in group.nodes if name not in graph.unplaced]
+        if host.isdisjoint(group.kernels) or all(follows.issuperset(node.outputs) for node in live):
+            continue
+        found.update({node.name: ON_HOST for node in live})
+    return found
+
+
+def _shape_values(graph: ModelGraph) -> frozenset[str]:
+    """Return the values that depend on weights and shapes alone."""
+    known: set[Any] = set(graph.constant_values)
+    for node in graph.nodes:
+        pure = node.op.op_type not in RANDOM_OPS and not node.has_body
+        if node.op.op_type in {"Shape", "Size"} or (pure and known.issuperset(node.inputs)):
+            known.update(node.outputs)
+    return frozenset(known)

@@ -1,0 +1,79 @@
+"""Every real model of the list, as it ships in a public package, and one of trees: split or left whole, and equal."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from cutset.sample_models.manifest import FETCHED
+from tests.e2e.harness import assert_equal, load_inputs, onnx_file, whole_model, write_sample
+
+STAYS_ON_THE_CPU = {"silero_vad", "surr_gbr", "surr_knc", "dtln_1", "rawi_int8"}
+SLOW = {"piper_en_us_joe", "light_resnet50"}
+
+
+MODELS = [pytest.param(name, marks=[pytest.mark.network, *([pytest.mark.slow] if name in SLOW else [])]) for name in FETCHED]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_real_model_is_partitioned_and_answers_as_the_whole(name, cutset, alone, tmp_path):
+    model = write_sample(name, tmp_path)
+    done = cutset.partition(model, tmp_path / "out")
+    assert done.code == 0, done.err
+    plan = done.json
+    assert plan["verification"]["passed"] is True
+    assert len(plan["stages"]) <= 5
+    if name in STAYS_ON_THE_CPU:
+        assert plan["decision"] == "unsplit-cpu", plan["verdict"]
+    expected = whole_model(model, load_inputs(model))
+    actual = alone.answers(tmp_path / "out" / "serving", model.with_suffix(".npz"))
+    comparable = plan["verification"]["outputs"]
+    assert_equal({key: actual[key] for key in comparable}, {key: expected[key] for key in comparable})
+    assert set(actual) == set(expected)
+    for key in plan["verification"]["unrepeatable"]:
+        assert actual[key].dtype == expected[key].dtype
+    folded = {value for stage in plan["stages"] for value in stage["outputs"]} - {spec["name"] for spec in plan["outputs"]}
+    assert folded == {tensor["tensor"] for tensor in plan["boundary"]}
+
+
+def trees(folder):
+    """A forest of 50 stumps on 8 features, as gradient boosting exporters write it."""
+    rng = np.random.default_rng(0)
+    count = 50
+    per_tree = {"nodes_nodeids": [0, 1, 2], "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"]}
+    per_tree |= {"nodes_truenodeids": [1, 0, 0], "nodes_falsenodeids": [2, 0, 0], "target_nodeids": [1, 2]}
+    repeated = {name: values * count for name, values in per_tree.items()}
+    node = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["features"],
+        ["score"],
+        name="trees",
+        domain="ai.onnx.ml",
+        n_targets=1,
+        nodes_treeids=[tree for tree in range(count) for _ in range(3)],
+        nodes_featureids=[int(x) for x in rng.integers(0, 8, 3 * count)],
+        nodes_values=[float(x) for x in rng.random(3 * count)],
+        target_treeids=[tree for tree in range(count) for _ in range(2)],
+        target_ids=[0] * (2 * count),
+        target_weights=[float(x) for x in rng.normal(size=2 * count)],
+        **repeated,
+    )
+    inputs, outputs = [("features", TensorProto.FLOAT, ["n", 8])], [("score", TensorProto.FLOAT, ["n", 1])]
+    return onnx_file(folder / "trees.onnx", [node], inputs, outputs, opsets={"": 20, "ai.onnx.ml": 3})
+
+
+def test_trees_stay_whole_on_the_cpu(cutset, alone, tmp_path):
+    model = trees(tmp_path)
+    np.savez(model.with_suffix(".npz"), features=np.random.default_rng(1).random((16, 8), np.float32))
+    done = cutset.partition(model, tmp_path / "out")
+    assert done.code == 0, done.err
+    assert done.json["decision"] == "unsplit-cpu"
+    assert done.json["placement"] == {"trees": "cpu"}
+    reasons = json.loads((tmp_path / "out" / "plan.json").read_text())["reasons"]
+    assert "TreeEnsembleRegressor" in reasons["trees"] or "TensorRT" in reasons["trees"]
+    expected = whole_model(model, load_inputs(model))
+    assert len(np.unique(expected["score"])) > 8
+    assert_equal(alone.answers(tmp_path / "out" / "serving", model.with_suffix(".npz")), expected)
