@@ -124,24 +124,30 @@ def _rates(rates: Matrix, index: int) -> Rates:
 
 
 def _fit(work: Matrix, measured: Matrix, weights: Matrix, prior: Matrix | None) -> Matrix:
-    """Return the non-negative rates with the least robust relative error; ones with a prior of zero stay near the rest."""
+    """Return the non-negative rates with the least robust relative error, drawn towards `prior` where there is one."""
     scale = work.max(axis=0)
     scale[scale == 0] = 1.0
-    pull, target = np.zeros((0, work.shape[1])), np.zeros(0)
-    if prior is not None:
-        held = prior > 0
-        pull = np.diag(np.sqrt(PRIOR_WEIGHT) / np.where(held, prior * scale, 1.0))[held]
-        target = np.full(int(held.sum()), np.sqrt(PRIOR_WEIGHT))
-    modelled, rates = measured, np.zeros(work.shape[1])
+    work = work / scale
+    expected = np.zeros(work.shape[1]) if prior is None else prior * scale
+    held = expected > 0
+    expected = np.where(held, expected, 1.0)
+    modelled, rates = measured, expected
     for _ in range(ROUNDS):
-        middle = np.sqrt(np.maximum(modelled, measured / 100) * measured)
+        middle = _middle(modelled, measured)
         error = np.abs(modelled - measured) / middle
         trust = np.sqrt(weights * np.minimum(1.0, HUBER / np.maximum(error, 1e-12))) / middle
-        system: Any = np.vstack([work / scale * trust[:, None], pull])
-        solution, _ = nnls(system, np.concatenate([measured * trust, target]), maxiter=50 * work.shape[1])
-        rates = solution / scale
+        pull = np.sqrt(PRIOR_WEIGHT) / _middle(rates, expected)
+        system: Any = np.vstack([work * trust[:, None], np.diag(pull)[held]])
+        rates, _ = nnls(system, np.concatenate([measured * trust, (expected * pull)[held]]), maxiter=50 * len(scale))
         modelled = work @ rates
-    return rates
+    result: Matrix = rates / scale
+    return result
+
+
+def _middle(found: Matrix, expected: Matrix) -> Matrix:
+    """Return the geometric mean, which makes the relative error of twice and of half the same size."""
+    middle: Matrix = np.sqrt(np.maximum(found, expected / 100) * expected)
+    return middle
 
 
 def calibrated_group(graph: ModelGraph, group: GroupCost, calibration: Calibration) -> GroupCost | None:

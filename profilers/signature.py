@@ -83,7 +83,7 @@ def _wiring(nodes: Sequence[ir.Node], label: Label, leaves: Label) -> tuple[str,
     inside = {id(value) for node in nodes for value in node.outputs}
     down, colours = _colours(nodes, inside, label)
     below = _below(nodes, inside, colours, leaves)
-    final = [_short([down[index], [below[id(value)] for value in node.outputs]]) for index, node in enumerate(nodes)]
+    final = [_short([down[index], *_outputs(node, below)]) for index, node in enumerate(nodes)]
     outside = sorted(_short([colour, below[key]]) for key, colour in colours.items() if key not in inside)
     order = sorted(range(len(nodes)), key=lambda index: (final[index], index))
     return _short([[final[index] for index in order], outside]), order
@@ -114,13 +114,18 @@ def _below(nodes: Sequence[ir.Node], inside: set[int], colours: Mapping[int, str
     for node in reversed(nodes):
         for value in node.outputs:
             below[id(value)] = _short([sorted(readers[id(value)]), leaves(value)])
-        reading = _short([colours[id(value)] for value in node.outputs] + [below[id(value)] for value in node.outputs])
+        reading = _short([_outputs(node, colours), _outputs(node, below)])
         for slot, operand in enumerate(node.inputs):
             if operand is not None:
                 readers[id(operand)].append(f"{reading} {slot}")
         for captured in _captured(node):
             readers[id(captured)].append(reading)
     return below | {key: _short(sorted(found)) for key, found in readers.items() if key not in inside}
+
+
+def _outputs(node: ir.Node, of_value: Mapping[int, str]) -> list[str | None]:
+    """Return what `of_value` says of each output; of one that nobody reads nothing."""
+    return _trimmed([of_value[id(value)] if _is_read(value) else None for value in node.outputs])
 
 
 def _is_read(value: ir.Value) -> bool:

@@ -83,6 +83,12 @@ class Builder:
         self.values.append(value)
         return value
 
+    def input(self, dtype: str, shape: tuple[int, ...]) -> Val:
+        value = Val(name=self.name(), dtype=dtype, shape=shape)
+        self.inputs.append(value)
+        self.values.append(value)
+        return value
+
     def ints(self, *numbers: int) -> str:
         return self.constant(np.array(numbers, np.int64)).name
 

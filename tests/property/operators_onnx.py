@@ -227,9 +227,9 @@ def empty_sequence(b: Builder) -> None:
 
 def branch(b: Builder) -> None:
     """Add an If whose bodies read outer values, one of them from an If inside."""
-    cond = b.pick(lambda v: v.dtype == "bool" and v.shape == ())
+    cond = b.pick(lambda v: v.dtype == "bool" and v.shape == ()) or b.input("bool", ())
     pair = _pair(b, "float32")
-    if cond is None or pair is None:
+    if pair is None:
         return
     x, y, shape = pair
     out = [info("out", "float32", None)]

@@ -21,20 +21,18 @@ SHAPES = [(2, 3), (3,), (), (1, 1), (0, 3), (1, 2, 4, 4)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A model and the values that have to be fed."""
+    """A model and the values that have to be fed.
+
+    Args:
+        model: As a careless exporter writes it: nodes in any order, some without a name, some with the same.
+        runnable: The same graph with its nodes in order and without names. onnxruntime refuses a file in which two nodes
+            share a name, and one in which a node comes before an If that it inlines.
+        inputs: What has to be fed.
+    """
 
     model: onnx.ModelProto = field(repr=False)
+    runnable: onnx.ModelProto = field(repr=False)
     inputs: tuple[Val, ...]
-    text: str
-
-    @property
-    def runnable(self) -> onnx.ModelProto:
-        """The same model without node names: onnxruntime refuses a file in which two nodes share one."""
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self.model)
-        for node in copy.graph.node:
-            node.ClearField("name")
-        return copy
 
     def feeds(self, seed: int) -> dict[str, np.ndarray]:
         """Return seeded inputs."""
@@ -52,12 +50,11 @@ def _random(rng: np.random.Generator, value: Val) -> np.ndarray:
 
 
 def _add_inputs(b: Builder) -> None:
-    b.values.append(Val(name=b.name(), dtype="float32", shape=(2, 3)))
+    b.input("float32", (2, 3))
     kinds = [("float32", b.draw(st.sampled_from(SHAPES))), ("float32", b.draw(st.sampled_from(SHAPES)))]
     kinds += [("bool", ()), ("int64", (3,)), ("string", (2,))]
     for dtype, shape in b.draw(st.lists(st.sampled_from(kinds), max_size=4)):
-        b.values.append(Val(name=b.name(), dtype=dtype, shape=shape))
-    b.inputs = list(b.values)
+        b.input(dtype, shape)
 
 
 def _declared(b: Builder, value: Val) -> onnx.ValueInfoProto:
@@ -86,16 +83,27 @@ def _assemble(b: Builder, *, shuffle: bool) -> Case:
         declared += [info(t.name, _dtype(t), list(t.dims)) for t in b.initializers]
     elif b.initializers and b.flag():
         declared.append(info(b.initializers[0].name, _dtype(b.initializers[0]), list(b.initializers[0].dims)))
-    nodes = b.draw(st.permutations(b.nodes)) if shuffle else b.nodes
-    graph = helper.make_graph(nodes, "random", declared, [_output(b, value) for value in outputs], b.initializers)
+    graph = helper.make_graph(b.nodes, "random", declared, [_output(b, value) for value in outputs], b.initializers)
     domains = b.domains | ({"com.example.unused": 1} if b.flag() else {})
-    model = helper.make_model(
+    runnable = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in domains.items()],
         functions=list(b.functions.values()),
         ir_version=b.ir_version,
     )
-    return Case(model=model, inputs=tuple(b.inputs), text=onnx.printer.to_text(model))
+    model = _copy(runnable)
+    if shuffle:
+        del model.graph.node[:]
+        model.graph.node.extend(b.draw(st.permutations(b.nodes)))
+    for node in runnable.graph.node:
+        node.ClearField("name")
+    return Case(model=model, runnable=runnable, inputs=tuple(b.inputs))
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _dtype(tensor: TensorProto) -> str:
