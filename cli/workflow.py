@@ -15,6 +15,7 @@ from cutset.graph.load import load, with_operators
 from cutset.graph.model import ModelGraph
 from cutset.profilers.cache import CostCache, default_folder
 from cutset.profilers.datasheets import Datasheet, datasheet
+from cutset.profilers.environment import usable_cores
 from cutset.profilers.inputs import SampleInputs, collect, parse_shape
 from cutset.profilers.merge import one_machine
 from cutset.profilers.profile import ProfileOptions, profile, read_profile
@@ -68,6 +69,8 @@ def read_model(arguments: ModelArguments) -> ModelGraph:
 
 def measure(arguments: ModelArguments, costs: CostArguments, output: Output, progress: Progress) -> Measured:
     """Return the measured model: load, choose inputs, profile."""
+    if costs.threads > usable_cores():
+        raise UsageError(f"--threads {costs.threads} is more than the {usable_cores()} cores that can be used here")
     target = choose_target(costs.target, output)
     batch = parse_batch(costs.batch)
     progress(f"loading {arguments.model}")

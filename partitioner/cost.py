@@ -52,12 +52,21 @@ class Atom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What serves the plan: workers of the CPU pool, cores of the machine, samples in one run, smallest GPU stage."""
+    """What serves the plan.
+
+    Args:
+        cpu_workers: Threads that serve CPU stages.
+        cores: Replicas of the unsplit model that the machine holds.
+        batch: Samples in one run.
+        min_gpu_ops: Smallest GPU stage worth building, in atoms.
+        saturated: Whether all workers are busy, and slow each other down, or one request is alone.
+    """
 
     cpu_workers: int
     cores: int
     batch: int = 1
     min_gpu_ops: int = 0
+    saturated: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +102,8 @@ def build_problem(
     refusals = _refusals(graph, table, support)
     _check_pins(pins, refusals)
     atoms = _atoms(graph, table, refusals, pins, gpu_scale)
-    session = table.session("cpu")
+    session = (machine.saturated and table.session("cpu", loaded=True)) or table.session("cpu")
+    slowed = contention(table, machine.cpu_workers) if machine.saturated else 1.0
     index = {name: number for number, atom in enumerate(atoms) for name in atom.nodes}
     source, sink = len(atoms), len(atoms) + 1
     scale = 1.0 / machine.batch
@@ -101,7 +111,7 @@ def build_problem(
         atoms=tuple(atoms),
         problem=Problem(
             names=(*(atom.name for atom in atoms), INPUT, OUTPUT),
-            cpu_s=np.array([atom.cpu_s for atom in atoms] + [0.0, 0.0]) * scale,
+            cpu_s=np.array([atom.cpu_s for atom in atoms] + [0.0, 0.0]) * scale * slowed,
             gpu_s=np.array([atom.gpu_s for atom in atoms] + [math.inf, math.inf]) * scale,
             tensors=tuple(_tensors(graph, table, index, source, sink, scale)),
             pseudo=frozenset({source, sink}),
@@ -113,6 +123,18 @@ def build_problem(
             whole_cores=machine.cores,
         ),
     )
+
+
+def contention(table: CostTable, workers: int) -> float:
+    """Return how many times slower the CPU runs when `workers` run at once, at least one.
+
+    Measured alone and with every core busy; between the two it is taken to grow evenly with the workers.
+    """
+    alone, busy = table.session("cpu"), table.session("cpu", loaded=True)
+    if alone is None or busy is None or not alone.latency_s.median:
+        return 1.0
+    ratio = max(1.0, busy.latency_s.median / alone.latency_s.median)
+    return 1.0 + (ratio - 1.0) * min(1.0, (workers - 1) / (busy.workers - 1))
 
 
 def _refusals(graph: ModelGraph, table: CostTable, support: Mapping[str, Support]) -> dict[str, str]:

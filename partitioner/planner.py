@@ -100,7 +100,11 @@ class _Case:
             self.table,
             self.support,
             self.pins,
-            replace(self.options.machine, min_gpu_ops=self.options.min_gpu_nodes),
+            replace(
+                self.options.machine,
+                min_gpu_ops=self.options.min_gpu_nodes,
+                saturated=self.options.objective == "throughput",
+            ),
             gpu_scale=gpu_scale,
         )
 

@@ -124,17 +124,22 @@ def _members(graph: ModelGraph, kernels: Sequence[Kernel], kernel_of: Mapping[st
 
 
 def _kernel_homes(kernels: Sequence[Kernel], members: Mapping[int, list[str]]) -> dict[int, int]:
-    """Return for each kernel the one that owns its time: itself, else what it feeds, else what feeds it."""
-    readers: dict[str, int] = {}
+    """Return for each kernel the one that owns its time: itself, else what it feeds, else what feeds it.
+
+    Of several that it feeds, the one whose nodes come first: onnxruntime saves one graph in different orders.
+    """
+    rank = {key: number for number, key in enumerate(members)}
     writers = {output: index for index, kernel in enumerate(kernels) for output in kernel.outputs}
-    for index in reversed(range(len(kernels))):
-        readers.update(dict.fromkeys(kernels[index].inputs, index))
+    readers: dict[str, list[int]] = {}
+    for index, kernel in enumerate(kernels):
+        for value in kernel.inputs:
+            readers.setdefault(value, []).append(index)
     homes = {index: index for index in range(len(kernels)) if index in members}
     for index in reversed(range(len(kernels))):
         if index not in homes:
-            fed = (homes[readers[o]] for o in kernels[index].outputs if readers.get(o) in homes)
+            fed = {homes[reader] for o in kernels[index].outputs for reader in readers.get(o, ()) if reader in homes}
             feeding = (homes[writers[i]] for i in kernels[index].inputs if writers.get(i) in homes)
-            home = next(fed, next(feeding, None))
+            home = min(fed, key=rank.__getitem__) if fed else next(feeding, None)
             if home is not None:
                 homes[index] = home
     fallback = next(iter(members), None)

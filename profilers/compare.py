@@ -85,7 +85,7 @@ class Unmatched:
     what: str
     nodes: int
     device: str
-    latency_s: float | None
+    latency_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +128,8 @@ def compare(a: CostTable, b: CostTable) -> Comparison:
         changes=tuple(_changes(a, b)),
         totals=tuple(_totals(a, b)),
         groups=tuple(sorted(groups, key=lambda found: -abs(found.b_s - found.a_s))),
-        only_a=_unmatched(left, {key for key, group in right.items() if group.latency_s is not None}),
-        only_b=_unmatched(right, {key for key, group in left.items() if group.latency_s is not None}),
+        only_a=_only(left, right),
+        only_b=_only(right, left),
     )
 
 
@@ -149,11 +149,12 @@ def _keyed(table: CostTable, same_model: bool) -> dict[tuple[Any, ...], GroupCos
     return found
 
 
-def _unmatched(groups: Mapping[tuple[Any, ...], GroupCost], others: set[tuple[Any, ...]]) -> tuple[Unmatched, ...]:
+def _only(groups: Mapping[tuple[Any, ...], GroupCost], others: Mapping[tuple[Any, ...], GroupCost]) -> tuple[Unmatched, ...]:
+    """Return the groups that have a cost in the first profile and none in the other."""
     return tuple(
         Unmatched(what=group.canonical[0], nodes=len(group.canonical), device=group.device, latency_s=group.latency_s)
         for key, group in groups.items()
-        if key not in others
+        if group.latency_s is not None and (key not in others or others[key].latency_s is None)
     )
 
 

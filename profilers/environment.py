@@ -29,6 +29,8 @@ PACKAGES = (
 PROBE_TIMEOUT_S = 60.0
 """Longest a library may take to load in its child process; TensorRT takes seconds on a cold disk."""
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 SMI_TIMEOUT_S = 10.0
 _SMI_FIELDS = ("name", "memory.total", "compute_cap", "driver_version")
 
@@ -86,14 +88,12 @@ class Probe:
 
 def environment() -> Environment:
     """Return the machine and library versions, as they are now."""
-    quota = cgroup_cores(_read(Path("/sys/fs/cgroup/cpu.max")))
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = _read(Path("/sys/fs/cgroup/memory.max"))
     return Environment(
         cpu=cpu_model(_read(Path("/proc/cpuinfo"))) or platform.processor() or platform.machine(),
         logical_cores=os.cpu_count() or 1,
-        usable_cores=max(1, math.floor(min(affinity, quota if quota is not None else affinity))),
-        cgroup_cores=quota,
+        usable_cores=usable_cores(),
+        cgroup_cores=cgroup_cores(_read(CPU_QUOTA)),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         memory_limit_bytes=int(limit) if limit.isdigit() else None,
         governor=_read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or None,
@@ -103,6 +103,13 @@ def environment() -> Environment:
         packages=installed_versions(PACKAGES),
         gpus=gpus(),
     )
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may keep busy: affinity and cgroup quota, rounded down, at least one."""
+    quota = cgroup_cores(_read(CPU_QUOTA))
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.floor(min(affinity, quota if quota is not None else affinity)))
 
 
 def cpu_model(cpuinfo: str) -> str:

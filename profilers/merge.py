@@ -83,7 +83,7 @@ def _title(part: CostTable) -> str:
 
 def _machine(part: CostTable) -> Machine:
     return Machine(
-        file=part.model.file,
+        model=part.model,
         environment=part.environment,
         target=part.target,
         shapes=part.shapes,
@@ -104,7 +104,7 @@ def _numbered(part: CostTable, index: int) -> CostTable:
 def _part(table: CostTable, machine: Machine, index: int) -> CostTable:
     suffix = f":{index}"
     return CostTable(
-        model=replace(table.model, file=machine.file),
+        model=machine.model,
         target=machine.target,
         environment=machine.environment,
         shapes=machine.shapes,

@@ -12,6 +12,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from cutset.profilers.table import Latency
 from cutset.profilers.timing import repeat, summarise
 
 UNFUSED_RUNS = 3
+TRACED_RUNS = 30
+"""Enough for a percentile of every kernel; each run of a large model writes megabytes of trace."""
+
 KERNEL_PERCENTILE = 20
 """Per-kernel times are the 20th percentile over runs: preemption only ever adds."""
 
@@ -41,6 +45,8 @@ class CpuProfile:
 
     Args:
         session: Latency of the whole model, profiler off.
+        loaded: The same while `workers` requests run at once on as many threads; None for one worker.
+        workers: How many that were.
         groups: Nodes that run as one unit.
         group_s: Seconds of each group; they sum to the session's median.
         unfused_s: Seconds of each node with every optimisation off.
@@ -56,6 +62,8 @@ class CpuProfile:
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     kernel_sum_ratio: float
+    loaded: Latency | None = None
+    workers: int = 1
 
 
 def profile_cpu(
@@ -63,6 +71,7 @@ def profile_cpu(
     inputs: Arrays,
     *,
     threads: int = 1,
+    workers: int = 1,
     budget_s: float = 3.0,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> CpuProfile:
@@ -72,6 +81,7 @@ def profile_cpu(
         graph: The model.
         inputs: One array a graph input.
         threads: Intra-op threads, as deployed.
+        workers: Requests that run at once in the loaded measurement; it is left out for one.
         budget_s: Seconds to spend repeating each of the two optimised runs.
         progress: Told what is being measured.
 
@@ -86,6 +96,7 @@ def profile_cpu(
         unfused_s, shapes, dtypes = work.unfused(feed)
         progress("timing the whole model")
         latency = work.whole(feed, budget_s)
+        loaded = work.loaded(feed, budget_s, workers) if workers > 1 else None
         progress("profiling its kernels")
         groups, kernel_s = work.fused(feed, budget_s)
     release_memory()
@@ -101,6 +112,8 @@ def profile_cpu(
         shapes={**shapes, **sizes_of(inputs)},
         dtypes=dtypes,
         kernel_sum_ratio=total / latency.median if latency.median else 0.0,
+        loaded=loaded,
+        workers=workers,
     )
 
 
@@ -190,6 +203,14 @@ class _Workdir:
         session = self.open()
         return summarise(repeat(lambda: run(session, feed), budget_s=budget_s), threads=self.threads)
 
+    def loaded(self, feed: Mapping[str, Any], budget_s: float, workers: int) -> Latency:
+        """Return the latency while every worker runs the model: they share memory bandwidth and caches."""
+        session = self.open()
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(repeat, lambda: run(session, feed), budget_s=budget_s) for _ in range(workers)]
+            runs = [entry for future in futures for entry in future.result()]
+        return summarise(runs, threads=self.threads)
+
     def unfused(self, feed: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, tuple[int, ...]], dict[str, str]]:
         events = self._profiled(feed, lambda call: [call() for _ in range(UNFUSED_RUNS)], optimise=False)
         names = {f"n{index}": node for index, node in enumerate(self.graph.nodes)}
@@ -233,7 +254,9 @@ class _Workdir:
 
     def fused(self, feed: Mapping[str, Any], budget_s: float) -> tuple[list[Group], list[float]]:
         target = self.folder / "optimised.onnx"
-        events = self._profiled(feed, lambda call: repeat(call, budget_s=budget_s), optimized_model_filepath=str(target))
+        events = self._profiled(
+            feed, lambda call: repeat(call, budget_s=budget_s, max_runs=TRACED_RUNS), optimized_model_filepath=str(target)
+        )
         kernels = kernels_of(onnx.load(str(target), load_external_data=False).graph)
         index_of = {kernel.name: index for index, kernel in enumerate(kernels)}
         samples: list[list[float]] = [[] for _ in kernels]

@@ -15,7 +15,7 @@ from cutset.errors import UsageError
 from cutset.graph.model import ModelGraph
 from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import Datasheet
-from cutset.profilers.environment import Environment, environment
+from cutset.profilers.environment import Environment, environment, usable_cores
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.ort_cpu import CpuProfile, profile_cpu
 from cutset.profilers.session import Arrays
@@ -66,9 +66,12 @@ def profile(
         ProfileError: If the model does not run on `inputs`.
         UsageError: If the batch cannot be made, or a recorded profile holds no GPU costs.
     """
-    here = environment()
     batches = sorted({1, (1 + options.batch) // 2, options.batch})
-    entries = {size: _measure(graph, _batched(graph, inputs, size), options, here, progress) for size in batches}
+    replicas = max(1, usable_cores() // options.threads)
+    entries = {
+        size: _measure(graph, _batched(graph, inputs, size), options, replicas if size == options.batch else 1, progress)
+        for size in batches
+    }
     runs = {size: entry.profile for size, entry in entries.items()}
     chosen = runs[options.batch]
     measured = graph.with_measured(chosen.shapes, chosen.dtypes)
@@ -77,7 +80,7 @@ def profile(
         target=None,
         environment=serde.to_builtins(entries[options.batch].environment),
         shapes=dict(measured.measured),
-        sessions=tuple(_session_cost(run, size, options.threads) for size, run in runs.items()),
+        sessions=tuple(cost for size, run in runs.items() for cost in _session_costs(run, size, options.threads)),
         groups=_cpu_groups(measured, chosen, options.batch),
         transfers=(),
         affine=fit_affine(batches, [runs[size].session.median for size in batches]) if len(batches) > 1 else None,
@@ -94,11 +97,12 @@ class _Entry:
 
 
 def _measure(
-    graph: ModelGraph, inputs: Arrays, options: ProfileOptions, here: Environment, progress: Callable[[str], None]
+    graph: ModelGraph, inputs: Arrays, options: ProfileOptions, workers: int, progress: Callable[[str], None]
 ) -> _Entry:
+    here = environment()
     key = {
         "schema": PROFILE_SCHEMA,
-        "method": 2,
+        "method": 3,
         "model": graph.digest,
         "shapes": {name: list(shape) for name, shape in sizes_of(inputs).items()},
         "custom_ops": list(graph.custom_ops),
@@ -106,6 +110,7 @@ def _measure(
         "cpu": here.cpu,
         "cores": here.usable_cores,
         "threads": options.threads,
+        "workers": workers,
     }
     stored = options.cache.get(key)
     if stored is not None:
@@ -114,7 +119,14 @@ def _measure(
             return msgspec.convert(stored, _Entry)
         except msgspec.ValidationError:
             progress("the cached costs are of another version")
-    measured = profile_cpu(graph, inputs, threads=options.threads, budget_s=options.budget_s, progress=progress)
+    measured = profile_cpu(
+        graph,
+        inputs,
+        threads=options.threads,
+        workers=workers,
+        budget_s=options.budget_s,
+        progress=progress,
+    )
     entry = _Entry(profile=measured, environment=here)
     options.cache.put(key, serde.to_builtins(entry))
     return entry
@@ -136,10 +148,11 @@ def _batched(graph: ModelGraph, inputs: Arrays, batch: int) -> dict[str, Any]:
     return out
 
 
-def _session_cost(run: CpuProfile, batch: int, threads: int) -> SessionCost:
-    return SessionCost(
+def _session_costs(run: CpuProfile, batch: int, threads: int) -> list[SessionCost]:
+    alone = SessionCost(
         device="cpu", backend=CPU_BACKEND, batch=batch, threads=threads, latency_s=run.session, source="measured"
     )
+    return [alone] if run.loaded is None else [replace(alone, latency_s=run.loaded, workers=run.workers), alone]
 
 
 def _cpu_groups(graph: ModelGraph, run: CpuProfile, batch: int) -> tuple[GroupCost, ...]:

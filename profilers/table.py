@@ -23,8 +23,11 @@ class Latency:
         median: Median of the accepted runs, or of their CPU time where too few were quiet.
         p10: 10th percentile.
         p90: 90th percentile.
-        samples: Runs that the numbers are from.
+        samples: Runs that the numbers are from; over `runs`, this is the acceptance rate.
         runs: Runs made.
+        low: Lower end of the median's 95 % confidence interval, None where nothing was repeated.
+        high: Upper end of it.
+        settled: Whether the interval was within 5 % of the median when the runs stopped; else the budget ended them.
         clock: ``wall`` of undisturbed runs, or ``cpu`` (thread CPU time) when fewer than five ran undisturbed.
     """
 
@@ -33,12 +36,15 @@ class Latency:
     p90: float
     samples: int
     runs: int = 0
+    low: float | None = None
+    high: float | None = None
+    settled: bool = False
     clock: Literal["wall", "cpu", "model"] = "wall"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionCost:
-    """Latency of the whole model as one session."""
+    """Latency of the whole model as one session, while `workers` of them run at the same time."""
 
     device: str
     backend: str
@@ -46,6 +52,7 @@ class SessionCost:
     threads: int
     latency_s: Latency
     source: Source
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +171,7 @@ class Machine:
     """One machine of a merged profile: what its own profile said beside sessions, groups and transfers.
 
     Args:
-        file: Name of the model's file there.
+        model: The model's file there.
         environment: Machine and library versions.
         target: Its GPU, or None.
         shapes: Sizes of every value in its run.
@@ -172,7 +179,7 @@ class Machine:
         coverage: What its GPU costs were replayed from.
     """
 
-    file: str
+    model: ModelFile
     environment: Mapping[str, Any]
     target: Mapping[str, Any] | None
     shapes: Mapping[str, tuple[int, ...]]
@@ -214,9 +221,14 @@ class CostTable:
         """Return the groups of one device, in model order."""
         return tuple(group for group in self.groups if group.device == device)
 
-    def session(self, device: str) -> SessionCost | None:
-        """Return the whole-model cost on `device` at the planned batch, if there is one."""
-        found = [session for session in self.sessions if session.device == device]
+    def session(self, device: str, *, loaded: bool = False) -> SessionCost | None:
+        """Return the whole-model cost on `device` at the planned batch, if there is one.
+
+        Args:
+            device: ``cpu`` or ``gpu``.
+            loaded: With every core busy, instead of alone.
+        """
+        found = [session for session in self.sessions if session.device == device and (session.workers > 1) == loaded]
         return found[-1] if found else None
 
     def transfer(self, direction: Direction) -> TransferModel | None:

@@ -17,7 +17,13 @@ from cutset.profilers.table import Latency
 
 MIN_QUIET_RUNS = 5
 MIN_RUNS = 5
-MAX_RUNS = 30
+SETTLED_RUNS = 15
+MAX_RUNS = 200
+
+SETTLED = 0.05
+"""Half the width of the median's interval over the median, under which more runs would tell nothing new."""
+
+Z_95 = 1.96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +48,38 @@ def time_once(call: Callable[[], object]) -> Run:
 
 
 def repeat(call: Callable[[], object], *, budget_s: float, max_runs: int = MAX_RUNS, warmup: int = 2) -> list[Run]:
-    """Return the runs made: at least five, at most `max_runs`, stopping when `budget_s` seconds are spent."""
+    """Return the runs made: at least five, until their median has settled, `max_runs` or `budget_s` seconds are spent."""
     for _ in range(warmup):
         call()
     runs: list[Run] = []
     end = time.perf_counter() + budget_s
-    while len(runs) < MIN_RUNS or (len(runs) < max_runs and time.perf_counter() < end):
+    while len(runs) < MIN_RUNS or (len(runs) < max_runs and time.perf_counter() < end and not _settled(runs)):
         runs.append(time_once(call))
     return runs
+
+
+def _settled(runs: list[Run]) -> bool:
+    quiet = [run.wall_s for run in runs if run.quiet]
+    return len(quiet) >= SETTLED_RUNS and len(quiet) % MIN_RUNS == 0 and _half_width(np.array(quiet)) <= SETTLED
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the median of `values`, whatever their distribution.
+
+    Source:
+        Conover, "Practical Nonparametric Statistics", 3rd ed., section 3.2 (order statistics, normal approximation).
+    """
+    ordered = np.sort(values)
+    n = len(ordered)
+    reach = Z_95 * np.sqrt(n)
+    low, high = int(np.floor((n - reach) / 2)), int(np.ceil((n + reach) / 2))
+    return float(ordered[max(0, low)]), float(ordered[min(n - 1, high)])
+
+
+def _half_width(values: np.ndarray) -> float:
+    low, high = median_interval(values)
+    median = float(np.median(values))
+    return (high - low) / 2 / median if median > 0 else 0.0
 
 
 def summarise(runs: list[Run], *, threads: int = 1) -> Latency:
@@ -65,10 +95,14 @@ def summarise(runs: list[Run], *, threads: int = 1) -> Latency:
     else:
         values, clock = np.array([run.cpu_s for run in runs]), "cpu"
     p10, median, p90 = np.percentile(values, [10, 50, 90])
+    low, high = median_interval(values)
     return Latency(
         median=float(median),
         p10=float(p10),
         p90=float(p90),
+        low=low,
+        high=high,
+        settled=_half_width(values) <= SETTLED,
         samples=len(values),
         runs=len(runs),
         clock="wall" if clock == "wall" else "cpu",

@@ -322,18 +322,15 @@ def test_targets_that_are_not_there(refuse, mixed, tmp_path):
     assert "missing required field" in str(bare.error["cause"])
 
 
-def test_recorded_profiles_that_do_not_fit(refuse, mixed, cnn_file, cost_cache, tmp_path, capfd):
+def test_recorded_profiles_that_hold_no_gpu(refuse, mixed, cost_cache, tmp_path, capfd):
+    without_gpu = tmp_path / "cpu.json"
     costs = ["--cache", str(cost_cache), *QUICK]
-    of_another, without_gpu = tmp_path / "other.json", tmp_path / "cpu.json"
-    assert run(["profile", str(cnn_file), "-o", str(of_another), "--target", "t4", *costs]) == 0
     assert run(["profile", str(mixed), "-o", str(without_gpu), "--target", "cpu", *costs]) == 0
     capfd.readouterr()
-    other = refuse.partition(mixed, "--target", of_another)
-    assert other.code == USAGE
-    assert_says(other, "of another model .*cnn.onnx")
     bare = refuse.partition(mixed, "--target", without_gpu)
     assert bare.code == USAGE
-    assert_says(bare, "holds no GPU costs")
+    assert_says(bare, "no GPU")
+    assert refuse.partition(mixed, "--target", f"{without_gpu}#7").code == USAGE
 
 
 def test_folders_that_must_not_be_replaced(refuse, mixed, tmp_path):

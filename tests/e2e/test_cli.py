@@ -131,6 +131,14 @@ def test_a_recorded_profile_gives_the_same_plan(cutset, mixed, tmp_path):
     assert profile["schema"] == "cutset.profile/1"
 
 
+def test_a_recorded_profile_of_another_model_says_what_it_covers(cutset, mixed, cnn_file, tmp_path):
+    assert cutset("profile", cnn_file, "-o", tmp_path / "p.json", "--target", "l4", *QUICK).code == 0
+    done = cutset("partition", mixed, "--plan-only", "--json", "--target", tmp_path / "p.json", *QUICK)
+    assert done.code == 0, done.err
+    assert "0 of 4 groups recorded" in done.err
+    assert done.json["target"]["source"] == "modelled"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_the_server_with_itself(number, cutset, mixed, tmp_path):
     assert cutset.partition(mixed, tmp_path / "out").code == 0

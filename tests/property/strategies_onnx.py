@@ -72,7 +72,8 @@ def _output(b: Builder, value: Val) -> onnx.ValueInfoProto:
     return info(value.name, value.dtype, value.shape if value.shape is not None and b.flag() else None)
 
 
-def _assemble(b: Builder, *, shuffle: bool) -> Case:
+def assemble(b: Builder, *, shuffle: bool) -> Case:
+    """Return the model under construction, with drawn outputs, oddities of old files, and its nodes shuffled if asked."""
     read = {name for node in b.nodes for name in node.input} | {value.name for value in b.inputs}
     ends = [value for value in b.values if value.name not in read]
     dead = b.draw(st.sets(st.sampled_from(ends), max_size=2)) if ends else set()
@@ -117,4 +118,4 @@ def cases(draw: st.DrawFn, *, operators: int = 18) -> Case:
     _add_inputs(b)
     for operator in draw(st.lists(st.sampled_from(OPERATORS), min_size=operators // 2, max_size=operators)):
         operator(b)
-    return _assemble(b, shuffle=draw(st.booleans()))
+    return assemble(b, shuffle=draw(st.booleans()))

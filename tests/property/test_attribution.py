@@ -1,0 +1,100 @@
+"""Whatever onnxruntime fuses, its kernels' times go to groups that partition the model and could be placed one by one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cutset.graph.load import load
+from cutset.graph.model import ModelGraph
+from cutset.profilers.attribution import Group
+from cutset.profilers.ort_cpu import CpuProfile, profile_cpu
+from cutset.sample_models import registry
+from tests.property.builder_onnx import Builder
+from tests.property.operators_onnx import binary, clip, conv, half, matmul, reshaped, unary
+from tests.property.strategies_onnx import Case, assemble, cases
+from tests.support import save
+
+SHORT = settings(derandomize=True, deadline=None, database=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+BUDGET_S = 0.1
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Case:
+    """Draw chains of what onnxruntime fuses: convolution, normalisation, activation, product, sum."""
+    b = Builder(draw)
+    b.input("float32", (1, 2, 4, 4))
+    b.input("float32", (2, 3))
+    for operator in draw(st.lists(st.sampled_from([conv, conv, unary, binary, matmul, clip, half, reshaped]), min_size=5)):
+        operator(b)
+    return assemble(b, shuffle=draw(st.booleans()))
+
+
+def is_placeable_one_by_one(graph: ModelGraph, groups: tuple[Group, ...]) -> bool:
+    """Return whether no group needs, over others, a value that it makes itself; constants are copied, not waited for."""
+    home = {name: index for index, group in enumerate(groups) for name in group.nodes}
+    edges = [
+        (home[graph.producer[value]], home[node.name])
+        for node in graph.placeable
+        for value in node.inputs
+        if value in graph.producer and value not in graph.constant_values
+    ]
+    return bool(nx.is_directed_acyclic_graph(nx.DiGraph((a, b) for a, b in edges if a != b)))
+
+
+def check(graph: ModelGraph, profile: CpuProfile) -> None:
+    covered = [name for group in profile.groups for name in group.nodes]
+    assert sorted(covered) == sorted(node.name for node in graph.nodes)
+    assert is_placeable_one_by_one(graph, profile.groups)
+    assert all(seconds >= 0 for seconds in profile.group_s)
+    if any(group.kernels for group in profile.groups):
+        assert sum(profile.group_s) == pytest.approx(profile.session.median)
+
+
+def shape(profile: CpuProfile) -> list[tuple[tuple[str, ...], int]]:
+    """Return the groups without the kernels' positions: onnxruntime saves equal graphs in different orders."""
+    return [(group.nodes, len(group.kernels)) for group in profile.groups]
+
+
+def measure(path: Path, feeds: Mapping[str, Any]) -> tuple[ModelGraph, CpuProfile]:
+    graph = load(path)
+    return graph, profile_cpu(graph, feeds, budget_s=BUDGET_S)
+
+
+@SHORT
+@given(case=networks())
+def test_fused_chains(case: Case) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, feeds = save(case.model, Path(folder)), case.feeds(seed=1)
+        graph, profile = measure(path, feeds)
+        _, again = measure(path, feeds)
+    check(graph, profile)
+    assert shape(again) == shape(profile)
+
+
+@SHORT
+@given(case=cases())
+def test_models_of_every_kind(case: Case) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check(*measure(save(case.model, Path(folder)), case.feeds(seed=1)))
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", ["light_squeezenet", "light_shufflenet"])
+def test_real_networks(name: str, tmp_path: Path) -> None:
+    path = registry.fetch(name, tmp_path / "model.onnx")
+    feeds = registry.sample_inputs(name)
+    graph, profile = measure(path, feeds)
+    _, again = measure(path, feeds)
+    check(graph, profile)
+    assert shape(again) == shape(profile)
+    assert len(profile.groups) < len(graph.nodes)
+    assert np.count_nonzero(profile.group_s) > 10
