@@ -6,7 +6,6 @@ import contextlib
 import errno
 import importlib
 import json
-import os
 import signal
 import sys
 import traceback
@@ -65,7 +64,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Words after the program's name; those of the process by default.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime's packages report to their maker unless told not to
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:

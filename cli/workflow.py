@@ -15,10 +15,12 @@ from cutset.graph.load import load, with_operators
 from cutset.graph.model import ModelGraph
 from cutset.profilers.cache import CostCache, default_folder
 from cutset.profilers.datasheets import Datasheet, datasheet
-from cutset.profilers.environment import usable_cores
+from cutset.profilers.environment import cuda_provider, gpus, usable_cores
 from cutset.profilers.inputs import SampleInputs, collect, parse_shape
 from cutset.profilers.merge import one_machine
-from cutset.profilers.profile import ProfileOptions, profile, read_profile
+from cutset.profilers.on_device import MeasuredGpu
+from cutset.profilers.options import ProfileOptions
+from cutset.profilers.profile import profile, read_profile
 from cutset.profilers.table import CostTable, Coverage
 
 Progress = Callable[[str], None]
@@ -114,26 +116,41 @@ def cache_folder(text: str | None) -> Path | None:
     return default_folder() if text is None else Path(text)
 
 
-def choose_target(text: str, output: Output) -> Datasheet | CostTable | None:
-    """Return what GPU costs come from: a data sheet, a recorded profile, or None for the CPU alone.
+def choose_target(text: str, output: Output) -> Datasheet | CostTable | MeasuredGpu | None:
+    """Return what GPU costs come from: a GPU of this machine, a recorded profile, a data sheet, or None for the CPU alone.
 
     Raises:
         UsageError: If the name is unknown, or the file is no profile of one machine with a GPU.
-        UnavailableError: If a GPU of this machine is asked for.
+        UnavailableError: If a GPU of this machine is asked for and cannot be used.
     """
     if text == "cpu":
         return None
     if text == "auto":
-        output.notice("no GPU is measured here: planning for the CPU alone; name a GPU to plan for it, e.g. --target t4")
-        return None
-    if text.startswith("cuda"):
-        raise UnavailableError(
-            f"--target {text}: costs cannot be measured on a GPU of this machine",
-            hint="name the GPU to plan with modelled costs (--target t4), or give a profile recorded elsewhere",
-        )
+        return _gpu_here(output)
+    device = re.fullmatch(r"cuda(?::(\d+))?", text)
+    if device is not None:
+        lacking = cuda_provider()
+        if not lacking.ready:
+            raise UnavailableError(
+                f"--target {text}: no GPU of this machine can be measured",
+                cause=lacking.detail,
+                hint=f"{lacking.hint}; or name a GPU (--target t4), or give a profile recorded elsewhere",
+            )
+        return MeasuredGpu(device=int(device.group(1) or 0))
     if _PROFILE.fullmatch(text):
         return read_machine(text, device="gpu")
     return datasheet(text)
+
+
+def _gpu_here(output: Output) -> MeasuredGpu | None:
+    """Return this machine's first GPU if onnxruntime can use it, else None with a word on what to do."""
+    if gpus():
+        lacking = cuda_provider()
+        if lacking.ready:
+            return MeasuredGpu()
+        output.notice(f"this machine's GPU is not measured: {lacking.detail} ({lacking.hint})")
+    output.notice("planning for the CPU alone; name a GPU to plan for it with modelled costs, e.g. --target t4")
+    return None
 
 
 _PROFILE = re.compile(r"(?P<file>.+\.json)(?:#(?P<machine>\d+))?")

@@ -21,8 +21,8 @@ DIFF_SCHEMA = "cutset.profile-diff/1"
 NOISE = 0.05
 """Totals of two profiles taken one after the other agree within this; a smaller difference is none."""
 
-CONFIDENCE_Z = 2.576
-"""Standard errors on each side of a median: an interval that misses the truth once in a hundred times."""
+CONFIDENCE_Z = 1.96
+"""Standard errors on each side of a median: a 95 % interval; two that do not meet differ at about 99 %."""
 
 DECILES_Z = 2.563
 """Standard deviations between the 10th and the 90th percentile of a normal distribution."""
@@ -159,7 +159,7 @@ def _only(groups: Mapping[tuple[Any, ...], GroupCost], others: Mapping[tuple[Any
 
 
 def _session(table: CostTable, group: GroupCost) -> SessionCost | None:
-    alike = (s for s in table.sessions if (s.device, s.batch) == (group.device, group.batch))
+    alike = (s for s in table.sessions if (s.device, s.batch, s.workers) == (group.device, group.batch, 1))
     return next(alike, None)
 
 
@@ -177,31 +177,28 @@ def _group_difference(a: GroupCost, b: GroupCost, in_a: SessionCost | None, in_b
 def _group_interval(group: GroupCost, session: SessionCost | None) -> tuple[float, float]:
     """Return where the group's true time is: of a measured one a confidence interval, else the interval it carries."""
     middle = group.latency_s or 0.0
-    low, high = group.low_s, group.high_s
-    if low is None or high is None:
-        low = high = middle
-    if group.source != "measured" or session is None:
-        return low, high
-    half = _median_error(low, high, session.latency_s.samples) + KERNEL_NOISE * middle + CLOCK_S
-    return middle - half, middle + half
+    if group.source == "measured" and session is not None and session.latency_s.median > 0:
+        low, high = _session_interval(session)
+        half = ((high - low) / 2 / session.latency_s.median + KERNEL_NOISE) * middle + CLOCK_S
+        return middle - half, middle + half
+    return middle if group.low_s is None else group.low_s, middle if group.high_s is None else group.high_s
 
 
 def _session_interval(session: SessionCost) -> tuple[float, float]:
+    """Return the confidence interval of the session's median: as measured, else from its deciles and repeats."""
     latency = session.latency_s
-    half = _median_error(latency.p10, latency.p90, latency.samples)
+    if latency.low is not None and latency.high is not None:
+        return latency.low, latency.high
+    deviation = (latency.p90 - latency.p10) / DECILES_Z
+    half = CONFIDENCE_Z * MEDIAN_ERROR * deviation / math.sqrt(max(1, latency.samples))
     return latency.median - half, latency.median + half
-
-
-def _median_error(p10: float, p90: float, samples: int) -> float:
-    """Return half the confidence interval of a median of `samples` runs."""
-    return CONFIDENCE_Z * MEDIAN_ERROR * (p90 - p10) / DECILES_Z / math.sqrt(max(1, samples))
 
 
 def _totals(a: CostTable, b: CostTable) -> Iterator[Difference]:
     """Yield the whole model on each device that both priced: sessions where both ran it, else the sum of the groups."""
     for device in dict.fromkeys(group.device for group in a.groups):
         left, right = a.groups_on(device), b.groups_on(device)
-        if not right:
+        if not any(group.latency_s is not None for group in left) or not any(group.latency_s is not None for group in right):
             continue
         ran = a.session(device), b.session(device)
         if ran[0] is not None and ran[1] is not None:

@@ -211,6 +211,11 @@ def availability() -> tuple[Availability, ...]:
     )
 
 
+def cuda_provider() -> Availability:
+    """Return whether onnxruntime can use a GPU of this machine."""
+    return _cuda_provider(run_probe(_PROVIDERS), nvidia_driver(gpus()))
+
+
 _PROVIDERS = """
 import json, onnxruntime as ort
 print(json.dumps({"version": ort.__version__, "providers": ort.get_available_providers()}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import onnxruntime as ort
 from cutset import serde
 from cutset.errors import UsageError
 from cutset.graph.model import ModelGraph
-from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import Datasheet
 from cutset.profilers.environment import Environment, environment, usable_cores
 from cutset.profilers.inputs import sizes_of
+from cutset.profilers.on_device import MeasuredGpu, with_measured_gpu
+from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_cpu import CpuProfile, profile_cpu
 from cutset.profilers.session import Arrays
 from cutset.profilers.signature import sign
@@ -28,29 +29,12 @@ from cutset.profilers.workload import work_of
 CPU_BACKEND = "onnxruntime-cpu"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileOptions:
-    """How to measure.
-
-    Args:
-        threads: Intra-op threads of the CPU session, as deployed.
-        batch: Samples in one run; above one, batches 1, middle and `batch` are measured and fitted.
-        budget_s: Seconds for each repeated measurement.
-        cache: Where measured costs are kept.
-    """
-
-    threads: int = 1
-    batch: int = 1
-    budget_s: float = 3.0
-    cache: CostCache = field(default_factory=lambda: CostCache(None))
-
-
 def profile(
     graph: ModelGraph,
     inputs: Arrays,
     *,
-    target: Datasheet | CostTable | None,
-    options: ProfileOptions = ProfileOptions(),
+    target: Datasheet | CostTable | MeasuredGpu | None,
+    options: ProfileOptions | None = None,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> tuple[ModelGraph, CostTable]:
     """Return `graph` with the shapes of the measured run, and its costs.
@@ -58,14 +42,15 @@ def profile(
     Args:
         graph: The model.
         inputs: One complete sample.
-        target: GPU to model, profile to replay, or None for the CPU alone.
-        options: How to measure.
+        target: GPU to model, profile to replay, GPU of this machine to measure, or None for the CPU alone.
+        options: How to measure; the defaults when None.
         progress: Told what is being measured.
 
     Raises:
         ProfileError: If the model does not run on `inputs`.
         UsageError: If the batch cannot be made, or a recorded profile holds no GPU costs.
     """
+    options = options or ProfileOptions()
     batches = sorted({1, (1 + options.batch) // 2, options.batch})
     replicas = max(1, usable_cores() // options.threads)
     entries = {
@@ -85,6 +70,9 @@ def profile(
         transfers=(),
         affine=fit_affine(batches, [runs[size].session.median for size in batches]) if len(batches) > 1 else None,
     )
+    if isinstance(target, MeasuredGpu):
+        feed = _batched(graph, inputs, options.batch)
+        return measured, with_measured_gpu(measured, table, feed, target, options, progress)
     return measured, table if target is None else with_gpu(measured, table, target)
 
 

@@ -162,31 +162,28 @@ def _tensor(tensor: ir.TensorProtocol) -> Any:
 
 
 def _body(body: ir.Graph, outer: Label) -> Any:
-    """Return what a body computes: its nodes, the position of its inputs and outputs, and what it captures."""
-    position = {id(value): index for index, value in enumerate(body.inputs)}
+    """Return what a body computes: its nodes, the position of its inputs and outputs, and what it captures.
+
+    The types of the values inside follow from these; what inference happened to find of them does not count.
+    """
+    inputs = {id(value): index for index, value in enumerate(body.inputs)}
+    weights = {id(value) for value in body.initializers.values()}
     own = {id(value) for node in body for value in node.outputs}
 
     def label(value: ir.Value) -> Any:
-        if id(value) in position:
-            return ["input", position[id(value)], _declared(value)]
+        if id(value) in inputs:
+            return ["input", inputs[id(value)]]
         if id(value) in own:
-            return _declared(value)
-        if str(value.name) in body.initializers and body.initializers[str(value.name)] is value:
-            return ["weight", _declared(value)]
+            return "inside"
+        if id(value) in weights:
+            return ["weight", None if value.const_value is None else _tensor(value.const_value)]
         return ["captured", outer(value)]
 
-    outputs: dict[int, list[int]] = {}
+    leaving: dict[int, list[int]] = {}
     for index, value in enumerate(body.outputs):
-        outputs.setdefault(id(value), []).append(index)
-    digest, _ = _wiring(list(body), label, lambda value: outputs.get(id(value)))
-    passed = [label(value) if id(value) not in own else None for value in body.outputs]
-    return [digest, passed]
-
-
-def _declared(value: ir.Value) -> Any:
-    """Return type and rank or shape as the model declares them; sizes with names are left open."""
-    dims = None if value.shape is None else [dim if isinstance(dim, int) else None for dim in value.shape]
-    return [str(value.dtype), dims]
+        leaving.setdefault(id(value), []).append(index)
+    digest, _ = _wiring(list(body), label, lambda value: leaving.get(id(value)))
+    return [digest, [label(value) for value in body.outputs]]
 
 
 def _captured(node: ir.Node) -> Iterable[ir.Value]:

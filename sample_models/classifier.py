@@ -126,9 +126,7 @@ class _ResNet:
     def _bottleneck(self, x: str, name: str, shape: tuple[int, int, int], power: float) -> tuple[str, float]:
         """Return the block's output and its mean square; `shape` is channels in, planes, stride."""
         writer, (channels, planes, stride), out = self._writer, shape, shape[1] * _EXPANSION
-        branch = writer.node(
-            "Relu", [self._conv_norm(x, f"{name}/a", (channels, planes, 1, 1), power)], f"{name}/a/relu"
-        )
+        branch = writer.node("Relu", [self._conv_norm(x, f"{name}/a", (channels, planes, 1, 1), power)], f"{name}/a/relu")
         branch = self._conv_norm(branch, f"{name}/b", (planes, planes, 3, stride), 0.5)
         branch = writer.node("Relu", [branch], f"{name}/b/relu")
         branch = self._conv_norm(branch, f"{name}/c", (planes, out, 1, 1), 0.5, gain=_LAST_GAIN)
@@ -139,9 +137,7 @@ class _ResNet:
         total = writer.node("Add", [branch, skip], f"{name}/add")
         return writer.node("Relu", [total], f"{name}/relu"), skip_power + _LAST_GAIN**2 / 2
 
-    def _conv_norm(
-        self, x: str, name: str, shape: tuple[int, int, int, int], power: float, *, gain: float = 1.0
-    ) -> str:
+    def _conv_norm(self, x: str, name: str, shape: tuple[int, int, int, int], power: float, *, gain: float = 1.0) -> str:
         """Return a convolution and its normalisation; `shape` is channels in and out, kernel, stride."""
         channels, out, kernel, stride = shape
         writer, fan_in = self._writer, channels * kernel * kernel

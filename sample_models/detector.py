@@ -207,10 +207,7 @@ class _Network:
 def _decode(writer: GraphWriter, levels: Sequence[str]) -> tuple[str, str]:
     """Return boxes [1, cells, 4] in letterbox pixels and scores [1, classes, cells]."""
     flat_shape = writer.constant("decode/flat_shape", [1, 4 + CLASSES, -1], np.int64)
-    flat = [
-        writer.node("Reshape", [raw, flat_shape], f"decode/{stride}")
-        for raw, stride in zip(levels, STRIDES, strict=True)
-    ]
+    flat = [writer.node("Reshape", [raw, flat_shape], f"decode/{stride}") for raw, stride in zip(levels, STRIDES, strict=True)]
     cells = writer.node("Concat", flat, "decode/cells", axis=2)
     split = writer.constant("decode/split", [2, 2, CLASSES], np.int64)
     parts = writer.nodes("Split", [cells, split], ["decode/near", "decode/far", "decode/class"], axis=1)

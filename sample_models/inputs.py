@@ -22,9 +22,7 @@ def for_model(model: FetchedModel, *, seed: int = 0) -> dict[str, Array]:
         model: The fetched model.
         seed: Chooses among photos, keys and voices; fixed data such as token ids stay the same.
     """
-    return {
-        spec.name: _SOURCES[spec.source](spec, seed).reshape(spec.shape).astype(spec.dtype) for spec in model.inputs
-    }
+    return {spec.name: _SOURCES[spec.source](spec, seed).reshape(spec.shape).astype(spec.dtype) for spec in model.inputs}
 
 
 def _normalised(image: npt.NDArray[np.generic], spec: InputSpec) -> Array:

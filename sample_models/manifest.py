@@ -13,9 +13,7 @@ from typing import Literal
 
 import msgspec
 
-SourceName = Literal[
-    "integers", "log_mel", "notes", "page", "patches", "photo", "spectrum", "speech", "values", "zeros"
-]
+SourceName = Literal["integers", "log_mel", "notes", "page", "patches", "photo", "spectrum", "speech", "values", "zeros"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

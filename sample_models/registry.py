@@ -109,9 +109,7 @@ def _listed(model: FetchedModel) -> Sample:
     )
 
 
-SAMPLES: Mapping[str, Sample] = MappingProxyType(
-    {sample.name: sample for sample in (*_BUILT, *map(_listed, FETCHED.values()))}
-)
+SAMPLES: Mapping[str, Sample] = MappingProxyType({sample.name: sample for sample in (*_BUILT, *map(_listed, FETCHED.values()))})
 """Every sample by its name: built ones first, then the fetched ones in the manifest's order."""
 
 _NAMES: Mapping[str, str] = MappingProxyType(
@@ -210,9 +208,7 @@ def fetch(name: str, out: Path, *, cache: Path | None = None) -> Path:
 
     sample = resolve(name)
     if sample.kind == "built":
-        raise UsageError(
-            f"the sample `{sample.name}` is built, not fetched", hint=f"cutset samples {sample.name} -o {out}"
-        )
+        raise UsageError(f"the sample `{sample.name}` is built, not fetched", hint=f"cutset samples {sample.name} -o {out}")
     return write_atomic(out / f"{sample.name}.onnx" if out.is_dir() else out, _fetched_bytes(sample, cache))
 
 

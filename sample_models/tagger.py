@@ -85,11 +85,8 @@ def _bilstm(writer: GraphWriter, rng: np.random.Generator, embedded: str) -> str
     reach = 1 / np.sqrt(_HIDDEN)
     shapes = {"input": (2, 4 * _HIDDEN, _WIDTH), "state": (2, 4 * _HIDDEN, _HIDDEN), "bias": (2, 8 * _HIDDEN)}
     weights = [
-        writer.constant(f"lstm/{name}_weight", rng.uniform(-reach, reach, shape), np.float32)
-        for name, shape in shapes.items()
+        writer.constant(f"lstm/{name}_weight", rng.uniform(-reach, reach, shape), np.float32) for name, shape in shapes.items()
     ]
-    (states,) = writer.nodes(
-        "LSTM", [sequence, *weights], ["lstm/states"], hidden_size=_HIDDEN, direction="bidirectional"
-    )
+    (states,) = writer.nodes("LSTM", [sequence, *weights], ["lstm/states"], hidden_size=_HIDDEN, direction="bidirectional")
     ordered = writer.node("Transpose", [states], "lstm/ordered", perm=[0, 2, 1, 3])  # time, batch, direction, hidden
     return writer.node("Reshape", [ordered, writer.constant("lstm/flat", [-1, 2 * _HIDDEN], np.int64)], "lstm/context")

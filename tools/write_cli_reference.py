@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,12 +15,13 @@ WIDTH = 100
 
 def reference() -> str:
     """Return the reference as Markdown: the help of every command."""
+    settings: dict[str, Any] = {**cli.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
     parts = ["# Command line", "", "Written by `make docs` from the commands themselves.", ""]
-    root = click.Context(cli, info_name="cutset", terminal_width=WIDTH, max_content_width=WIDTH)
+    root = click.Context(cli, info_name="cutset", **settings)
     for name in COMMANDS:
         command = cli.get_command(root, name)
         assert command is not None
-        context = click.Context(command, info_name=name, parent=root, terminal_width=WIDTH, max_content_width=WIDTH)
+        context = click.Context(command, info_name=name, parent=root, **settings)
         parts += [f"## cutset {name}", "", "```text", command.get_help(context), "```", ""]
     return "\n".join(parts)
 

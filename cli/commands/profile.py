@@ -105,7 +105,9 @@ def print_comparison(found: Comparison, output: Output) -> None:
     output.line(f"{changed} of {len(found.groups)} groups differ by more than noise")
     for name, only in (("first", found.only_a), ("second", found.only_b)):
         if only:
-            output.line(f"{len(only)} groups are in the {name} profile alone, {seconds(sum(group.latency_s for group in only))}")
+            output.line(
+                f"{len(only)} groups are in the {name} profile alone, {seconds(sum(group.latency_s for group in only))}"
+            )
 
 
 def _times(found: Difference) -> str:

@@ -11,12 +11,13 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 _FLOAT8 = ("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ")
-CARRIERS = {
-    **{ir.DataType[name]: ir.DataType.FLOAT16 for name in (*_FLOAT8, "FLOAT4E2M1")},
-    ir.DataType["FLOAT8E8M0"]: ir.DataType.FLOAT,  # powers of two beyond float16's range
-    **{ir.DataType[name]: ir.DataType.INT8 for name in ("INT4", "INT2") if name in ir.DataType.__members__},
-    **{ir.DataType[name]: ir.DataType.UINT8 for name in ("UINT4", "UINT2") if name in ir.DataType.__members__},
+_WIDER = {
+    **dict.fromkeys((*_FLOAT8, "FLOAT4E2M1"), "FLOAT16"),
+    "FLOAT8E8M0": "FLOAT",  # powers of two beyond float16's range
+    **dict.fromkeys(("INT4", "INT2"), "INT8"),
+    **dict.fromkeys(("UINT4", "UINT2"), "UINT8"),
 }
+CARRIERS = {ir.DataType[name]: ir.DataType[wider] for name, wider in _WIDER.items() if name in ir.DataType.__members__}
 """The element type that carries each type that cannot cross by itself."""
 
 
@@ -51,6 +52,6 @@ def _carrier(value: ir.Value, fixed: Collection[str]) -> ir.Value | None:
 def _cast(source: ir.Value, target: ir.Value) -> ir.Node:
     assert target.dtype is not None
     attributes = [ir.AttrInt64("to", target.dtype)]
-    if target.dtype.name.startswith("FLOAT8") and target.dtype != ir.DataType.FLOAT8E8M0:
+    if target.dtype.name in _FLOAT8:
         attributes.append(ir.AttrInt64("saturate", 0))  # infinity stays infinity
     return ir.Node("", "Cast", [source], attributes, outputs=[target], name=f"{target.name}.carry")

@@ -132,6 +132,7 @@ def _extract_ir(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]
     except ValueError as error:
         raise ModelError(f"cannot cut `{name}` out of the model", where=f"{graph.path}", cause=str(error)[:300]) from error
     part.name = name
+    _order_weights(part, graph.source.graph)
     boundary = {*part.inputs, *part.outputs}
     for value in boundary:
         _set_type(value, graph.values[str(value.name)], graph.measured.get(str(value.name)))
@@ -144,6 +145,15 @@ def _extract_ir(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]
     model = ir.Model(part, ir_version=graph.source.ir_version, producer_name="cutset")
     model.graph.opset_imports.update(graph.source.graph.opset_imports)
     return model
+
+
+def _order_weights(part: ir.Graph, whole: ir.Graph) -> None:
+    """Put weights in the order of the whole model: the walk leaves them in that of a set, another one in every process."""
+    weights = dict(part.initializers)
+    part.initializers.clear()
+    for name in whole.initializers:
+        if name in weights:
+            part.initializers.add(weights[name])
 
 
 def _set_type(value: ir.Value, spec: TensorSpec, measured: tuple[int, ...] | None) -> None:

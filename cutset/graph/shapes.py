@@ -17,7 +17,8 @@ from onnx_shape_inference import infer_symbolic_shapes
 logger = logging.getLogger(__name__)
 
 _UNKNOWN = frozenset({"", "?", "-1", "None", "unk", "unknown"})
-_EXPRESSION = re.compile(r"[A-Za-z_]\w*(?: *[-+*/]+ *\w+)*", re.ASCII)
+_OPERAND = r"(?:[A-Za-z_]\w*|\d+)"
+_EXPRESSION = re.compile(rf"(?=.*[A-Za-z_]){_OPERAND}(?: *[-+*/]+ *{_OPERAND})*", re.ASCII)
 """Symbols that symbolic inference can parse, sums and products such as ``past_length + 1`` included."""
 
 

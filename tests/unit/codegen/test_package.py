@@ -23,7 +23,8 @@ from cutset.partitioner.planner import PlanOptions, plan
 from cutset.partitioner.support import gpu_support
 from cutset.profilers.datasheets import datasheet
 from cutset.profilers.inputs import collect
-from cutset.profilers.profile import ProfileOptions, profile
+from cutset.profilers.options import ProfileOptions
+from cutset.profilers.profile import profile
 from tests.support import load_pipeline
 
 

@@ -29,7 +29,8 @@ from cutset.partitioner.pins import parse_pin, resolve
 from cutset.partitioner.planner import PlanOptions, plan
 from cutset.partitioner.support import Support, gpu_support
 from cutset.profilers.datasheets import datasheet
-from cutset.profilers.profile import ProfileOptions, profile
+from cutset.profilers.options import ProfileOptions
+from cutset.profilers.profile import profile
 from cutset.profilers.table import CostTable, GroupCost
 
 SCRIPT = "<script>alert(1)</script>"

@@ -12,7 +12,8 @@ from cutset.graph.load import load
 from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import datasheet
 from cutset.profilers.inputs import draw
-from cutset.profilers.profile import ProfileOptions, profile, read_profile
+from cutset.profilers.options import ProfileOptions
+from cutset.profilers.profile import profile, read_profile
 from cutset.profilers.roofline import transfer_times
 from cutset.profilers.table import PROFILE_SCHEMA
 from cutset.profilers.timing import fit_affine
@@ -119,7 +120,8 @@ def test_batches_are_measured_and_fitted(cnn, sample):
     assert {group.batch for group in table.groups} == {4}
     assert graph.shape("x") == (4, 3, 16, 16)
     assert table.session("cpu").batch == 4
-    assert table.affine == fit_affine([1, 2, 4], [session.latency_s.median for session in table.sessions if session.workers == 1])
+    alone = [session.latency_s.median for session in table.sessions if session.workers == 1]
+    assert table.affine == fit_affine([1, 2, 4], alone)
 
 
 def test_one_batch_has_no_fit(measured):

@@ -12,7 +12,8 @@ from cutset.partitioner.cost import Machine, build_problem
 from cutset.profilers.calibrated import INTERVAL
 from cutset.profilers.datasheets import datasheet
 from cutset.profilers.inputs import draw
-from cutset.profilers.profile import ProfileOptions, profile
+from cutset.profilers.options import ProfileOptions
+from cutset.profilers.profile import profile
 from cutset.profilers.roofline import INTERVAL as SHEET_INTERVAL
 from cutset.profilers.roofline import transfer_times
 from cutset.profilers.without_device import sheet_of, with_gpu

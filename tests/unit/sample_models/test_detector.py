@@ -39,9 +39,7 @@ def overlap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 500), (320, 320), (256, 256), (600, 400), (1, 1)])
-def test_boxes_lie_in_a_photo_of_any_size(
-    model: onnx.ModelProto, run: Any, noise_photo: Any, height: int, width: int
-) -> None:
+def test_boxes_lie_in_a_photo_of_any_size(model: onnx.ModelProto, run: Any, noise_photo: Any, height: int, width: int) -> None:
     outputs = run(model, {"image": noise_photo(height, width)})
     boxes, scores, classes = outputs["boxes"], outputs["scores"], outputs["classes"]
     assert len(boxes) == len(scores) == len(classes)

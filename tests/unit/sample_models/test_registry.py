@@ -36,9 +36,7 @@ def test_built_ones_come_first_and_each_says_what_it_is() -> None:
     assert {sample.name for sample in samples if not sample.network} == {"classifier", "detector", "tagger"}
 
 
-@pytest.mark.parametrize(
-    ("alias", "name"), [("piper", "piper_en_us_joe"), ("lac", "lac_encoder"), ("tagger", "tagger")]
-)
+@pytest.mark.parametrize(("alias", "name"), [("piper", "piper_en_us_joe"), ("lac", "lac_encoder"), ("tagger", "tagger")])
 def test_aliases_lead_to_the_sample(alias: str, name: str) -> None:
     assert registry.resolve(alias).name == name
 

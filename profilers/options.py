@@ -1,0 +1,24 @@
+"""How to measure: what every profiler is told alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cutset.profilers.cache import CostCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileOptions:
+    """How to measure.
+
+    Args:
+        threads: Intra-op threads of the CPU session, as deployed.
+        batch: Samples in one run; above one, batches 1, middle and `batch` are measured and fitted.
+        budget_s: Seconds for each repeated measurement.
+        cache: Where measured costs are kept.
+    """
+
+    threads: int = 1
+    batch: int = 1
+    budget_s: float = 3.0
+    cache: CostCache = field(default_factory=lambda: CostCache(None))
