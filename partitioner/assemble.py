@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.cost import Atom, Costed
@@ -16,11 +16,16 @@ WEIGHED = "with what crosses, the whole is best with it on the"
 """In the reason of every node that had a choice."""
 
 
-def parts_of(graph: ModelGraph, table: CostTable, costed: Costed, placement: Placement, labels: IntArray) -> list[Part]:
+def _least_sure(sources: Iterable[str]) -> str:
+    """Return the source of a sum: modelled if any part of it is, else recorded if any is, else measured."""
+    found = set(sources)
+    return next((source for source in ("modelled", "recorded") if source in found), "measured")
+
+
+def parts_of(graph: ModelGraph, costed: Costed, placement: Placement, labels: IntArray) -> list[Part]:
     """Return the nodes of each phase; labels that hold no node are left out by `form_stages`."""
     labels = labels[: len(costed.atoms)]
     order = {node.name: index for index, node in enumerate(graph.nodes)}
-    sources = {device: group.source for device in ("cpu", "gpu") for group in table.groups_on(device)}
     parts = []
     for label in sorted({int(label) for label in labels}):
         members = [atom for atom, found in zip(costed.atoms, labels, strict=True) if found == label]
@@ -32,7 +37,7 @@ def parts_of(graph: ModelGraph, table: CostTable, costed: Costed, placement: Pla
                 device=device,
                 nodes=tuple(sorted((name for atom in members for name in atom.nodes), key=order.__getitem__)),
                 service_s=float(sum(costs[index] for index in indices)),
-                source=sources.get(device, "measured"),
+                source="measured" if device == "cpu" else _least_sure(atom.gpu_source for atom in members),
             )
         )
     return parts
@@ -48,15 +53,14 @@ def node_placement(graph: ModelGraph, atoms: Sequence[Atom], placement: Placemen
     return {node.name: found[node.name] for node in graph.nodes}
 
 
-def reasons_of(graph: ModelGraph, atoms: Sequence[Atom], placement: Placement, table: CostTable) -> dict[str, str]:
+def reasons_of(graph: ModelGraph, atoms: Sequence[Atom], placement: Placement) -> dict[str, str]:
     """Return one sentence a node: why it is where it is."""
-    source = table.groups_on("gpu")[0].source if table.groups_on("gpu") else ""
     reasons = {}
     for index, atom in enumerate(atoms):
         text = atom.reason
         if not text:
             text = (
-                f"{atom.cpu_s * 1e6:.1f} us measured on the CPU, {atom.gpu_s * 1e6:.1f} us {source} on the GPU; "
+                f"{atom.cpu_s * 1e6:.1f} us measured on the CPU, {atom.gpu_s * 1e6:.1f} us {atom.gpu_source} on the GPU; "
                 f"{WEIGHED} {DEVICES[int(placement[index])].upper()}"
             )
         reasons.update(dict.fromkeys(atom.nodes, text))

@@ -37,12 +37,14 @@ class Atom:
         cpu_s: Seconds a request, or infinite.
         gpu_s: Seconds a request, or infinite.
         reason: Why it has no choice, or empty.
+        gpu_source: Where the GPU's number came from, empty where there is none.
     """
 
     nodes: tuple[str, ...]
     cpu_s: float
     gpu_s: float
     reason: str = ""
+    gpu_source: str = ""
 
     @property
     def name(self) -> str:
@@ -191,8 +193,9 @@ def _atoms(
         whole = len({(on_cpu, on_gpu) for on_cpu, on_gpu, _ in states.values()}) <= 1
         for unit in [live] if whole else [[name] for name in live]:
             if unit:
-                cpu_s, gpu_s = _seconds(unit, group, whole), _seconds(unit, gpu.get(group.nodes), whole)
-                atoms.append(_atom(cpu_s, gpu_s * _end(gpu.get(group.nodes), gpu_scale), {n: states[n] for n in unit}))
+                there = gpu.get(group.nodes)
+                cpu_s, gpu_s = _seconds(unit, group, whole), _seconds(unit, there, whole) * _end(there, gpu_scale)
+                atoms.append(_atom(cpu_s, gpu_s, {n: states[n] for n in unit}, "" if there is None else there.source))
     return atoms
 
 
@@ -221,13 +224,14 @@ def _end(group: GroupCost | None, gpu_scale: str) -> float:
     return 1.0 if end is None else end / group.latency_s
 
 
-def _atom(cpu_s: float, gpu_s: float, states: Mapping[str, tuple[bool, bool, str]]) -> Atom:
+def _atom(cpu_s: float, gpu_s: float, states: Mapping[str, tuple[bool, bool, str]], gpu_source: str) -> Atom:
     on_cpu, on_gpu, _ = next(iter(states.values()))
     return Atom(
         nodes=tuple(states),
         cpu_s=cpu_s if on_cpu else math.inf,
         gpu_s=gpu_s if on_gpu else math.inf,
         reason="; ".join(dict.fromkeys(reason for _, _, reason in states.values() if reason)),
+        gpu_source=gpu_source,
     )
 
 

@@ -249,7 +249,7 @@ def _assemble(case: _Case, costed: Costed, solution: Solution, choice: _Choice) 
     chosen = choice.candidate
     graph, table, options = case.graph, case.table, case.options
     machine = options.machine
-    parts = parts_of(graph, table, costed, chosen.placement, chosen.evaluation.labels)
+    parts = parts_of(graph, costed, chosen.placement, chosen.evaluation.labels)
     if chosen.decision == "unsplit-cpu":  # nothing is cut, so nothing costs its unfused price
         parts = [replace(part, service_s=chosen.latency_s) for part in parts]
     stages = form_stages(graph, parts)
@@ -278,7 +278,7 @@ def _assemble(case: _Case, costed: Costed, solution: Solution, choice: _Choice) 
         inputs=graph.inputs,
         outputs=graph.outputs,
         placement=placement,
-        reasons=reasons_of(graph, costed.atoms, chosen.placement, table),
+        reasons=reasons_of(graph, costed.atoms, chosen.placement),
         pins={name: pin.device for name, pin in case.pins.items()},
         stages=stages,
         boundary=boundary_of(graph, table, stages),

@@ -159,7 +159,7 @@ def _only(groups: Mapping[tuple[Any, ...], GroupCost], others: Mapping[tuple[Any
 
 
 def _session(table: CostTable, group: GroupCost) -> SessionCost | None:
-    alike = (s for s in table.sessions if (s.device, s.batch, s.workers) == (group.device, group.batch, 1))
+    alike = (s for s in table.sessions if (s.device, s.batch) == (group.device, group.batch))
     return next(alike, None)
 
 

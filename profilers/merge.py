@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from cutset.errors import UsageError
-from cutset.profilers.table import CostTable, Machine
+from cutset.profilers.table import CostTable, GroupCost, Machine, SessionCost, TransferModel
+
+Costs = TypeVar("Costs", SessionCost, GroupCost, TransferModel)
 
 
 def merge(tables: Sequence[CostTable]) -> CostTable:
@@ -39,6 +42,7 @@ def merge(tables: Sequence[CostTable]) -> CostTable:
     return replace(
         first,
         sessions=tuple(session for part in numbered for session in part.sessions),
+        loaded=tuple(session for part in numbered for session in part.loaded),
         groups=tuple(group for part in numbered for group in part.groups),
         transfers=tuple(transfer for part in numbered for transfer in part.transfers),
         machines=tuple(_machine(part) for part in parts),
@@ -93,34 +97,33 @@ def _machine(part: CostTable) -> Machine:
 
 
 def _numbered(part: CostTable, index: int) -> CostTable:
+    def at(costs: tuple[Costs, ...]) -> tuple[Costs, ...]:
+        return tuple(replace(cost, device=f"{cost.device}:{index}") for cost in costs)
+
     return replace(
         part,
-        sessions=tuple(replace(session, device=f"{session.device}:{index}") for session in part.sessions),
-        groups=tuple(replace(group, device=f"{group.device}:{index}") for group in part.groups),
-        transfers=tuple(replace(transfer, device=f"{transfer.device}:{index}") for transfer in part.transfers),
+        sessions=at(part.sessions),
+        loaded=at(part.loaded),
+        groups=at(part.groups),
+        transfers=at(part.transfers),
     )
 
 
 def _part(table: CostTable, machine: Machine, index: int) -> CostTable:
     suffix = f":{index}"
+
+    def of(costs: tuple[Costs, ...]) -> tuple[Costs, ...]:
+        return tuple(replace(cost, device=cost.device.removesuffix(suffix)) for cost in costs if cost.device.endswith(suffix))
+
     return CostTable(
         model=machine.model,
         target=machine.target,
         environment=machine.environment,
         shapes=machine.shapes,
-        sessions=tuple(
-            replace(session, device=session.device.removesuffix(suffix))
-            for session in table.sessions
-            if session.device.endswith(suffix)
-        ),
-        groups=tuple(
-            replace(group, device=group.device.removesuffix(suffix)) for group in table.groups if group.device.endswith(suffix)
-        ),
-        transfers=tuple(
-            replace(transfer, device=transfer.device.removesuffix(suffix))
-            for transfer in table.transfers
-            if transfer.device.endswith(suffix)
-        ),
+        sessions=of(table.sessions),
+        loaded=of(table.loaded),
+        groups=of(table.groups),
+        transfers=of(table.transfers),
         affine=machine.affine,
         coverage=machine.coverage,
     )

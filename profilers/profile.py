@@ -65,7 +65,8 @@ def profile(
         target=None,
         environment=serde.to_builtins(entries[options.batch].environment),
         shapes=dict(measured.measured),
-        sessions=tuple(cost for size, run in runs.items() for cost in _session_costs(run, size, options.threads)),
+        sessions=tuple(_session_cost(run, size, options.threads) for size, run in runs.items()),
+        loaded=_loaded_cost(chosen, options),
         groups=_cpu_groups(measured, chosen, options.batch),
         transfers=(),
         affine=fit_affine(batches, [runs[size].session.median for size in batches]) if len(batches) > 1 else None,
@@ -136,11 +137,17 @@ def _batched(graph: ModelGraph, inputs: Arrays, batch: int) -> dict[str, Any]:
     return out
 
 
-def _session_costs(run: CpuProfile, batch: int, threads: int) -> list[SessionCost]:
-    alone = SessionCost(
+def _session_cost(run: CpuProfile, batch: int, threads: int) -> SessionCost:
+    return SessionCost(
         device="cpu", backend=CPU_BACKEND, batch=batch, threads=threads, latency_s=run.session, source="measured"
     )
-    return [alone] if run.loaded is None else [replace(alone, latency_s=run.loaded, workers=run.workers), alone]
+
+
+def _loaded_cost(run: CpuProfile, options: ProfileOptions) -> tuple[SessionCost, ...]:
+    if run.loaded is None:
+        return ()
+    alone = _session_cost(run, options.batch, options.threads)
+    return (replace(alone, latency_s=run.loaded, workers=run.workers),)
 
 
 def _cpu_groups(graph: ModelGraph, run: CpuProfile, batch: int) -> tuple[GroupCost, ...]:

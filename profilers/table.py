@@ -184,6 +184,7 @@ class Machine:
     target: Mapping[str, Any] | None
     shapes: Mapping[str, tuple[int, ...]]
     affine: tuple[float, float] | None = None
+    loaded: tuple[SessionCost, ...] = ()
     coverage: Coverage | None = None
 
 
@@ -196,7 +197,8 @@ class CostTable:
         target: Identity of the GPU that the ``gpu`` costs are for, or None for the CPU alone.
         environment: Machine and library versions.
         shapes: Sizes of every value in the profiled run.
-        sessions: Whole-model latencies.
+        sessions: Whole-model latencies, one request alone.
+        loaded: The same with every core busy, at the planned batch.
         groups: Per-group costs; those of one (device, backend, batch) cover every node exactly once.
         transfers: Cost of moving tensors, by direction.
         affine: ``(fixed_s, per_sample_s)`` of the CPU session over batch sizes, where more than one was measured.
@@ -213,6 +215,7 @@ class CostTable:
     groups: tuple[GroupCost, ...]
     transfers: tuple[TransferModel, ...]
     affine: tuple[float, float] | None = None
+    loaded: tuple[SessionCost, ...] = ()
     coverage: Coverage | None = None
     machines: tuple[Machine, ...] = ()
     schema: str = PROFILE_SCHEMA
@@ -228,7 +231,7 @@ class CostTable:
             device: ``cpu`` or ``gpu``.
             loaded: With every core busy, instead of alone.
         """
-        found = [session for session in self.sessions if session.device == device and (session.workers > 1) == loaded]
+        found = [session for session in (self.loaded if loaded else self.sessions) if session.device == device]
         return found[-1] if found else None
 
     def transfer(self, direction: Direction) -> TransferModel | None:

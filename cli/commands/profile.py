@@ -16,7 +16,7 @@ from cutset.errors import UsageError
 from cutset.profilers.compare import Comparison, Difference, compare
 from cutset.profilers.merge import merge, split
 from cutset.profilers.profile import read_profile
-from cutset.profilers.table import CostTable
+from cutset.profilers.table import CostTable, Latency
 
 DEAREST = 20
 
@@ -125,6 +125,13 @@ def split_arguments(model: Path, arguments: dict[str, Any]) -> tuple[ModelArgume
     return ModelArguments(model=model, **arguments), CostArguments(**of_costs)
 
 
+def _settled(latency: Latency) -> str:
+    if latency.low is None or latency.high is None:
+        return "not repeated"
+    interval = f"median between {seconds(latency.low)} and {seconds(latency.high)}"
+    return interval if latency.settled else f"{interval}: time ran out (--profile-seconds)"
+
+
 def print_table(table: CostTable, output: Output) -> None:
     """Write the dearest groups and the whole-model latency."""
     for session in table.sessions:
@@ -132,8 +139,10 @@ def print_table(table: CostTable, output: Output) -> None:
         output.line(
             f"{session.device} ({session.backend}, batch {session.batch}, {session.threads} thread): "
             f"{seconds(latency.median)} {session.source}, p10 {seconds(latency.p10)}, p90 {seconds(latency.p90)}, "
-            f"{latency.samples} of {latency.runs} runs undisturbed ({latency.clock} clock)"
+            f"{latency.samples} of {latency.runs} runs count ({latency.clock} clock), {_settled(latency)}"
         )
+    for session in table.loaded:
+        output.line(f"{session.device} with {session.workers} requests at once: {seconds(session.latency_s.median)} each")
     gpu = {group.nodes: group for group in table.groups_on("gpu")}
     rows = []
     for group in sorted(table.groups_on("cpu"), key=lambda g: -(g.latency_s or 0.0))[:DEAREST]:
