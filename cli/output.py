@@ -18,6 +18,7 @@ from rich.text import Text
 from cutset import serde
 
 PIPE_WIDTH = 160
+LOG_HANDLER = "cutset"
 
 
 class Output:
@@ -35,7 +36,7 @@ class Output:
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
         self.stdout = Console(width=width, highlight=False)
         self.stderr = Console(stderr=True, highlight=False)
-        logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s", force=True)
+        _log_to_stderr(logging.INFO if verbose else logging.ERROR)
 
     def json(self, value: Any) -> None:
         """Write `value` as JSON to stdout."""
@@ -70,6 +71,17 @@ class Output:
         with Progress(*columns, console=self.stderr, transient=True) as live:
             task = live.add_task("starting", total=None)
             yield lambda text: live.update(task, description=text)
+
+
+def _log_to_stderr(level: int) -> None:
+    """Show what libraries log from `level` on, through one handler of ours however often a command is run in a process."""
+    root = logging.getLogger()
+    handler = logging.StreamHandler()
+    handler.set_name(LOG_HANDLER)
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    root.handlers = [*(other for other in root.handlers if other.get_name() != LOG_HANDLER), handler]
+    root.setLevel(min(level, logging.WARNING))
 
 
 def _is_number(cell: object) -> bool:
