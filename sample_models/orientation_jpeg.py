@@ -25,6 +25,9 @@ from cutset.sample_models.media import page
 LABELS = (0, 90, 180, 270)
 """Degrees by which the page is turned clockwise, in the order of the probabilities."""
 
+WIDTH = 240
+"""Columns of the sample page that are photographed: the shape of a usual photo, not a banner's."""
+
 OUTPUT = "fetch_name_0"
 """The network's own name for its probabilities, [1, 4]."""
 
@@ -110,7 +113,7 @@ def sample_inputs(*, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
             hint="pip install 'cutset[images]'",
         ) from error
     file = io.BytesIO()
-    Image.fromarray(np.rot90(page(), -seed)).convert("RGB").save(file, "JPEG", quality=92)
+    Image.fromarray(np.rot90(page()[:, :WIDTH], -seed)).convert("RGB").save(file, "JPEG", quality=92)
     return {"image": np.frombuffer(file.getvalue(), np.uint8)}
 
 
