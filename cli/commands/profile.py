@@ -11,8 +11,8 @@ from cutset import serde
 from cutset.cli.options import cost_options, model_options, shared
 from cutset.cli.output import Output, seconds
 from cutset.cli.workflow import CostArguments, ModelArguments, measure, read_machine
-from cutset.codegen.atomic import write_file
 from cutset.errors import UsageError
+from cutset.files import write_atomic
 from cutset.profilers.compare import Comparison, Difference, compare
 from cutset.profilers.merge import merge, split
 from cutset.profilers.profile import read_profile
@@ -57,7 +57,7 @@ def _measure(model: Path, path: Path | None, output: Output, arguments: dict[str
 def _write(table: CostTable, path: Path | None, output: Output) -> None:
     """Write the profile to its file and to stdout."""
     if path is not None:
-        write_file(path, serde.dumps(table))
+        write_atomic(path, serde.dumps(table).encode())
     if output.as_json:
         output.json(table)
         return

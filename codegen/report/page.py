@@ -10,10 +10,10 @@ from typing import Any
 
 import jinja2
 
-from cutset.codegen.atomic import write_file
 from cutset.codegen.report import text
 from cutset.codegen.report.picture import draw
 from cutset.codegen.report.units import Refusal, Unit, dearest, placed_s, refusals, units
+from cutset.files import write_atomic
 from cutset.profilers.table import CostTable
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -78,7 +78,7 @@ def write_report(document: Mapping[str, Any], table: CostTable, path: Path) -> N
     Raises:
         OSError: If the file cannot be written.
     """
-    write_file(path, render_report(document, table))
+    write_atomic(path, render_report(document, table).encode())
 
 
 def render_report(document: Mapping[str, Any], table: CostTable) -> str:

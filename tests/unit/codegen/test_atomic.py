@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cutset.codegen import atomic
-from cutset.codegen.atomic import check_target, new_folder, write_file
+from cutset.codegen.atomic import check_target, new_folder
 from cutset.errors import CutsetError, UsageError
 
 
@@ -121,8 +120,6 @@ def test_a_long_name(tmp_path):
     with new_folder(target, force=False) as work:
         (work / "a").touch()
     assert tree(target) == ["a"]
-    write_file(tmp_path / ("y" * 250), "text")
-    assert len(tree(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("kind", ["file", "link to a folder", "dangling link"])
@@ -146,28 +143,3 @@ def test_a_parent_that_cannot_be_written(tmp_path):
         check_target(tmp_path / "file" / "out", force=False)
     with pytest.raises(CutsetError, match="cannot write into"), new_folder(Path("/proc/self/cutset-out"), force=False):
         pytest.fail("the block must not run")
-
-
-def test_a_file_is_written_whole(tmp_path):
-    path = tmp_path / "new" / "p.json"
-    write_file(path, "日本\n")
-    assert path.read_bytes() == "日本\n".encode()
-    write_file(path, "second")
-    assert path.read_text() == "second"
-    assert tree(tmp_path) == ["new", "new/p.json"]
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
-def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch, failure):
-    path = tmp_path / "p.json"
-    write_file(path, "old")
-
-    def fail(*_arguments, **_settings):
-        raise failure
-
-    monkeypatch.setattr(atomic.Path, "replace", fail)
-    with pytest.raises(failure):
-        write_file(path, "new")
-    assert tree(tmp_path) == ["p.json"]
-    assert path.read_text() == "old"

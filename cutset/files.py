@@ -6,6 +6,14 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+NAME_LENGTH = 32
+"""Characters of a path's name that its temporary neighbour carries; a file system takes no name over 255 bytes."""
+
+
+def temporary_prefix(path: Path) -> str:
+    """Return how the name of a temporary neighbour of `path` begins."""
+    return f".{path.name[:NAME_LENGTH]}."
+
 
 def write_atomic(path: Path, data: bytes) -> Path:
     """Return `path` after its content has become `data`.
@@ -21,7 +29,7 @@ def write_atomic(path: Path, data: bytes) -> Path:
         OSError: If the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=temporary_prefix(path), delete=False) as file:
         temporary = Path(file.name)
         try:
             file.write(data)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutset.sample_models.files import write_atomic
+from cutset.files import write_atomic
 
 
 def test_makes_the_folder_and_the_file(tmp_path: Path) -> None:
@@ -36,3 +36,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["b.bin"]
+
+
+def test_a_long_name(tmp_path: Path) -> None:
+    assert write_atomic(tmp_path / ("y" * 250), b"new").read_bytes() == b"new"
