@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,13 +27,11 @@ from cutset.profilers.inputs import sizes_of
 from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
 from cutset.profilers.table import Latency
 from cutset.profilers.timing import repeat, summarise
+from cutset.profilers.trace_cost import KernelRun, kernel_runs, lower_half, measure_trace_cost
 
 UNFUSED_RUNS = 3
 TRACED_RUNS = 30
 """Enough for a percentile of every kernel; each run of a large model writes megabytes of trace."""
-
-KERNEL_PERCENTILE = 20
-"""Per-kernel times are the 20th percentile over runs: preemption only ever adds."""
 
 _ORT_TYPES = {"float": "float32", "double": "float64"}
 
@@ -52,7 +49,8 @@ class CpuProfile:
         unfused_s: Seconds of each node with every optimisation off.
         shapes: Observed shape of every value that was seen.
         dtypes: Observed element type of the same values.
-        kernel_sum_ratio: Sum of the raw kernel times over the session's median, before scaling: how well they add up.
+        kernel_sum_ratio: Sum of the kernel times without the profiler's own cost over the session's median, before
+            scaling: how well they add up. Below one by what the call itself takes.
     """
 
     session: Latency
@@ -82,7 +80,7 @@ def profile_cpu(
         inputs: One array a graph input.
         threads: Intra-op threads, as deployed.
         workers: Requests that run at once in the loaded measurement; it is left out for one.
-        budget_s: Seconds to spend repeating each of the two optimised runs.
+        budget_s: Seconds to spend repeating the optimised run, alone, loaded and traced, each.
         progress: Told what is being measured.
 
     Raises:
@@ -102,13 +100,12 @@ def profile_cpu(
     release_memory()
     raw = [sum(kernel_s[k] for k in group.kernels) for group in groups]
     total = sum(raw)
-    raw = _without_trace_cost(graph, groups, raw, latency.median)
-    scale = latency.median / sum(raw) if sum(raw) > 0 else 0.0
+    scale = latency.median / total if total > 0 else 0.0
     return CpuProfile(
         session=latency,
         groups=tuple(groups),
         group_s=tuple(seconds * scale for seconds in raw),
-        unfused_s=_capped(graph, groups, raw, scale, unfused_s),
+        unfused_s=unfused_s,
         shapes={**shapes, **sizes_of(inputs)},
         dtypes=dtypes,
         kernel_sum_ratio=total / latency.median if latency.median else 0.0,
@@ -129,39 +126,6 @@ def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[i
     return {**shapes, **sizes_of(inputs)}, dtypes
 
 
-def _capped(
-    graph: ModelGraph, groups: Sequence[Group], raw: Sequence[float], scale: float, unfused_s: Mapping[str, float]
-) -> dict[str, float]:
-    """Return the unfused times, those of If/Loop/Scan no larger than their group's: the trace's cost is in them too."""
-    of_group = {name: seconds * scale for group, seconds in zip(groups, raw, strict=True) for name in group.nodes}
-    return {
-        name: min(seconds, of_group[name]) if graph.by_name[name].has_body else seconds for name, seconds in unfused_s.items()
-    }
-
-
-def _without_trace_cost(graph: ModelGraph, groups: Sequence[Group], raw: list[float], session_s: float) -> list[float]:
-    """Take the profiler's own cost out of If/Loop/Scan kernels.
-
-    Writing an event for every node of every iteration makes a traced loop up to three times slower than it is, so such
-    kernels share what the session's latency leaves after the others.
-    """
-    looping = [any(graph.by_name[name].has_body for name in group.nodes) for group in groups]
-    traced = sum(seconds for seconds, loops in zip(raw, looping, strict=True) if loops)
-    rest = session_s - (sum(raw) - traced)
-    if traced <= 0 or rest <= 0 or rest >= traced:
-        return raw
-    return [seconds * rest / traced if loops else seconds for seconds, loops in zip(raw, looping, strict=True)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Event:
-    """One run of one kernel: its name, seconds, and type and shape of each output as onnxruntime notes them."""
-
-    name: str
-    seconds: float
-    outputs: list[dict[str, list[int]]]
-
-
 class _Workdir:
     """A temporary anonymised copy of the model, weights beside it so that every session maps them."""
 
@@ -172,6 +136,7 @@ class _Workdir:
         self.model = folder / "model.onnx"
         self.originals = write_anonymous(graph, self.model)
         self.anonymous = {original: name for name, original in self.originals.items()}
+        self.cost = measure_trace_cost()
 
     def feed(self, inputs: Arrays) -> dict[str, Any]:
         # Copies: without its optimisations onnxruntime 1.32 overwrote inputs (Identity before a training BatchNormalization).
@@ -189,13 +154,13 @@ class _Workdir:
 
     def _profiled(
         self, feed: Mapping[str, Any], runs: Callable[[Callable[[], object]], object], **settings: Any
-    ) -> list[_Event]:
+    ) -> list[KernelRun]:
         session = self.open(enable_profiling=True, profile_file_prefix=str(self.folder / "trace"), **settings)
         try:
             runs(lambda: run(session, feed))
         finally:
             trace = Path(session.end_profiling())
-        events = _read_trace(trace)
+        events = list(kernel_runs(trace, self.cost))
         trace.unlink()
         return events
 
@@ -204,10 +169,13 @@ class _Workdir:
         return summarise(repeat(lambda: run(session, feed), budget_s=budget_s), threads=self.threads)
 
     def loaded(self, feed: Mapping[str, Any], budget_s: float, workers: int) -> Latency:
-        """Return the latency while every worker runs the model: they share memory bandwidth and caches."""
+        """Return the latency while every worker runs the model: they share memory bandwidth and caches.
+
+        Each makes its share of the runs that one alone would make in `budget_s`.
+        """
         session = self.open()
         with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(repeat, lambda: run(session, feed), budget_s=budget_s) for _ in range(workers)]
+            futures = [pool.submit(repeat, lambda: run(session, feed), budget_s=budget_s / workers) for _ in range(workers)]
             runs = [entry for future in futures for entry in future.result()]
         return summarise(runs, threads=self.threads)
 
@@ -230,7 +198,7 @@ class _Workdir:
             o for node in self.graph.placeable for o in node.outputs if o not in shapes and not self.graph.knows_shape(o)
         ]
         self._observe(feed, missing, shapes, dtypes)
-        return {name: min(times) for name, times in seconds.items()}, shapes, dtypes
+        return {name: max(self.cost.node_s, min(times)) for name, times in seconds.items()}, shapes, dtypes
 
     def _observe(self, feed: Mapping[str, Any], missing: Sequence[str], shapes: dict[str, Any], dtypes: dict[str, str]) -> None:
         """Fetch the values that the trace did not show (operators that onnxruntime expands) as extra outputs."""
@@ -265,26 +233,5 @@ class _Workdir:
                 samples[index_of[event.name]].append(event.seconds)
         if kernels and not any(samples):
             raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
-        times = [float(np.percentile(seconds, KERNEL_PERCENTILE)) if seconds else 0.0 for seconds in samples]
+        times = [max(self.cost.node_s, lower_half(seconds)) if seconds else 0.0 for seconds in samples]
         return attribute(self.graph, kernels, self.originals), times
-
-
-def _read_trace(path: Path) -> list[_Event]:
-    """Return every kernel event of an onnxruntime trace.
-
-    onnxruntime writes one event a line; read that way, the trace of a large model takes no memory to speak of.
-    """
-    suffix = "_kernel_time"
-    found = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if suffix not in line:
-                continue
-            try:
-                event = json.loads(line.rstrip().rstrip(","))
-            except json.JSONDecodeError as error:
-                raise ProfileError("onnxruntime wrote a profile that cannot be read", cause=str(error)) from error
-            if event.get("cat") == "Node" and event["name"].endswith(suffix):
-                shapes = event["args"].get("output_type_shape", [])
-                found.append(_Event(name=event["name"].removesuffix(suffix), seconds=event["dur"] * 1e-6, outputs=shapes))
-    return found

@@ -91,7 +91,7 @@ def _measure(
     here = environment()
     key = {
         "schema": PROFILE_SCHEMA,
-        "method": 3,
+        "method": 4,
         "model": graph.digest,
         "shapes": {name: list(shape) for name, shape in sizes_of(inputs).items()},
         "custom_ops": list(graph.custom_ops),

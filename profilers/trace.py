@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cutset.errors import ProfileError
 
@@ -29,12 +31,23 @@ class KernelEvent:
 def read_trace(path: Path) -> list[KernelEvent]:
     """Return every kernel event of an onnxruntime trace.
 
+    Raises:
+        ProfileError: If a line of a kernel is not JSON.
+    """
+    return [
+        KernelEvent(name=event["name"], provider=event["args"].get("provider", ""), seconds=event["dur"] * 1e-6)
+        for event in node_events(path)
+    ]
+
+
+def node_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield every kernel event of an onnxruntime trace as it is written there, but under the bare name of its node.
+
     onnxruntime writes one event a line; read that way, the trace of a large model takes no memory to speak of.
 
     Raises:
         ProfileError: If a line of a kernel is not JSON.
     """
-    found = []
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if _SUFFIX not in line:
@@ -44,6 +57,4 @@ def read_trace(path: Path) -> list[KernelEvent]:
             except json.JSONDecodeError as error:
                 raise ProfileError("onnxruntime wrote a profile that cannot be read", cause=str(error)) from error
             if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX):
-                name, provider = event["name"].removesuffix(_SUFFIX), event["args"].get("provider", "")
-                found.append(KernelEvent(name=name, provider=provider, seconds=event["dur"] * 1e-6))
-    return found
+                yield {**event, "name": event["name"].removesuffix(_SUFFIX)}

@@ -15,7 +15,7 @@ import pytest
 
 from cutset.codegen.atomic import new_folder
 from cutset.sample_models import classifier
-from tests.e2e.harness import PATIENCE_S, QUICK
+from tests.e2e.harness import PATIENCE_S, QUICK, Cutset
 
 LONG = ("--profile-seconds", "2", "--cache", "none")
 OLD = '{"schema": "cutset.manifest/1", "of": "the run before"}'
@@ -82,6 +82,21 @@ def test_a_signal_leaves_the_folder_of_the_last_run_untouched(moment, number, cu
     code, _, errors = interrupted_at(cutset, moment, number, model, "-o", parent / "out", "--force", *QUICK)
     assert code == 130, errors
     assert files_under(parent) == before
+
+
+@pytest.mark.parametrize("moment", ["timing", "profiling its kernels"])
+def test_a_kill_leaves_a_cache_that_works(moment, cutset, model, tmp_path):
+    """Only the work files stay, in a folder that is this run's alone here; the next run measures, and the one after not."""
+    (tmp_path / "doomed").mkdir()
+    doomed = Cutset(tmp_path / "doomed", tmp_path / "unused")
+    words = ("-o", tmp_path / "out", "--cache", tmp_path / "cache")
+    code, _, errors = interrupted_at(doomed, moment, signal.SIGKILL, model, *words, "--profile-seconds", "2")
+    assert code == -signal.SIGKILL, errors
+    assert not (tmp_path / "out").exists()
+    for found in (False, True):
+        done = cutset("partition", model, "--target", "t4", "--force", *words, *QUICK)
+        assert done.code == 0, done.err
+        assert ("from the cache" in done.err) == found, "half a measurement must not be taken for a whole one"
 
 
 def test_an_interruption_is_json_when_json_is_asked_for(cutset, model, tmp_path):

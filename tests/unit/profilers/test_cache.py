@@ -1,5 +1,6 @@
 """The cost cache keeps what was put, survives other writers, and is silent where it cannot work."""
 
+import contextlib
 import json
 import logging
 import sqlite3
@@ -121,3 +122,56 @@ def test_entries_are_json(tmp_path):
         assert [json.loads(value) for (value,) in connection.execute("SELECT value FROM costs")] == [{"a": 1}]
     finally:
         connection.close()
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from cutset.profilers.cache import CostCache
+cache, number = CostCache(Path(sys.argv[1])), 0
+while True:
+    cache.put(number, {"number": number, "text": "x" * 20_000})
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_a_writer_killed_at_any_moment_loses_nothing_that_it_had_put(tmp_path):
+    for patience in (1, 7, 20):
+        folder = tmp_path / str(patience)
+        with subprocess.Popen([sys.executable, "-c", ENDLESS, str(folder)], stdout=subprocess.PIPE, text=True) as writer:
+            last = [int(writer.stdout.readline()) for _ in range(patience)][-1]
+            writer.kill()
+            last = max([last, *(int(line) for line in writer.stdout)])
+        cache = CostCache(folder)
+        assert [cache.get(number)["number"] for number in range(last + 1)] == list(range(last + 1))
+        cache.put("after", 1)
+        assert cache.get("after") == 1
+        with contextlib.closing(sqlite3.connect(folder / "costs.sqlite")) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from cutset.profilers.cache import CostCache
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+cache = CostCache(Path(sys.argv[1]))
+for number in range(8):
+    cache.put(["new", number], "x" * 100_000)
+assert cache.get("old") == "kept"
+"""
+
+
+def test_files_that_cannot_grow_cost_new_entries_and_no_old_one(tmp_path):
+    cache = CostCache(tmp_path)
+    cache.put("old", "kept")
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be used" in done.stderr
+    found = [cache.get(["new", number]) for number in range(8)]
+    assert {"x" * 100_000, None} == set(found), "some fit and some did not"
+    assert cache.get("old") == "kept"
+    cache.put("later", 2)
+    assert cache.get("later") == 2

@@ -59,6 +59,15 @@ def test_bodies_count_once(if_path):
     assert profile.shapes["y"] == (2, 4)
 
 
+def test_a_kernel_is_never_free(save_model):
+    """These take less than the microseconds in which onnxruntime counts, and far less than writing their events."""
+    nodes = [helper.make_node(op, [f"v{i}"], [f"v{i + 1}"], name=op) for i, op in enumerate(["Neg", "Exp", "Tanh"])]
+    graph, profile = profiled(save_model(nodes, [("v0", FLOAT, [1])], [("v3", FLOAT, [1])]))
+    check_partition(graph, profile)
+    assert min(profile.group_s) > 0
+    assert min(profile.unfused_s.values()) > 0
+
+
 def test_maps_have_no_shape_and_do_not_stop_it(zipmap_path):
     graph, profile = profiled(zipmap_path)
     check_partition(graph, profile)

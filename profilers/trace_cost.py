@@ -1,0 +1,125 @@
+"""What onnxruntime's profiler itself adds to the times it writes, measured here, so that it can be taken out again.
+
+Writing one event takes as long as a small kernel. Part of that lies inside the event and makes its kernel look slower;
+all of it lies inside every event around it, and the body of a Loop writes an event for each node of each iteration.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from cutset.profilers.session import open_session, session_options
+from cutset.profilers.timing import time_once
+from cutset.profilers.trace import node_events
+
+CHAIN = 128
+RUNS = 15
+ROUNDS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceCost:
+    """Seconds that one event costs, and the least that a kernel does.
+
+    Args:
+        node_s: A node that does next to nothing, untraced.
+        inside_s: What of it the event shows as time of its kernel.
+        whole_s: All of it, which the events around it show.
+    """
+
+    node_s: float
+    inside_s: float
+    whole_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRun:
+    """One run of one kernel.
+
+    Args:
+        name: Name of the node in the optimised graph.
+        seconds: Its time without the profiler's share, which can come out below zero for a kernel that does nothing.
+        outputs: Element type and shape of each output as onnxruntime notes them.
+    """
+
+    name: str
+    seconds: float
+    outputs: list[dict[str, list[int]]]
+
+
+def measure_trace_cost() -> TraceCost:
+    """Return what an event costs on this machine now: a chain of nodes that do next to nothing, traced and not traced.
+
+    The nodes read three values, as many as a convolution: the more values an event lists, the longer it takes. The
+    cheaper of several rounds counts; in the first of a process the C library still asks the system for memory.
+    """
+    model, feed = _chain().SerializeToString(), {"v0": np.ones((1, 1, 1, 1), np.float32)}
+    plain = open_session(model, options=session_options(optimise=False))
+    with tempfile.TemporaryDirectory(prefix="cutset-trace-") as folder:
+        options = session_options(optimise=False)
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "trace")
+        rounds = [_measure_round(plain, open_session(model, options=options), feed) for _ in range(ROUNDS)]
+    return TraceCost(
+        node_s=min(cost.node_s for cost in rounds),
+        inside_s=max(0.0, min(cost.inside_s for cost in rounds)),
+        whole_s=max(0.0, min(cost.whole_s for cost in rounds)),
+    )
+
+
+def _measure_round(plain: ort.InferenceSession, traced: ort.InferenceSession, feed: dict[str, Any]) -> TraceCost:
+    """Return the cost in one traced session; the two run in turn so that both meet the same machine."""
+    runs = [(time_once(lambda: plain.run(None, feed)), time_once(lambda: traced.run(None, feed))) for _ in range(RUNS)]
+    plain_s, traced_s = (lower_half(run.wall_s for run in side) for side in zip(*runs, strict=True))
+    shown = [event["dur"] * 1e-6 for event in node_events(Path(traced.end_profiling()))]
+    shown_s = float(np.mean([lower_half(shown[node::CHAIN]) for node in range(CHAIN)]))
+    node_s = plain_s / CHAIN
+    return TraceCost(node_s=node_s, inside_s=shown_s - node_s, whole_s=traced_s / CHAIN - node_s)
+
+
+def _chain() -> onnx.ModelProto:
+    """Return a model of `CHAIN` sums of three numbers, one after the other."""
+    shape = [1, 1, 1, 1]
+    nodes = [helper.make_node("Sum", [f"v{i}", "a", "b"], [f"v{i + 1}"], name=f"n{i}") for i in range(CHAIN)]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("v0", f"v{CHAIN}")]
+    weights = [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name in ("a", "b")]
+    graph = helper.make_graph(nodes, "chain", info[:1], info[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def lower_half(values: Iterable[float]) -> float:
+    """Return the mean of the smaller half of `values`: preemption only ever adds, and onnxruntime counts whole microseconds.
+
+    A percentile would be a whole number of microseconds too, which for most kernels of a small model is one of two.
+    """
+    ordered = np.sort(np.fromiter(values, float))
+    return float(ordered[: (len(ordered) + 1) // 2].mean())
+
+
+def kernel_runs(trace: Path, cost: TraceCost) -> Iterator[KernelRun]:
+    """Yield every run of every kernel in a trace of a sequential session, in the order in which they ended.
+
+    An event that began after another and ended before it lies inside it: it ran in its body.
+
+    Raises:
+        ProfileError: If a line of a kernel is not JSON.
+    """
+    ended: list[tuple[int, int]] = []  # begin of each event that none is yet known to be around, and events in it
+    for event in node_events(trace):
+        inside = 0
+        while ended and ended[-1][0] >= event["ts"]:
+            inside += 1 + ended.pop()[1]
+        ended.append((event["ts"], inside))
+        yield KernelRun(
+            name=event["name"],
+            seconds=event["dur"] * 1e-6 - cost.inside_s - inside * cost.whole_s,
+            outputs=event["args"].get("output_type_shape", []),
+        )

@@ -1,0 +1,134 @@
+"""The profiler's own cost comes off each event once for itself and once for every event in its body."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from cutset.profilers.session import session_options
+from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, lower_half, measure_trace_cost
+
+COST = TraceCost(node_s=0.0, inside_s=1e-6, whole_s=4e-6)
+
+
+def event(name, begin, duration, **args):
+    return {"cat": "Node", "name": f"{name}_kernel_time", "ts": begin, "dur": duration, "args": args}
+
+
+def written(folder, events):
+    trace = folder / "trace.json"
+    trace.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in events) + "\n]\n")
+    return trace
+
+
+def microseconds(runs):
+    return {run.name: pytest.approx(run.seconds * 1e6) for run in runs}
+
+
+def test_an_event_alone_loses_its_own_share(tmp_path):
+    shapes = [{"float": [1, 2]}]
+    trace = written(tmp_path, [event("a", 0, 10, output_type_shape=shapes), event("b", 13, 3)])
+    assert list(kernel_runs(trace, COST)) == [
+        KernelRun(name="a", seconds=pytest.approx(9e-6), outputs=shapes),
+        KernelRun(name="b", seconds=pytest.approx(2e-6), outputs=[]),
+    ]
+
+
+def test_events_of_bodies_come_off_what_is_around_them(tmp_path):
+    events = [event("before", 0, 9), event("deep", 12, 5), event("inner", 11, 20), event("leaf", 33, 2), event("outer", 10, 40)]
+    runs = kernel_runs(written(tmp_path, [*events, event("after", 50, 7)]), COST)
+    assert microseconds(runs) == {
+        "before": 8,
+        "deep": 4,
+        "inner": 20 - 1 - 4,
+        "leaf": 1,
+        "outer": 40 - 1 - 3 * 4,
+        "after": 6,
+    }
+
+
+def test_a_kernel_faster_than_its_event_comes_out_below_zero(tmp_path):
+    """The mean over runs must not be pushed up by cutting each off at zero."""
+    (run,) = kernel_runs(written(tmp_path, [event("a", 0, 0)]), COST)
+    assert run.seconds == pytest.approx(-1e-6)
+
+
+TREES = st.recursive(st.just([]), lambda inner: st.lists(inner, max_size=4), max_leaves=25)
+
+
+def laid_out(tree, begin, events):
+    """Append the events of `tree` in the order in which they end; return the end and how many there are."""
+    at, count = begin + 1, 0
+    for child in tree:
+        at, inside = laid_out(child, at, events)
+        count += inside + 1
+    events.append((begin, at - begin, count))
+    return at + 1, count
+
+
+@given(st.lists(TREES, min_size=1, max_size=4))
+def test_any_nesting_is_counted(tmp_path_factory, trees):
+    events, at = [], 0
+    for tree in trees:
+        at, _ = laid_out(tree, at, events)
+    trace = written(tmp_path_factory.mktemp("nest"), [event(f"k{i}", b, d) for i, (b, d, _) in enumerate(events)])
+    runs = list(kernel_runs(trace, TraceCost(node_s=0.0, inside_s=0.0, whole_s=1.0)))
+    found = [round(duration * 1e-6 - run.seconds) for run, (_, duration, _) in zip(runs, events, strict=True)]
+    assert found == [count for _, _, count in events]
+
+
+def test_a_real_loop_s_iterations_are_found_inside_it(tmp_path):
+    body = helper.make_graph(
+        [helper.make_node("Add", ["c", "one"], ["sum"]), helper.make_node("Identity", ["go"], ["go_on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("c", TensorProto.FLOAT, [2]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [2]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Neg", ["x"], ["h"], name="neg"),
+        helper.make_node("Loop", ["trips", "yes", "h"], ["y"], name="loop", body=body),
+    ]
+    weights = [("one", np.ones(2, np.float32)), ("trips", np.int64(7)), ("yes", np.array(True))]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = session_options(optimise=False)
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "trace")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session.run(None, {"x": np.ones(2, np.float32)})
+    runs = list(kernel_runs(Path(session.end_profiling()), TraceCost(node_s=0.0, inside_s=0.0, whole_s=100.0)))
+    inside = {run.name: round(-run.seconds / 100) for run in runs if run.name in {"neg", "loop"}}
+    assert inside == {"neg": 0, "loop": 7 * 2}
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=20))
+def test_the_larger_half_does_not_count(values):
+    kept = sorted(values)[: (len(values) + 1) // 2]
+    assert lower_half(values) == pytest.approx(sum(kept) / len(kept))
+    assert lower_half([*values, *(1e9 for _ in values)]) == pytest.approx(sum(values) / len(values))
+
+
+def test_an_event_costs_something_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    cost = measure_trace_cost()
+    assert cost.node_s > 0
+    assert cost.whole_s > 0
+    assert cost.inside_s >= 0
+    assert list(tmp_path.iterdir()) == []
