@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import onnxruntime as ort
 
 from cutset.codegen.numerics import Comparison, Tolerance, compare
 from cutset.errors import VerificationError
 from cutset.graph.model import ModelGraph
-from cutset.profilers.session import Arrays, open_session, release_memory, run
+from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
+
+NOISE_FACTOR = 4
+NOISE_SHARE = 0.01
+"""What the parts may differ by at most, over the output's largest magnitude, however noisy the model is."""
 
 Runner = Callable[[Arrays], Mapping[str, Any]]
 
@@ -25,6 +32,8 @@ class Verification:
         samples: Inputs compared.
         inputs: Where the inputs came from.
         outputs: Outputs compared.
+        reordering: Largest difference between onnxruntime's own optimisation levels on the unsplit model, where an output
+            was held to that because it was outside the tolerance of its type; zero where none was.
         unrepeatable: Outputs that differ between two runs of the unsplit model itself (random operators); of these only
             the type is compared.
     """
@@ -36,6 +45,7 @@ class Verification:
     inputs: str
     outputs: tuple[str, ...]
     unrepeatable: tuple[str, ...]
+    reordering: float = 0.0
 
 
 def reference_outputs(graph: ModelGraph, samples: Sequence[Arrays]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -73,13 +83,18 @@ def verify(
     """
     references, again = reference_outputs(graph, samples)
     unrepeatable = _unrepeatable(references, again, tolerance)
-    worst_abs = worst_rel = 0.0
+    worst_abs = worst_rel = reordering = 0.0
     for index, (sample, reference) in enumerate(zip(samples, references, strict=True)):
         actual = pipeline(sample)
         for name, expected in reference.items():
             if name in unrepeatable:
                 continue
             result = compare(name, expected, actual[name], tolerance)
+            if result.reason and tolerance.atol is None:
+                noise = reordering_noise(graph, sample, reference)
+                reordering = max(reordering, noise.get(name, 0.0))
+                if _explained(result, noise.get(name, 0.0)):
+                    result = replace(result, reason="")
             if result.reason:
                 raise _mismatch(graph, result, index, origin)
             worst_abs, worst_rel = max(worst_abs, result.max_abs), max(worst_rel, result.max_rel)
@@ -91,7 +106,36 @@ def verify(
         inputs=origin,
         outputs=tuple(spec.name for spec in graph.outputs if spec.name not in unrepeatable),
         unrepeatable=tuple(sorted(unrepeatable)),
+        reordering=reordering,
     )
+
+
+def reordering_noise(graph: ModelGraph, sample: Arrays, reference: Mapping[str, Any]) -> dict[str, float]:
+    """Return how far each output of the unsplit model is from `reference` at onnxruntime's lower optimisation levels.
+
+    Both are the same model, summed in another order. A deep network amplifies that (a speech synthesiser: 2e-4 of a
+    magnitude of 0.6), and a cut, which changes what is fused, cannot be held to less.
+
+    Args:
+        graph: The whole model.
+        sample: One complete input.
+        reference: Its outputs at the deployed level.
+    """
+    found = dict.fromkeys(reference, 0.0)
+    for level in (ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, ort.GraphOptimizationLevel.ORT_DISABLE_ALL):
+        options = session_options()
+        options.graph_optimization_level = level
+        outputs = run(open_session(graph.path, custom_ops=graph.custom_ops, options=options), sample, list(reference))
+        for name, expected in reference.items():
+            difference = compare(name, expected, outputs[name]).max_abs
+            if math.isfinite(difference):
+                found[name] = max(found[name], difference)
+    return found
+
+
+def _explained(result: Comparison, noise: float) -> bool:
+    """Whether a difference is no more than a few times the model's own noise, and small beside the output."""
+    return result.max_abs <= NOISE_FACTOR * noise and result.max_rel <= NOISE_SHARE
 
 
 def _unrepeatable(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], tolerance: Tolerance) -> set[str]:

@@ -1,11 +1,12 @@
 """A pipeline passes only if it gives the whole model's numbers, and the error names output, sample and difference."""
 
 import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from cutset.codegen.numerics import Tolerance
-from cutset.codegen.verify import reference_outputs, verify
+from cutset.codegen.verify import reference_outputs, reordering_noise, verify
 from cutset.errors import VerificationError
 from cutset.graph.load import load
 from cutset.profilers.session import open_session, run
@@ -86,3 +87,48 @@ def test_random_outputs_are_not_compared(save_model):
 def test_references_come_from_the_file_itself(graph):
     first, again = reference_outputs(graph, SAMPLES)
     assert [found["k"].tolist() for found in first] == [found["k"].tolist() for found in again] == [[2], [1]]
+
+
+STRICT = Tolerance(rtol=1e-12)
+
+
+@pytest.mark.parametrize(("times", "accepted"), [(1.0, True), (3.5, True), (5.0, False), (1000.0, False)])
+def test_a_difference_is_held_to_what_the_order_of_sums_does_to_the_whole_model(tmp_path, times, accepted):
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((8, 64, 3, 3), dtype=np.float32), "w"),
+        *(numpy_helper.from_array(rng.random(8, dtype=np.float32) + 0.5, name) for name in ("s", "b", "m", "v")),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", "s", "b", "m", "v"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 64, 9, 9]), ("y", [1, 8, 7, 7]))]
+    body = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    graph, sample = load(path), {"x": rng.standard_normal((1, 64, 9, 9), dtype=np.float32)}
+    reference = reference_outputs(graph, [sample])[0][0]
+    noise = reordering_noise(graph, sample, reference)["y"]
+    assert 0 < noise < 1e-3
+
+    def shifted(_sample):
+        found = reference["y"].astype(np.float64)
+        found.flat[0] += times * noise
+        return {"y": found.astype(np.float32)}
+
+    if accepted:
+        proof = verify(graph, [sample], shifted, origin="drawn", tolerance=STRICT)
+        assert proof.reordering == pytest.approx(noise)
+    else:
+        with pytest.raises(VerificationError):
+            verify(graph, [sample], shifted, origin="drawn", tolerance=STRICT)
+
+
+def test_a_given_absolute_tolerance_is_the_last_word(cnn_path):
+    graph = load(cnn_path)
+    sample = {spec.name: np.ones(spec.sizes({"N": 1}), np.float32) for spec in graph.inputs}
+    reference = reference_outputs(graph, [sample])[0][0]
+    shifted = {name: value + np.float32(1e-3) for name, value in reference.items()}
+    with pytest.raises(VerificationError):
+        verify(graph, [sample], lambda _sample: shifted, origin="drawn", tolerance=Tolerance(rtol=0, atol=1e-6))
