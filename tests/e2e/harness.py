@@ -21,6 +21,7 @@ import pytest
 import tritonclient.http as triton
 from onnx import helper
 
+from cutset.codegen.verify import NOISE_FACTOR
 from cutset.errors import UnavailableError
 from cutset.sample_models import registry
 
@@ -132,7 +133,7 @@ def whole_model(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def assert_equal(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+def assert_equal(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], noise: float = 0.0) -> None:
     """Floats may differ as reordered sums do; everything else is exact."""
     assert sorted(actual) == sorted(expected)
     for name, array in expected.items():
@@ -141,7 +142,7 @@ def assert_equal(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.nda
         if wanted.dtype.kind == "f":
             assert found.dtype == wanted.dtype
             scale = float(np.abs(wanted).max(initial=0))
-            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * scale, err_msg=name)
+            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=max(1e-4 * scale, NOISE_FACTOR * noise), err_msg=name)
         else:
             np.testing.assert_array_equal(found.astype(str), wanted.astype(str), err_msg=name)
 
