@@ -88,6 +88,12 @@ _BUILT = (
         licence="Apache-2.0",
     ),
     Sample(
+        name="encoder",
+        summary="words in, topic out: a transformer of BERT's shape between string operators (random weights)",
+        kind="built",
+        licence="Apache-2.0",
+    ),
+    Sample(
         name="orientation-jpeg",
         summary="JPEG bytes in, which way up the page is out: decoder in the graph of a trained network",
         kind="built",

@@ -19,12 +19,17 @@ from cutset.sample_models import classifier
 from tests.e2e.harness import QUICK, ask, assert_equal, load_inputs, package_of, ready_url, stop, whole_model, write_sample
 
 CORES = len(os.sched_getaffinity(0))
-ON_THE_CPU = {"detector": ("Resize", "NonMaxSuppression"), "orientation-jpeg": ("DecodeImage",)}
+ON_THE_CPU = {
+    "detector": ("Resize", "NonMaxSuppression"),
+    "encoder": ("LabelEncoder",),
+    "orientation-jpeg": ("DecodeImage",),
+}
 SAMPLES = [
     "classifier-quarter",
     pytest.param("classifier", marks=pytest.mark.slow),
     "detector",
     "tagger",
+    "encoder",
     pytest.param("orientation-jpeg", marks=pytest.mark.network),
 ]
 
@@ -97,11 +102,9 @@ def test_the_decision_is_the_expected_one(made):
         assert [stage["device"] for stage in made.plan["stages"]] == ["cpu"]
         return
     assert made.plan["decision"] == "split"
-    assert made.devices_of("Conv") == {"gpu"}
+    assert made.devices_of("Erf" if made.name == "encoder" else "Conv") == {"gpu"}
     assert {stage["device"] for stage in made.plan["stages"]} == {"cpu", "gpu"}
-    for operator in {"detector": ("Resize", "NonMaxSuppression"), "orientation-jpeg": ("DecodeImage",)}.get(
-        made.name, ("Resize",)
-    ):
+    for operator in ON_THE_CPU.get(made.name, ("Resize",)):
         assert "cpu" in made.devices_of(operator), operator
     best = max(b["throughput_per_s"] for n, b in made.plan["baselines"].items() if b and n in {"all_cpu", "all_gpu"})
     assert made.plan["prediction"]["throughput_per_s"] > best

@@ -29,11 +29,11 @@ def test_listing_imports_neither_onnx_nor_numpy() -> None:
 
 def test_built_ones_come_first_and_each_says_what_it_is() -> None:
     samples = list(registry.SAMPLES.values())
-    assert [sample.name for sample in samples[:4]] == ["classifier", "detector", "tagger", "orientation-jpeg"]
-    assert [sample.name for sample in samples[4:]] == list(FETCHED)
+    assert [sample.name for sample in samples[:5]] == ["classifier", "detector", "tagger", "encoder", "orientation-jpeg"]
+    assert [sample.name for sample in samples[5:]] == list(FETCHED)
     assert all(sample.summary and sample.licence for sample in samples)
     assert [sample.name for sample in samples if sample.custom_operators] == ["orientation-jpeg"]
-    assert {sample.name for sample in samples if not sample.network} == {"classifier", "detector", "tagger"}
+    assert {sample.name for sample in samples if not sample.network} == {"classifier", "detector", "tagger", "encoder"}
 
 
 @pytest.mark.parametrize(("alias", "name"), [("piper", "piper_en_us_joe"), ("lac", "lac_encoder"), ("tagger", "tagger")])
@@ -114,7 +114,7 @@ def test_a_fetched_file_is_byte_for_byte_the_known_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("name", ["gbr", "knc", "squeezenet", "shufflenet"])
+@pytest.mark.parametrize("name", ["gbr", "knc", "squeezenet", "shufflenet", "minilm"])
 def test_a_fetched_model_runs_with_its_inputs(name: str, run: Any) -> None:
     outputs = run(fetched(name), registry.sample_inputs(name))
     assert all(np.isfinite(array).all() for array in outputs.values())
