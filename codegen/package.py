@@ -15,6 +15,7 @@ from typing import Any
 
 from cutset import __version__, serde
 from cutset.codegen.atomic import new_folder
+from cutset.codegen.batchability import prove_all
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.project import write_project
 from cutset.codegen.report import write_report
@@ -86,6 +87,10 @@ def emit(
         write_stages(graph, plan.stages, package)
         custom_ops = _copy_custom_ops(graph, package)
         document = plan.as_json() | {"custom_ops": custom_ops}
+        options.progress("proving which stages can be batched")
+        batching = prove_all(graph, plan.stages, package, samples.samples)
+        for entry, finding in zip(document["stages"], batching, strict=True):
+            entry["batching"] = serde.to_builtins(finding)
         (package / "plan.json").write_text(serde.dumps(document), "utf-8")
         _copy_runtime(package)
         write_project(plan, samples, serving, package.name, custom_ops)

@@ -112,8 +112,13 @@ class Admission:
             self._blocked -= 1
 
     def _forget(self, context: Context, future: Future[Any]) -> None:
-        if future.cancelled():
-            with self._lock:
-                if context in self._line:
-                    del self._line[context]
-                    self._space.notify()
+        if not future.cancelled():
+            return
+        with self._lock:
+            if context not in self._line:
+                return
+            del self._line[context]
+            self._space.notify()
+            if self._free == self._tokens and not self._line:
+                self._idle.notify_all()
+        future.set_running_or_notify_cancel()  # tells those in `concurrent.futures.wait`

@@ -16,7 +16,11 @@ CUSTOM_OP_MODULES = ("onnxruntime_extensions",)
 """The only modules a plan may name: a plan is data and must not be able to import what it likes."""
 _DEVICES = ("cpu", "gpu")
 _DECISIONS = ("split", "unsplit-cpu", "unsplit-gpu")
-_KNOBS = {"cpu_workers": 1, "intra_op_threads": 1, "tokens": 1, "queue_limit": 0}  # name -> smallest value
+_EXECUTIONS = ("thread", "process")
+_SIZES = {"cpu_workers": 1, "intra_op_threads": 1, "tokens": 1, "queue_limit": 0}  # name -> smallest value
+KNOBS = (*_SIZES, "max_batch", "max_delay_s")
+"""What a user may set differently from the plan when a package is loaded."""
+_LONGEST_DELAY_S = 10.0
 _T = TypeVar("_T")
 
 
@@ -52,6 +56,8 @@ class StageConfig:
         inputs: Names of the tensors it takes.
         outputs: Names of the tensors it makes.
         service_s: Seconds of one run, as predicted or measured at compile time.
+        batchable: Whether compiling proved that rows of several requests can be run as one.
+        execution: ``"thread"``, or ``"process"`` for a stage that would hold Python's interpreter lock.
     """
 
     index: int
@@ -61,6 +67,8 @@ class StageConfig:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     service_s: float
+    batchable: bool = False
+    execution: str = "thread"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +94,8 @@ class PlanConfig:
         tokens: Most requests inside the pipeline at once.
         queue_limit: Most requests waiting outside it.
         custom_ops: Libraries every stage needs registered.
+        max_batch: Most rows run as one in a batchable stage; None leaves it to the device.
+        max_delay_s: Seconds a batchable stage waits for more rows than there are.
     """
 
     name: str
@@ -98,21 +108,26 @@ class PlanConfig:
     tokens: int
     queue_limit: int
     custom_ops: tuple[CustomOps, ...]
+    max_batch: int | None = None
+    max_delay_s: float = 0.0
 
-    def override(self, knobs: Mapping[str, int]) -> PlanConfig:
+    def override(self, knobs: Mapping[str, float]) -> PlanConfig:
         """Return the plan with other sizes.
 
         Args:
-            knobs: New values of ``cpu_workers``, ``intra_op_threads``, ``tokens`` or ``queue_limit``.
+            knobs: New values of some of `KNOBS`.
 
         Raises:
             ConfigError: If a name is unknown or a value too small.
         """
+        where = "Pipeline.load"
         for name, value in knobs.items():
-            if name not in _KNOBS:
-                raise ConfigError(f"unknown setting {name!r}", where="Pipeline.load", hint=f"known: {', '.join(_KNOBS)}")
-            _knob({name: value}, name, "Pipeline.load")
-        return replace(self, **dict(knobs))  # type: ignore[arg-type]  # the loop admits the four int fields only
+            if name not in KNOBS:
+                raise ConfigError(f"unknown setting {name!r}", where=where, hint=f"known: {', '.join(KNOBS)}")
+            if name in _SIZES:
+                _size({name: value}, name, where)
+        batching = {name: value for name, value in _batching(knobs, where).items() if name in knobs}
+        return replace(self, **{**dict(knobs), **batching})
 
 
 def read_plan(folder: Path) -> PlanConfig:
@@ -153,7 +168,8 @@ def parse_plan(document: object, folder: Path) -> PlanConfig:
         stages=tuple(_stage(item, position, folder) for position, item in enumerate(_get(top, "stages", list, "plan.json"))),
         decision=_choice(top, "decision", _DECISIONS, "plan.json"),
         custom_ops=tuple(_custom_ops(item, position, folder) for position, item in enumerate(top.get("custom_ops") or [])),
-        **{knob: _knob(top, knob, "plan.json") for knob in _KNOBS},
+        **{size: _size(top, size, "plan.json") for size in _SIZES},
+        **_batching(top, "plan.json"),
     )
     _check_flow(plan)
     return plan
@@ -202,6 +218,8 @@ def _stage(item: object, position: int, folder: Path) -> StageConfig:
         inputs=_names(entry, "inputs", where),
         outputs=outputs,
         service_s=service_s,
+        batchable=bool(_object(entry.get("batching", {}), where).get("proven", False)),
+        execution=_choice({"execution": "thread", **entry}, "execution", _EXECUTIONS, where),
     )
 
 
@@ -260,11 +278,22 @@ def _unique(names: list[str], where: str) -> None:
         raise ConfigError(f"{twice[0]!r} is listed twice", where=where)
 
 
-def _knob(entry: Mapping[str, Any], key: str, where: str) -> int:
+def _size(entry: Mapping[str, Any], key: str, where: str) -> int:
     value = _get(entry, key, int, where)
-    if value < _KNOBS[key]:
-        raise ConfigError(f"`{key}` is {value}, expected at least {_KNOBS[key]}", where=where)
+    if value < _SIZES[key]:
+        raise ConfigError(f"`{key}` is {value}, expected at least {_SIZES[key]}", where=where)
     return value
+
+
+def _batching(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the two knobs of batching, which a plan may leave out."""
+    max_batch = None if entry.get("max_batch") is None else _get(entry, "max_batch", int, where)
+    delay_s = float(_get({"max_delay_s": 0.0, **entry}, "max_delay_s", (int, float), where))
+    if max_batch is not None and max_batch < 1:
+        raise ConfigError(f"`max_batch` is {max_batch}, expected at least 1", where=where)
+    if not 0 <= delay_s < _LONGEST_DELAY_S:
+        raise ConfigError(f"`max_delay_s` is {delay_s}, expected seconds from 0 to {_LONGEST_DELAY_S}", where=where)
+    return {"max_batch": max_batch, "max_delay_s": delay_s}
 
 
 def _choice(entry: Mapping[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:

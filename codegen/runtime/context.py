@@ -11,21 +11,22 @@ from .dtypes import Value
 class Context:
     """The live tensors of a request, how far it is, its deadline and its future.
 
-    Owned by one thread at a time: the worker that runs its current phase.
+    Owned by one thread at a time: the worker that runs its current phase. The future stays cancellable until the result
+    is there: a worker looks before each phase.
 
     Args:
         tensors: The request's inputs by name; later also what the stages made.
         deadline: When it must be done, on the clock of `time.monotonic`; None for no limit.
     """
 
-    __slots__ = ("deadline", "future", "phase", "submitted", "tensors")
+    __slots__ = ("deadline", "future", "phase", "queued", "submitted", "tensors")
 
     def __init__(self, tensors: dict[str, Value], deadline: float | None) -> None:
         self.tensors = tensors
         self.deadline = deadline
         self.future: Future[dict[str, Value]] = Future()
         self.phase = 0
-        self.submitted = time.perf_counter()
+        self.submitted = self.queued = time.perf_counter()
 
     def expired(self) -> bool:
         """Return whether the deadline has passed."""

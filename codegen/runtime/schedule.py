@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from .backends.base import StageBackend
 from .config import PlanConfig, StageConfig
+
+_GPU_BATCH = 8
+"""Rows a batchable stage on a GPU takes when the plan leaves it open; on CPU cores batches gained nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,19 +19,18 @@ class Phase:
     Args:
         stage: The stage's configuration.
         backend: The loaded stage.
+        device: Where it ran when it was loaded; names its workers.
         keep: Outputs that someone still needs.
         drop: Tensors whose last consumer this phase is.
+        max_batch: Most rows of one run; 1 keeps requests apart.
     """
 
     stage: StageConfig
     backend: StageBackend
+    device: str
     keep: tuple[str, ...]
     drop: tuple[str, ...]
-
-    @property
-    def device(self) -> str:
-        """Where the stage really runs."""
-        return self.backend.device
+    max_batch: int
 
 
 def build_phases(plan: PlanConfig, backends: list[StageBackend]) -> tuple[Phase, ...]:
@@ -43,11 +46,44 @@ def build_phases(plan: PlanConfig, backends: list[StageBackend]) -> tuple[Phase,
         Phase(
             stage=stage,
             backend=backend,
+            device=backend.device,
             keep=tuple(name for name in stage.outputs if name in last_use or name in results),
             drop=tuple(name for name in stage.inputs if last_use[name] == stage.index and name not in results),
+            max_batch=_max_batch(plan, stage, backend),
         )
         for stage, backend in zip(plan.stages, backends, strict=True)
     )
+
+
+def _max_batch(plan: PlanConfig, stage: StageConfig, backend: StageBackend) -> int:
+    if not stage.batchable:
+        return 1
+    wanted = plan.max_batch or (_GPU_BATCH if backend.device == "gpu" else 1)
+    limit: int | None = getattr(backend, "max_batch", None)
+    return wanted if limit is None else min(wanted, limit)
+
+
+def pool_sizes(plan: PlanConfig, phases: tuple[Phase, ...]) -> dict[str, int]:
+    """Return how many requests each device computes at once."""
+    slots = [getattr(phase.backend, "slots", 1) for phase in phases if phase.device == "gpu"]
+    sizes = {"cpu": plan.cpu_workers, "gpu": min(slots, default=1)}
+    return {device: sizes[device] for device in sorted({phase.device for phase in phases})}
+
+
+def tokens(plan: PlanConfig, phases: tuple[Phase, ...]) -> int:
+    """Return how many requests may be inside: the plan's number of them, or of full batches."""
+    return plan.tokens * max(phase.max_batch for phase in phases)
+
+
+def replicas(plan: PlanConfig) -> int:
+    """Return the workers of a plan that leaves the whole model on the CPU: as many as this machine's cores hold.
+
+    No core has a GPU to feed then, and replicas of the whole are the best that cores alone can do.
+    """
+    if plan.decision != "unsplit-cpu":
+        return plan.cpu_workers
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // plan.intra_op_threads)
 
 
 def needed_inputs(plan: PlanConfig) -> frozenset[str]:

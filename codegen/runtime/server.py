@@ -113,12 +113,12 @@ class _Service:
 
     async def _ready(self, request: Request) -> Response:
         self.check_model(request.path_params)
-        if self._pipeline.closed:
+        if not self._pipeline.ready:
             raise HTTPException(503, "the pipeline is closing")
         return Response()
 
     async def _index(self, _request: Request) -> Response:
-        return JSONResponse(metadata.repository_index(self._name, ready=not self._pipeline.closed))
+        return JSONResponse(metadata.repository_index(self._name, ready=self._pipeline.ready))
 
     async def _metadata(self, request: Request) -> Response:
         self.check_model(request.path_params)

@@ -1,12 +1,27 @@
-"""What a pipeline has done so far: counts, times, queues, utilisation."""
+"""What a pipeline has done so far: counts, times, queues, batches, utilisation."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _WINDOW = 2048  # runs the percentiles are taken over
+TIME_BOUNDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the histograms of times, in seconds."""
+ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Upper bounds of the histograms of rows a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """A histogram: cumulative counts by upper bound, and the sum of what was counted."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +40,14 @@ class StageStats:
     Args:
         index: The stage's index.
         device: Where it runs.
-        count: Runs that succeeded.
-        failed: Runs that failed.
+        count: Requests that it answered.
+        failed: Requests that failed in it.
+        runs: Runs that succeeded; fewer than `count` where requests were batched.
+        replaced: Times its backend died and was loaded anew.
         busy_s: Sum of the time of all runs.
         service: Time of one run.
+        waited: Time a request waited for its run.
+        mean_rows: Rows a run, on average; 0 before the first.
         queue: Requests waiting for it now.
         utilisation: Share of its device's worker time spent in it, 0 to 1.
     """
@@ -37,8 +56,12 @@ class StageStats:
     device: str
     count: int
     failed: int
+    runs: int
+    replaced: int
     busy_s: float
     service: ServiceTime
+    waited: ServiceTime
+    mean_rows: float
     queue: int
     utilisation: float
 
@@ -50,7 +73,8 @@ class PipelineStats:
     Args:
         uptime_s: Seconds since then.
         completed: Requests with a result.
-        failed: Requests with an error, expired ones included.
+        failed: Requests with an error, cancelled and expired ones included.
+        failures: How many by what went wrong.
         latency: Time of a request with a result, from submission on.
         latency_sum_s: Sum of those times.
         inside: Requests holding a token now.
@@ -62,6 +86,7 @@ class PipelineStats:
     uptime_s: float
     completed: int
     failed: int
+    failures: Mapping[str, int]
     latency: ServiceTime
     latency_sum_s: float
     inside: int
@@ -71,33 +96,68 @@ class PipelineStats:
 
 
 class Recorder:
-    """Counts and times of one kind of event. Thread-safe."""
+    """Counts one kind of event and the size of each: its seconds, or its rows. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        bounds: Upper bounds of the histogram.
+    """
+
+    def __init__(self, bounds: Sequence[float] = TIME_BOUNDS) -> None:
         self._lock = threading.Lock()
         self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._failures: Counter[str] = Counter()
         self.count = 0
-        self.failed = 0
-        self.total_s = 0.0
+        self.total = 0.0
 
-    def add(self, seconds: float) -> None:
+    def add(self, size: float) -> None:
         """Count one success."""
         with self._lock:
             self.count += 1
-            self.total_s += seconds
-            self._recent.append(seconds)
+            self.total += size
+            self._recent.append(size)
+            self._counts[bisect_left(self._bounds, size)] += 1
 
-    def add_failure(self) -> None:
+    def add_failure(self, reason: str) -> None:
         """Count one failure; its time is not a service time."""
         with self._lock:
-            self.failed += 1
+            self._failures[reason] += 1
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many failures by reason."""
+        with self._lock:
+            return dict(self._failures)
+
+    @property
+    def failed(self) -> int:
+        """All failures."""
+        return sum(self.failures.values())
 
     def service(self) -> ServiceTime:
         """Return the times so far."""
         with self._lock:
             recent = sorted(self._recent)
-            mean_s = self.total_s / self.count if self.count else 0.0
+            mean_s = self.total / self.count if self.count else 0.0
         return ServiceTime(mean_s=mean_s, p50_s=_percentile(recent, 0.50), p99_s=_percentile(recent, 0.99))
+
+    def distribution(self) -> Distribution:
+        """Return the histogram so far; its last count is of everything."""
+        with self._lock:
+            counts, total = list(self._counts), self.total
+        for position in range(1, len(counts)):
+            counts[position] += counts[position - 1]
+        return Distribution(bounds=(*self._bounds, float("inf")), counts=tuple(counts), total=total)
+
+
+class StageRecorders:
+    """What is counted of one stage."""
+
+    def __init__(self) -> None:
+        self.service = Recorder()
+        self.waited = Recorder()
+        self.rows = Recorder(ROW_BOUNDS)
 
 
 def _percentile(ordered: list[float], share: float) -> float:

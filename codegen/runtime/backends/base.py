@@ -14,6 +14,10 @@ class BackendError(Exception):
     """A backend could not load or run a stage; the pipeline says which stage and which request."""
 
 
+class BackendDied(BackendError):  # noqa: N818 - what happened, as the other names of this kind
+    """A backend is lost and every later run would fail too: its device or its process is gone. It is loaded anew."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendOptions:
     """What a backend may need beside its stage.
@@ -21,14 +25,21 @@ class BackendOptions:
     Args:
         intra_op_threads: CPU threads inside one run.
         custom_ops: Custom-operator libraries to register.
+        workers: Threads that call `StageBackend.run` of a CPU stage at once.
     """
 
     intra_op_threads: int
     custom_ops: tuple[CustomOps, ...]
+    workers: int = 1
 
 
 class StageBackend(Protocol):
-    """A loaded stage. Made by a `load(stage, options)` class method that raises `BackendError`."""
+    """A loaded stage. Made by a `load(stage, options)` class method that raises `BackendError`.
+
+    Two further attributes are read where a backend has them: `slots`, how many threads may call `run` of a GPU stage at
+    once (1 if absent; with 2, the copies of one request overlap the computation of another), and `max_batch`, most rows
+    one run takes.
+    """
 
     @property
     def device(self) -> str:
@@ -41,12 +52,13 @@ class StageBackend(Protocol):
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Return every output of the stage by name.
 
-        A backend on the CPU is called from several threads at once, one on a GPU from a single thread.
+        A backend on the CPU is called from several threads at once, one on a GPU from `slots` threads.
 
         Args:
             feeds: Exactly the stage's inputs.
 
         Raises:
+            BackendDied: If the backend is lost.
             BackendError: If the run failed; later runs are not affected.
         """
 

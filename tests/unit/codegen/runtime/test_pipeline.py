@@ -187,17 +187,29 @@ def test_a_full_pipeline_refuses_submit_and_lets_run_wait(chain, gate):
 def test_a_waiting_request_can_be_cancelled_and_frees_its_place(chain, gate):
     pipeline, (stage,) = _gated(chain, gate, tokens=1, queue_limit=1, cpu_workers=1)
     with pipeline:
-        running = pipeline.submit(_value(0))
+        pipeline.submit(_value(0))
         assert stage.entered.acquire(timeout=10)
         waiting = pipeline.submit(_value(1))
-        assert not running.cancel()
         assert waiting.cancel()
+        assert wait([waiting], timeout=10).not_done == set()
         replacement = pipeline.submit(_value(2))
         stage.open.set()
         assert replacement.result(10)["t1"][0] == 2
         with pytest.raises(CancelledError):
             waiting.result(10)
     assert [seen[0] for seen in stage.seen] == [0, 2]
+
+
+def test_a_running_request_can_be_cancelled_and_leaves_before_its_next_stage(chain, gate):
+    pipeline, (first, second) = _gated(chain, gate, k=2)
+    with pipeline:
+        future = pipeline.submit(_value(0))
+        assert first.entered.acquire(timeout=10)
+        assert future.cancel()
+        first.open.set()
+        assert wait([future], timeout=10).not_done == set()
+    assert second.seen == []
+    assert pipeline.stats().failures == {"cancelled": 1}
 
 
 def test_an_expired_request_leaves_before_its_next_stage(chain, gate):

@@ -1,0 +1,250 @@
+"""Carry requests through the phases: which thread runs what, what happens to failures, and what is counted.
+
+A worker that finishes a phase goes on with the same request while the device stays the same, else it hands it to the
+next device's pool. In front of a batchable phase it takes along what else waits there. Before each phase a request that
+was cancelled or whose deadline has passed leaves without further work.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+
+import numpy as np
+
+from .batching import Batch
+from .config import PlanConfig
+from .context import Context
+from .dtypes import Value
+from .errors import Closed, DeadlineExceeded, StageError
+from .pool import WorkerPool
+from .schedule import Phase, pool_sizes
+from .statistics import StageRecorders, StageStats
+
+
+class Executor:
+    """The pools and the phases they run.
+
+    Args:
+        plan: The plan.
+        phases: Its stages, loaded.
+        done: Told of each request that leaves: the request, and its error or None.
+    """
+
+    def __init__(
+        self, plan: PlanConfig, phases: tuple[Phase, ...], done: Callable[[Context, BaseException | None], None]
+    ) -> None:
+        self._phases = phases
+        self._done = done
+        self._delay_s = plan.max_delay_s
+        self._aborted = False
+        self._recorders = tuple(StageRecorders() for _ in phases)
+        self._pools = {
+            device: WorkerPool(device, threads=threads, phases=len(phases), advance=self._advance)
+            for device, threads in pool_sizes(plan, phases).items()
+        }
+
+    @property
+    def recorders(self) -> tuple[StageRecorders, ...]:
+        """What was counted, one entry a stage."""
+        return self._recorders
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every stage has a backend that lives."""
+        return all(getattr(phase.backend, "healthy", True) for phase in self._phases)
+
+    def start(self, context: Context) -> None:
+        """Let a worker begin a request."""
+        self._pools[self._phases[0].device].put(context)
+
+    def start_here(self, context: Context) -> None:
+        """Begin a request on the calling thread if it may do a CPU worker's work just now, else as `start`."""
+        pool = self._pools[self._phases[0].device]
+        if pool.name != "cpu" or not pool.borrow():
+            pool.put(context)
+            return
+        try:
+            self._advance(context, pool)
+        finally:
+            pool.give_back()
+
+    def abort(self) -> None:
+        """Fail every request that is inside with `Closed` before its next phase."""
+        self._aborted = True
+
+    def stop(self, timeout: float | None) -> None:
+        """Stop the workers, and close the backends."""
+        for pool in self._pools.values():
+            pool.stop(timeout)
+        for phase in self._phases:
+            phase.backend.close()
+
+    def stats(self, uptime_s: float) -> tuple[StageStats, ...]:
+        """Return each stage's numbers."""
+        return tuple(self._stage_stats(number, uptime_s) for number in range(len(self._phases)))
+
+    def utilisation(self, stages: tuple[StageStats, ...]) -> dict[str, float]:
+        """Return the share of each device's worker time in use."""
+        return {device: sum(s.utilisation for s in stages if s.device == device) for device in self._pools}
+
+    def _stage_stats(self, number: int, uptime_s: float) -> StageStats:
+        phase, recorders = self._phases[number], self._recorders[number]
+        pool = self._pools[phase.device]
+        runs = recorders.service.count
+        return StageStats(
+            index=phase.stage.index,
+            device=phase.device,
+            count=recorders.waited.count,
+            failed=recorders.waited.failed,
+            runs=runs,
+            replaced=getattr(phase.backend, "replaced", 0),
+            busy_s=recorders.service.total,
+            service=recorders.service.service(),
+            waited=recorders.waited.service(),
+            mean_rows=recorders.rows.total / recorders.rows.count if recorders.rows.count else 0.0,
+            queue=pool.depth(number),
+            utilisation=recorders.service.total / (uptime_s * pool.size),
+        )
+
+    def _advance(self, context: Context, pool: WorkerPool) -> None:
+        """Carry a request as far as this pool's device goes. Runs on a worker; a request's errors stay with it."""
+        while context.phase < len(self._phases):
+            phase = self._phases[context.phase]
+            if phase.device != pool.name:
+                self._pools[phase.device].put(context)
+                return
+            try:
+                following = self._run_phase(phase, context, pool)
+            except BaseException as error:  # whatever happens must reach the caller, not end a worker
+                self._fail(context, error)
+                return
+            if following is None:
+                return
+            context = following
+        self._done(context, None)
+
+    def _run_phase(self, phase: Phase, context: Context, pool: WorkerPool) -> Context | None:
+        """Run one phase; return a request that this worker goes on with."""
+        if not self._may_go_on(context):
+            return None
+        if phase.max_batch == 1:
+            return context if self._run_alone(phase, context) else None
+        batch = self._gather(phase, context, pool)
+        if len(batch.members) == 1:
+            going = [context] if self._run_alone(phase, context, batch.rows) else []
+        else:
+            going = self._run_batch(phase, batch)
+        for other in going[1:]:
+            self._route(other)
+        return going[0] if going else None
+
+    def _route(self, context: Context) -> None:
+        """Send a request to the workers of its next phase, or out."""
+        if context.phase == len(self._phases):
+            self._done(context, None)
+        else:
+            self._pools[self._phases[context.phase].device].put(context)
+
+    def _may_go_on(self, context: Context) -> bool:
+        """Return whether the request is still wanted; it has left if not."""
+        error: BaseException
+        if context.future.cancelled():
+            error = CancelledError()
+        elif self._aborted:
+            error = Closed("the pipeline was closed before the request was finished")
+        elif context.expired():
+            error = DeadlineExceeded(f"the deadline passed before stage {context.phase}")
+        else:
+            return True
+        self._done(context, error)
+        return False
+
+    def _gather(self, phase: Phase, context: Context, pool: WorkerPool) -> Batch:
+        batch = Batch(context, phase.stage.inputs, phase.max_batch)
+        until = time.monotonic() + self._delay_s if self._delay_s else None
+        gone: list[Context] = []
+
+        def take(other: Context) -> bool:
+            if other.future.cancelled() or other.expired():
+                gone.append(other)
+                return True
+            return batch.take(other)
+
+        if not batch.full:
+            pool.gather(context.phase, take, full=lambda: batch.full, until=until)
+        for other in gone:
+            self._may_go_on(other)
+        return batch
+
+    def _run_batch(self, phase: Phase, batch: Batch) -> list[Context]:
+        """Run a batch; return its requests that go on. If it fails they are run one by one, to find whose fault it is."""
+        begin = time.perf_counter()
+        try:
+            shares = batch.split(phase.backend.run(batch.feeds()))
+        except Exception:
+            shares = None
+        if shares is None:
+            return [member for member in batch.members if self._run_alone(phase, member)]
+        self._count(phase, begin, batch.members, batch.rows)
+        for member, outputs in zip(batch.members, shares, strict=True):
+            _settle(phase, member, outputs)
+        return batch.members
+
+    def _run_alone(self, phase: Phase, context: Context, rows: int = 1) -> bool:
+        """Run one request; return whether it goes on."""
+        begin = time.perf_counter()
+        try:
+            outputs = _run(phase, context)
+        except StageError as error:
+            self._recorders[context.phase].waited.add_failure("stage")
+            self._fail(context, error)
+            return False
+        self._count(phase, begin, [context], rows)
+        _settle(phase, context, outputs)
+        return True
+
+    def _count(self, phase: Phase, begin: float, members: list[Context], rows: int) -> None:
+        recorders = self._recorders[members[0].phase]
+        recorders.service.add(time.perf_counter() - begin)
+        for member in members:
+            recorders.waited.add(begin - member.queued)
+        if phase.stage.batchable:
+            recorders.rows.add(rows)
+
+    def _fail(self, context: Context, error: BaseException) -> None:
+        _release_frames(error)
+        self._done(context, error)
+
+
+def _run(phase: Phase, context: Context) -> dict[str, Value]:
+    feeds = {name: context.tensors[name] for name in phase.stage.inputs}
+    try:
+        return phase.backend.run(feeds)
+    except Exception as error:
+        shapes = {name: value.shape if isinstance(value, np.ndarray) else None for name, value in feeds.items()}
+        raise StageError(phase.stage.index, device=phase.device, cause=str(error), shapes=shapes) from error
+
+
+def _settle(phase: Phase, context: Context, outputs: dict[str, Value]) -> None:
+    """Keep what someone still needs of a phase's tensors, and go on to the next phase."""
+    for name in phase.drop:
+        del context.tensors[name]
+    for name in phase.keep:
+        context.tensors[name] = outputs[name]
+    context.phase += 1
+    context.queued = time.perf_counter()
+
+
+def _release_frames(error: BaseException) -> None:
+    """Drop the tensors that the frames of a failed run hold.
+
+    The error, its frames and the request's future refer to each other; a burst of failures would keep every tensor
+    alive until the cycle collector comes by.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__

@@ -1,0 +1,96 @@
+"""Which stages the rows of several requests may share a run of, and why others may not."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from cutset.codegen.batchability import prove_all
+from cutset.codegen.split import write_stages
+from cutset.graph.load import load
+from cutset.profilers.inputs import collect
+from cutset.sample_models import registry
+from tests.support import make_plan
+
+FLOAT = TensorProto.FLOAT
+AXES = {"axes": np.array([0], np.int64)}
+
+
+def findings(save_model, tmp_path, nodes, inputs, outputs, *, gpu=(), weights=None):
+    """Return the findings of every stage of a model, split where `gpu` says."""
+    path = save_model(nodes, inputs, outputs, weights or {})
+    graph = load(path)
+    plan = make_plan(graph, {node.name: "gpu" if node.name in gpu else "cpu" for node in graph.placeable})
+    write_stages(graph, plan.stages, tmp_path)
+    return prove_all(graph, plan.stages, tmp_path, collect(graph.inputs, model=path).samples)
+
+
+def one(save_model, tmp_path, nodes, **options):
+    shape = options.pop("shape", ["batch", 4])
+    outputs = [("y", FLOAT, options.pop("out", shape))]
+    (found,) = findings(save_model, tmp_path, nodes, [("x", FLOAT, shape)], outputs, **options)
+    return found
+
+
+def test_a_row_by_row_network_is_batchable_stage_by_stage(save_model, tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], name="dense"), helper.make_node("Softmax", ["h"], ["y"], name="s")]
+    weights = {"w": np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)}
+    found = findings(
+        save_model, tmp_path, nodes, [("x", FLOAT, ["n", 4])], [("y", FLOAT, ["n", 4])], gpu={"dense"}, weights=weights
+    )
+    assert [(finding.proven, finding.reason) for finding in found] == [(True, "")] * 2
+    assert all(finding.rows == 3 and finding.max_abs < 1e-5 for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("node", "weights"),
+    [
+        (helper.make_node("Softmax", ["x"], ["y"], axis=0), {}),
+        (helper.make_node("CumSum", ["x", "axis"], ["y"]), {"axis": np.array(0, np.int64)}),
+        (helper.make_node("Max", ["x", "floor"], ["y"]), {"floor": np.zeros((1, 4), np.float32)}),
+    ],
+    ids=["softmax", "cumsum", "max"],
+)
+def test_rows_that_mix_are_found_out_by_the_numbers(save_model, tmp_path, node, weights):
+    found = one(save_model, tmp_path, [node], weights=weights)
+    assert found.proven == (node.op_type == "Max")
+    assert ("differs" in found.reason) == (not found.proven)
+
+
+def test_a_mean_over_the_batch_is_found_out(save_model, tmp_path):
+    """It is the same for two copies of one sample; different samples tell."""
+    nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=1), helper.make_node("Sub", ["x", "m"], ["y"])]
+    found = one(save_model, tmp_path, nodes, weights=AXES)
+    assert (found.proven, "differs" in found.reason) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "out", "reason"),
+    [
+        ([helper.make_node("Neg", ["x"], ["y"])], [1, 4], [1, 4], "the first axis of `x` is fixed"),
+        ([helper.make_node("Neg", ["x"], ["y"])], [], [], "`x` has no first axis"),
+        ([helper.make_node("Transpose", ["x"], ["y"])], ["n", 2], [2, "n"], "the first axis of `y` is fixed"),
+        (
+            [
+                helper.make_node("NonZero", ["x"], ["i"]),
+                helper.make_node("Transpose", ["i"], ["t"]),
+                helper.make_node("Cast", ["t"], ["y"], to=FLOAT),
+            ],
+            ["n", 2],
+            ["k", 2],
+            "the first axes are different dimensions: k, n",
+        ),
+    ],
+    ids=["fixed", "scalar", "transposed", "selected"],
+)
+def test_shapes_that_rule_it_out(save_model, tmp_path, nodes, shape, out, reason):
+    found = one(save_model, tmp_path, nodes, shape=shape, out=out)
+    assert (found.proven, found.reason) == (False, reason)
+
+
+def test_a_network_over_its_tokens_is_not_batchable(tmp_path):
+    model = registry.write("tagger", tmp_path / "tagger.onnx").model
+    graph = load(model)
+    plan = make_plan(graph, {node.name: "cpu" for node in graph.placeable})
+    write_stages(graph, plan.stages, tmp_path)
+    found = prove_all(graph, plan.stages, tmp_path, collect(graph.inputs, model=model).samples)
+    assert [finding.proven for finding in found] == [False]
