@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from cutset.graph.model import ModelGraph
-from cutset.partitioner.cost import Atom, Costed
+from cutset.partitioner.atoms import Atom, least_sure
+from cutset.partitioner.cost import Costed
 from cutset.partitioner.plan import BoundaryTensor, Part, Stage
 from cutset.partitioner.problem import CPU, GPU, IntArray, Placement
 from cutset.profilers.table import CostTable
@@ -14,12 +15,6 @@ DEVICES = {CPU: "cpu", GPU: "gpu"}
 
 WEIGHED = "with what crosses, the whole is best with it on the"
 """In the reason of every node that had a choice."""
-
-
-def _least_sure(sources: Iterable[str]) -> str:
-    """Return the source of a sum: modelled if any part of it is, else recorded if any is, else measured."""
-    found = set(sources)
-    return next((source for source in ("modelled", "recorded") if source in found), "measured")
 
 
 def parts_of(graph: ModelGraph, costed: Costed, placement: Placement, labels: IntArray) -> list[Part]:
@@ -37,7 +32,7 @@ def parts_of(graph: ModelGraph, costed: Costed, placement: Placement, labels: In
                 device=device,
                 nodes=tuple(sorted((name for atom in members for name in atom.nodes), key=order.__getitem__)),
                 service_s=float(sum(costs[index] for index in indices)),
-                source="measured" if device == "cpu" else _least_sure(atom.gpu_source for atom in members),
+                source="measured" if device == "cpu" else least_sure(atom.gpu_source for atom in members),
             )
         )
     return parts

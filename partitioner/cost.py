@@ -1,23 +1,18 @@
-"""From measured groups, support verdicts and pins to the planner's `Problem`.
-
-A fused group is one op. A group whose nodes may not all run on the same devices is taken apart, and its nodes then cost
-what they cost unfused: that is the price of a cut inside it.
-"""
+"""From atoms and what crosses between them to the planner's `Problem`: seconds a request on one machine."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from cutset.errors import PlanError, UnknownShapeError
+from cutset.errors import UnknownShapeError
 from cutset.graph.model import ModelGraph
-from cutset.partitioner.pins import Pin
+from cutset.partitioner.atoms import Atom, Evidence, atoms_of
 from cutset.partitioner.problem import Problem, Tensor
-from cutset.partitioner.support import Support
-from cutset.profilers.table import CostTable, GroupCost
+from cutset.profilers.table import CostTable
 
 INPUT, OUTPUT = "<input>", "<output>"
 
@@ -26,30 +21,6 @@ CPU_STAGE_S = 40e-6
 
 GPU_STAGE_S = 30e-6
 """Work of the GPU's feeding thread for each GPU stage: enqueue and synchronise."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Atom:
-    """What is placed as a whole: the nodes of a fused group, or one node of a group that was taken apart.
-
-    Args:
-        nodes: In graph order; constant nodes are left out.
-        cpu_s: Seconds a request, or infinite.
-        gpu_s: Seconds a request, or infinite.
-        reason: Why it has no choice, or empty.
-        gpu_source: Where the GPU's number came from, empty where there is none.
-    """
-
-    nodes: tuple[str, ...]
-    cpu_s: float
-    gpu_s: float
-    reason: str = ""
-    gpu_source: str = ""
-
-    @property
-    def name(self) -> str:
-        """Name of the first node, and how many more there are."""
-        return self.nodes[0] if len(self.nodes) == 1 else f"{self.nodes[0]} (+{len(self.nodes) - 1})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,31 +50,19 @@ class Costed:
     atoms: tuple[Atom, ...]
 
 
-def build_problem(
-    graph: ModelGraph,
-    table: CostTable,
-    support: Mapping[str, Support],
-    pins: Mapping[str, Pin],
-    machine: Machine,
-    *,
-    gpu_scale: str = "mid",
-) -> Costed:
+def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid") -> Costed:
     """Return the placement problem of a model.
 
     Args:
-        graph: The model with measured shapes.
-        table: Its costs.
-        support: Which nodes the GPU backend takes.
-        pins: Pin of each pinned node.
+        evidence: The model, its costs, verdicts and pins.
         machine: Workers, cores and batch.
         gpu_scale: ``low``, ``mid`` or ``high`` end of the GPU costs' interval.
 
     Raises:
-        PlanError: If a pin asks for what a device cannot do.
+        PlanError: If a pin asks for what a device cannot do, or nodes are kept together that cannot be.
     """
-    refusals = _refusals(graph, table, support)
-    _check_pins(pins, refusals)
-    atoms = _atoms(graph, table, refusals, pins, gpu_scale)
+    graph, table = evidence.graph, evidence.table
+    atoms = atoms_of(evidence, gpu_scale=gpu_scale)
     session = (machine.saturated and table.session("cpu", loaded=True)) or table.session("cpu")
     slowed = contention(table, machine.cpu_workers) if machine.saturated else 1.0
     index = {name: number for number, atom in enumerate(atoms) for name in atom.nodes}
@@ -137,102 +96,6 @@ def contention(table: CostTable, workers: int) -> float:
         return 1.0
     ratio = max(1.0, busy.latency_s.median / alone.latency_s.median)
     return 1.0 + (ratio - 1.0) * min(1.0, (workers - 1) / (busy.workers - 1))
-
-
-def _refusals(graph: ModelGraph, table: CostTable, support: Mapping[str, Support]) -> dict[str, str]:
-    """Return why each node cannot run on the GPU, for those that cannot."""
-    found = {}
-    uncosted = {name: group.reason for group in table.groups_on("gpu") if group.latency_s is None for name in group.nodes}
-    priced = {name for group in table.groups_on("gpu") for name in group.nodes}
-    for node in graph.placeable:
-        verdict = support.get(node.name)
-        if verdict is not None and not verdict.ok:
-            found[node.name] = verdict.reason
-        elif node.name not in priced:
-            found[node.name] = "no GPU cost is known for it"
-        elif node.name in uncosted:
-            found[node.name] = uncosted[node.name]
-        else:
-            bad = next((value for value in (*node.inputs, *node.outputs) if not _movable(graph, value)), None)
-            if bad is not None:
-                found[node.name] = f"tensor `{bad}` cannot be moved to a GPU: {_why_stuck(graph, bad)}"
-    return found
-
-
-def _movable(graph: ModelGraph, value: str) -> bool:
-    if value in graph.constant_values:
-        return True
-    spec = graph.values[value]
-    return spec.is_tensor and spec.dtype not in {"string", "undefined"} and graph.knows_shape(value)
-
-
-def _why_stuck(graph: ModelGraph, value: str) -> str:
-    spec = graph.values[value]
-    if not spec.is_tensor or spec.dtype == "string":
-        return f"it is a {spec.dtype}"
-    return "its size is not known" if spec.dtype != "undefined" else "its type is not known"
-
-
-def _check_pins(pins: Mapping[str, Pin], refusals: Mapping[str, str]) -> None:
-    for name, pin in pins.items():
-        if pin.device == "gpu" and name in refusals:
-            raise PlanError(
-                f"node `{name}` is pinned to the GPU, which cannot run it", where=str(pin), cause=refusals[name],
-                hint="remove the pin, or pin the nodes around it one by one",
-            )  # fmt: skip
-
-
-def _atoms(
-    graph: ModelGraph, table: CostTable, refusals: Mapping[str, str], pins: Mapping[str, Pin], gpu_scale: str
-) -> list[Atom]:
-    gpu = {group.nodes: group for group in table.groups_on("gpu")}
-    atoms: list[Atom] = []
-    for group in table.groups_on("cpu"):
-        live = [name for name in group.nodes if name not in graph.unplaced]
-        states = {name: _state(name, refusals, pins) for name in live}
-        whole = len({(on_cpu, on_gpu) for on_cpu, on_gpu, _ in states.values()}) <= 1
-        for unit in [live] if whole else [[name] for name in live]:
-            if unit:
-                there = gpu.get(group.nodes)
-                cpu_s, gpu_s = _seconds(unit, group, whole), _seconds(unit, there, whole) * _end(there, gpu_scale)
-                atoms.append(_atom(cpu_s, gpu_s, {n: states[n] for n in unit}, "" if there is None else there.source))
-    return atoms
-
-
-def _state(name: str, refusals: Mapping[str, str], pins: Mapping[str, Pin]) -> tuple[bool, bool, str]:
-    """Return whether the node may run on the CPU, on the GPU, and the reason if it has no choice."""
-    pin = pins.get(name)
-    if pin is not None:
-        return pin.device == "cpu", pin.device == "gpu", f"pinned by {pin}"
-    if name in refusals:
-        return True, False, refusals[name]
-    return True, True, ""
-
-
-def _seconds(unit: Sequence[str], group: GroupCost | None, whole: bool) -> float:
-    """Return the fused cost of a whole group, the unfused one of a node cut out of it."""
-    if group is None or group.latency_s is None:
-        return math.inf
-    return group.latency_s if whole else sum(group.unfused_s.get(name, 0.0) for name in unit)
-
-
-def _end(group: GroupCost | None, gpu_scale: str) -> float:
-    """Return the chosen end of a group's interval over its middle."""
-    if group is None or not group.latency_s or gpu_scale == "mid":
-        return 1.0
-    end = group.low_s if gpu_scale == "low" else group.high_s
-    return 1.0 if end is None else end / group.latency_s
-
-
-def _atom(cpu_s: float, gpu_s: float, states: Mapping[str, tuple[bool, bool, str]], gpu_source: str) -> Atom:
-    on_cpu, on_gpu, _ = next(iter(states.values()))
-    return Atom(
-        nodes=tuple(states),
-        cpu_s=cpu_s if on_cpu else math.inf,
-        gpu_s=gpu_s if on_gpu else math.inf,
-        reason="; ".join(dict.fromkeys(reason for _, _, reason in states.values() if reason)),
-        gpu_source=gpu_source,
-    )
 
 
 def _tensors(

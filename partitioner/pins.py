@@ -1,4 +1,4 @@
-"""Pins: the user's word on where nodes run, by node name, by glob, or by operator type."""
+"""Pins: the user's word on where nodes run and which stay together, by node name, by glob, or by operator type."""
 
 from __future__ import annotations
 
@@ -11,24 +11,45 @@ from cutset.errors import PlanError, UsageError
 from cutset.graph.model import ModelGraph, OpNode
 
 DeviceKind = Literal["cpu", "gpu"]
+DEVICE_KINDS = ("cpu", "gpu")
 OP_PREFIX = "op:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """One pin: nodes that match `pattern` run on `device`. ``op:TYPE`` matches operator types."""
+    """One pin: nodes that match `pattern` run on `device`. ``op:TYPE`` matches operator types.
+
+    Args:
+        pattern: A node's name, a glob of names, or ``op:`` and a glob of operator types.
+        device: Where they run.
+        origin: File and line that say so; empty for the command line.
+    """
 
     pattern: str
     device: DeviceKind
-
-    def matches(self, node: OpNode) -> bool:
-        """Return whether the pin is about `node`: its very name, a glob of it, or its operator type."""
-        if self.pattern.startswith(OP_PREFIX):
-            return fnmatchcase(node.op.op_type, self.pattern.removeprefix(OP_PREFIX))
-        return node.name == self.pattern or fnmatchcase(node.name, self.pattern)
+    origin: str = ""
 
     def __str__(self) -> str:
-        return f"--pin {self.pattern}={self.device}"
+        return f"{self.origin} ({self.pattern}: {self.device})" if self.origin else f"--pin {self.pattern}={self.device}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Patterns of nodes between which no cut may go, and the file and line that say so."""
+
+    patterns: tuple[str, ...]
+    origin: str
+
+    def __str__(self) -> str:
+        return f"{self.origin} (keep {', '.join(self.patterns)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Nodes that stay together, in graph order, and what says so."""
+
+    nodes: tuple[str, ...]
+    origin: str
 
 
 def parse_pin(text: str) -> Pin:
@@ -38,7 +59,7 @@ def parse_pin(text: str) -> Pin:
         UsageError: If the text has another form.
     """
     pattern, _, device = text.rpartition("=")
-    if not pattern or device not in {"cpu", "gpu"}:
+    if not pattern or device not in DEVICE_KINDS:
         raise UsageError(
             f"--pin {text!r} is not of the form GLOB=cpu or GLOB=gpu",
             hint="for example --pin nms=cpu, or --pin op:Resize=cpu",
@@ -53,14 +74,9 @@ def resolve(graph: ModelGraph, pins: Iterable[Pin]) -> dict[str, Pin]:
         UsageError: If a pin matches no node.
         PlanError: If two pins put one node on different devices.
     """
-    pins = tuple(pins)
     found: dict[str, Pin] = {}
     for pin in pins:
-        exact = graph.by_name.get(pin.pattern)  # a name that reads as a glob means itself: `a[0]` is not `a0`
-        matched = [node for node in graph.placeable if (pin.matches(node) if exact is None else node is exact)]
-        if not matched:
-            raise UsageError(f"{pin} matches no node", hint=_known(graph, pin))
-        for node in matched:
+        for node in _matched(graph, pin.pattern, pin):
             other = found.get(node.name)
             if other is not None and other.device != pin.device:
                 raise PlanError(
@@ -69,12 +85,38 @@ def resolve(graph: ModelGraph, pins: Iterable[Pin]) -> dict[str, Pin]:
                     hint="remove one of the two pins",
                 )
             found[node.name] = pin
-    order = {node.name: index for index, node in enumerate(graph.nodes)}
-    return dict(sorted(found.items(), key=lambda item: order[item[0]]))
+    return {node.name: found[node.name] for node in graph.nodes if node.name in found}
 
 
-def _known(graph: ModelGraph, pin: Pin) -> str:
-    if pin.pattern.startswith(OP_PREFIX):
+def resolve_kept(graph: ModelGraph, keeps: Iterable[Keep]) -> tuple[Kept, ...]:
+    """Return the nodes that each entry keeps together.
+
+    Raises:
+        UsageError: If a pattern matches no node.
+    """
+    found = []
+    for keep in keeps:
+        names = {node.name for pattern in keep.patterns for node in _matched(graph, pattern, keep)}
+        found.append(Kept(nodes=tuple(node.name for node in graph.nodes if node.name in names), origin=str(keep)))
+    return tuple(found)
+
+
+def _matched(graph: ModelGraph, pattern: str, origin: Pin | Keep) -> list[OpNode]:
+    """Return the placeable nodes of a pattern; a name that reads as a glob means itself: ``a[0]`` is not ``a0``."""
+    exact = graph.by_name.get(pattern)
+    if exact is not None:
+        found = [exact] if exact.name not in graph.unplaced else []
+    elif pattern.startswith(OP_PREFIX):
+        found = [node for node in graph.placeable if fnmatchcase(node.op.op_type, pattern.removeprefix(OP_PREFIX))]
+    else:
+        found = [node for node in graph.placeable if fnmatchcase(node.name, pattern)]
+    if not found:
+        raise UsageError(f"{origin} matches no node", hint=_known(graph, pattern))
+    return found
+
+
+def _known(graph: ModelGraph, pattern: str) -> str:
+    if pattern.startswith(OP_PREFIX):
         known: Sequence[str] = sorted({node.op.op_type for node in graph.placeable})
     else:
         known = [node.name for node in graph.placeable]

@@ -12,11 +12,12 @@ import numpy as np
 from cutset.errors import PlanError
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.assemble import boundary_of, node_placement, parts_of, reasons_of
+from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.baselines import Baseline, pure_placements
 from cutset.partitioner.cost import Costed, Machine, build_problem
 from cutset.partitioner.cut import Flow
 from cutset.partitioner.evaluation import Evaluation, evaluate
-from cutset.partitioner.pins import Pin
+from cutset.partitioner.pins import Kept, Pin
 from cutset.partitioner.plan import (
     Decision,
     Objective,
@@ -52,6 +53,7 @@ class PlanOptions:
         min_gpu_nodes: GPU stages with fewer fused groups than this are not worth building.
         flow: Engine of the minimum cut.
         seed: Seed of the polish.
+        kept: Nodes that stay together.
     """
 
     name: str
@@ -62,6 +64,7 @@ class PlanOptions:
     min_gpu_nodes: int = 0
     flow: Flow = "scipy"
     seed: int = 0
+    kept: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,18 +91,12 @@ class _Choice:
 class _Case:
     """Everything that stays the same while one model is planned."""
 
-    graph: ModelGraph
-    table: CostTable
-    support: Mapping[str, Support]
-    pins: Mapping[str, Pin]
+    evidence: Evidence
     options: PlanOptions
 
     def costed(self, gpu_scale: str = "mid") -> Costed:
         return build_problem(
-            self.graph,
-            self.table,
-            self.support,
-            self.pins,
+            self.evidence,
             replace(
                 self.options.machine,
                 min_gpu_ops=self.options.min_gpu_nodes,
@@ -161,7 +158,8 @@ def plan(
     Raises:
         PlanError: If pins and the stage limit leave no placement.
     """
-    case = _Case(graph=graph, table=table, support=support, pins=pins, options=options)
+    evidence = Evidence(graph=graph, table=table, support=support, pins=pins, kept=options.kept)
+    case = _Case(evidence=evidence, options=options)
     costed = case.costed()
     solution = case.solve_simply(costed)
     result = _assemble(case, costed, solution, _choose(case, costed, solution))
@@ -199,7 +197,7 @@ def _choose(case: _Case, costed: Costed, solution: Solution) -> _Choice:
 
 def _ends(case: _Case) -> dict[str, tuple[Costed, Solution]]:
     """Return the problem and its solution at both ends of the GPU costs' interval."""
-    if not case.table.groups_on("gpu"):
+    if not case.evidence.table.groups_on("gpu"):
         return {}
     problems_at = {end: case.costed(end) for end in ("low", "high")}
     return {end: (costed, case.solve(costed)) for end, costed in problems_at.items()}
@@ -247,7 +245,7 @@ def _robustness(case: _Case, chosen: _Candidate, ends: Mapping[str, tuple[Costed
 
 def _assemble(case: _Case, costed: Costed, solution: Solution, choice: _Choice) -> Plan:
     chosen = choice.candidate
-    graph, table, options = case.graph, case.table, case.options
+    graph, table, options = case.evidence.graph, case.evidence.table, case.options
     machine = options.machine
     parts = parts_of(graph, costed, chosen.placement, chosen.evaluation.labels)
     if chosen.decision == "unsplit-cpu":  # nothing is cut, so nothing costs its unfused price
@@ -279,7 +277,7 @@ def _assemble(case: _Case, costed: Costed, solution: Solution, choice: _Choice) 
         outputs=graph.outputs,
         placement=placement,
         reasons=reasons_of(graph, costed.atoms, chosen.placement),
-        pins={name: pin.device for name, pin in case.pins.items()},
+        pins={name: pin.device for name, pin in case.evidence.pins.items()},
         stages=stages,
         boundary=boundary_of(graph, table, stages),
         prediction=prediction,

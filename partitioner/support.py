@@ -84,19 +84,17 @@ def gpu_support(graph: ModelGraph) -> dict[str, Support]:
     Constant nodes have no entry: they are folded before an engine is built. Element types that inference left open
     count as refusals, so ask again once a measured run has filled them in.
     """
-    following = _shape_following(graph)
-    return {node.name: _judge(_Case(graph, node, following)) for node in graph.placeable}
+    return {node.name: _judge(_Case(graph, node)) for node in graph.placeable}
 
 
 class _Case:
     """One node with what the rules ask about it."""
 
-    def __init__(self, graph: ModelGraph, node: OpNode, following: frozenset[str]) -> None:
+    def __init__(self, graph: ModelGraph, node: OpNode) -> None:
         self.graph = graph
         self.node = node
         self.op_type = node.op.op_type
         self._inner = graph.ir_nodes[node.name]
-        self._following = following
 
     @property
     def core(self) -> bool:
@@ -130,7 +128,7 @@ class _Case:
     def follows_shapes(self, index: int) -> bool:
         """Whether the input at a position depends on weights and on shapes of tensors, never on their elements."""
         value = self.operand(index)
-        return value is None or str(value.name) in self._following
+        return value is None or str(value.name) in self.graph.shape_values
 
     def elements(self, index: int) -> np.ndarray | None:
         """Elements of a constant input, None when they are not at hand without running the model."""
@@ -148,16 +146,6 @@ def _judge(case: _Case) -> Support:
         if reason is not None:
             return Support(ok=False, reason=reason, source=source)
     return Support(ok=True, reason="", source=TABLE_SOURCE)
-
-
-def _shape_following(graph: ModelGraph) -> frozenset[str]:
-    """Values that depend only on weights and on shapes of tensors, so TensorRT knows them before it runs."""
-    known = set(graph.constant_values)
-    for node in graph.nodes:
-        pure = node.op.op_type not in RANDOM_OPS and not node.has_body
-        if node.op.op_type in {"Shape", "Size"} or (pure and all(name in known for name in node.inputs)):
-            known.update(node.outputs)
-    return frozenset(known)
 
 
 def _domain(case: _Case) -> str | None:

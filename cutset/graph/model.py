@@ -72,6 +72,11 @@ class ModelGraph:
         return {node.name: node for node in self.nodes}
 
     @cached_property
+    def position(self) -> dict[str, int]:
+        """Place of each node in graph order."""
+        return {node.name: index for index, node in enumerate(self.nodes)}
+
+    @cached_property
     def producer(self) -> dict[str, str]:
         """Name of the node that writes each value."""
         return {output: node.name for node in self.nodes for output in node.outputs}
@@ -103,6 +108,16 @@ class ModelGraph:
     def constant_values(self) -> frozenset[str]:
         """Initializers and the outputs of constant nodes."""
         return self.initializers | {o for node in self.nodes if node.name in self.constant_nodes for o in node.outputs}
+
+    @cached_property
+    def shape_values(self) -> frozenset[str]:
+        """Values that follow from weights and from shapes of tensors, never from elements of an input."""
+        known = set(self.constant_values)
+        for node in self.nodes:
+            pure = node.op.op_type not in RANDOM_OPS and not node.has_body
+            if node.op.op_type in {"Shape", "Size"} or (pure and all(name in known for name in node.inputs)):
+                known.update(node.outputs)
+        return frozenset(known)
 
     @cached_property
     def dead_nodes(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ from onnx import TensorProto, helper
 
 from cutset.errors import PlanError
 from cutset.graph.load import load
+from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.cost import CPU_STAGE_S, GPU_STAGE_S, INPUT, OUTPUT, Machine, build_problem
 from cutset.partitioner.pins import parse_pin, resolve
 
@@ -15,7 +16,8 @@ FLOAT, MS = TensorProto.FLOAT, 1e-3
 def build(case, *pins, batch=1, **settings):
     resolved = resolve(case.graph, [parse_pin(pin) for pin in pins])
     machine = Machine(cpu_workers=1, cores=2, batch=batch)
-    return build_problem(case.graph, case.table(), case.support(), resolved, machine, **settings)
+    evidence = Evidence(graph=case.graph, table=case.table(), support=case.support(), pins=resolved)
+    return build_problem(evidence, machine, **settings)
 
 
 def costs(costed, device):

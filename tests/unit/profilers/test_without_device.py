@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 
 from cutset.errors import UsageError
 from cutset.graph.load import load
+from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.cost import Machine, build_problem
 from cutset.profilers.calibrated import INTERVAL
 from cutset.profilers.datasheets import datasheet
@@ -109,18 +110,19 @@ def test_every_group_carries_its_own_interval_into_the_plan(here, mixed):
         "roofline": (1 / SHEET_INTERVAL, SHEET_INTERVAL),
     }
     graph, _ = here
-    costed = {
-        end: build_problem(graph, mixed, {}, {}, Machine(cpu_workers=1, cores=1), gpu_scale=end)
-        for end in ("low", "mid", "high")
-    }
+    evidence = Evidence(graph=graph, table=mixed, support={}, pins={})
+    costed = {end: build_problem(evidence, Machine(cpu_workers=1, cores=1), gpu_scale=end) for end in ("low", "mid", "high")}
     seen = set()
     for group in gpu:
         kind = "recorded" if group.source == "recorded" else group.backend
         seen.add(kind)
-        (index,) = [i for i, atom in enumerate(costed["mid"].atoms) if atom.nodes == group.canonical]
-        low, mid, high = (costed[end].problem.gpu_s[index] for end in ("low", "mid", "high"))
-        assert (low / mid, high / mid) == pytest.approx(factors[kind])
+        assert (group.low_s / group.latency_s, group.high_s / group.latency_s) == pytest.approx(factors[kind])
     assert seen == set(factors)
+    ends = {"low": "low_s", "mid": "latency_s", "high": "high_s"}
+    for index, atom in enumerate(costed["mid"].atoms):
+        own = [group for group in gpu if set(group.canonical) <= set(atom.nodes)]
+        for end, name in ends.items():
+            assert costed[end].problem.gpu_s[index] == pytest.approx(sum(getattr(group, name) for group in own))
 
 
 def test_without_a_sheet_what_cannot_be_priced_stays_on_the_cpu(here, elsewhere):
