@@ -205,7 +205,7 @@ def half_ratios(of: Subject, measured: CpuProfile, seconds: float) -> tuple[floa
 
 def measure_round(of: Subject, seconds: float) -> Round:
     """Return how the costs of one new profile add up."""
-    measured = profile_cpu(of.graph, of.inputs, budget_s=seconds)
+    measured = profile_cpu(of.graph, of.inputs, options=ProfileOptions(budget_s=seconds))
     return Round(
         groups=len(measured.groups),
         latency_s=measured.session.median,
@@ -259,7 +259,7 @@ def process_seconds(words: Sequence[str]) -> float:
 
 def repetition(of: Subject, seconds: float) -> Repetition:
     """Return how two profiles of one model differ."""
-    first, second = (profile_cpu(of.graph, of.inputs, budget_s=seconds) for _ in range(2))
+    first, second = (profile_cpu(of.graph, of.inputs, options=ProfileOptions(budget_s=seconds)) for _ in range(2))
     moved, largest = rank_changes(costs(first), costs(second))
     return Repetition(model=of.name, totals_s=(first.session.median, second.session.median), moved=moved, largest_swap=largest)
 

@@ -16,9 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cutset import serde
+from cutset.profilers.table import Coverage
 
 PIPE_WIDTH = 160
 LOG_HANDLER = "cutset"
+
+CPU_ALONE = "planning for the CPU alone; name a GPU to plan for it with modelled costs, e.g. --target t4"
 
 
 class Output:
@@ -116,3 +119,19 @@ def count(value: float) -> str:
         if value >= factor:
             return f"{value / factor:.1f} {unit}"
     return f"{value:.0f}"
+
+
+def describe_coverage(coverage: Coverage) -> str:
+    """Return in words what a recorded profile covers and what stands in for the rest."""
+    total = coverage.recorded + coverage.calibrated + coverage.datasheet + coverage.unknown
+    rest = [
+        f"{number} {how}"
+        for number, how in (
+            (coverage.calibrated, "modelled by rates fitted to it"),
+            (coverage.datasheet, "modelled from the data sheet"),
+            (coverage.unknown, "without a cost, so on the CPU"),
+        )
+        if number
+    ]
+    covered = f"{coverage.recorded} of {total} groups recorded ({coverage.cpu_time_share:.1%} of the CPU time)"
+    return "; ".join([covered, *rest])

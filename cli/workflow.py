@@ -4,48 +4,26 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cutset.cli.options import NO_CACHE
-from cutset.cli.output import Output
+from cutset.cli.arguments import PROFILE_FILE, CostArguments, ModelArguments, cache_folder
+from cutset.cli.output import CPU_ALONE, Output, describe_coverage
 from cutset.errors import UnavailableError, UsageError
 from cutset.graph.load import load, with_operators
 from cutset.graph.model import ModelGraph
-from cutset.profilers.cache import CostCache, default_folder
+from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import Datasheet, datasheet
 from cutset.profilers.environment import cuda_provider, gpus, usable_cores
 from cutset.profilers.inputs import SampleInputs, collect, parse_shape
 from cutset.profilers.merge import one_machine
 from cutset.profilers.on_device import MeasuredGpu
 from cutset.profilers.options import ProfileOptions
-from cutset.profilers.profile import profile, read_profile
-from cutset.profilers.table import CostTable, Coverage
+from cutset.profilers.profile import profile
+from cutset.profilers.table import CostTable, read_profile
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelArguments:
-    """What the command line says about the model and its inputs."""
-
-    model: Path
-    custom_ops: Sequence[str] = ()
-    inputs: Path | None = None
-    shapes: Sequence[str] = ()
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostArguments:
-    """What the command line says about measuring."""
-
-    target: str = "auto"
-    batch: str = "1"
-    threads: int = 1
-    profile_seconds: float = 3.0
-    cache: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +65,11 @@ def measure(arguments: ModelArguments, costs: CostArguments, output: Output, pro
     )
     loaded = time.perf_counter()
     options = ProfileOptions(
-        threads=costs.threads, batch=batch, budget_s=costs.profile_seconds, cache=CostCache(cache_folder(costs.cache))
+        threads=costs.threads,
+        batch=batch,
+        budget_s=costs.profile_seconds,
+        cache=CostCache(cache_folder(costs.cache)),
+        optimization=costs.optimization,
     )
     graph, table = profile(graph, samples.samples[0], target=target, options=options, progress=progress)
     if table.coverage is not None:
@@ -107,13 +89,6 @@ def parse_batch(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--batch {text!r} is not a positive number or auto", hint="for example --batch 8")
     return int(text)
-
-
-def cache_folder(text: str | None) -> Path | None:
-    """Return where measured costs are kept: a folder, or None for ``none``."""
-    if text == NO_CACHE:
-        return None
-    return default_folder() if text is None else Path(text)
 
 
 def choose_target(text: str, output: Output) -> Datasheet | CostTable | MeasuredGpu | None:
@@ -137,7 +112,7 @@ def choose_target(text: str, output: Output) -> Datasheet | CostTable | Measured
                 hint=f"{lacking.hint}; or name a GPU (--target t4), or give a profile recorded elsewhere",
             )
         return MeasuredGpu(device=int(device.group(1) or 0))
-    if _PROFILE.fullmatch(text):
+    if PROFILE_FILE.fullmatch(text):
         return read_machine(text, device="gpu")
     return datasheet(text)
 
@@ -149,11 +124,8 @@ def _gpu_here(output: Output) -> MeasuredGpu | None:
         if lacking.ready:
             return MeasuredGpu()
         output.notice(f"this machine's GPU is not measured: {lacking.detail} ({lacking.hint})")
-    output.notice("planning for the CPU alone; name a GPU to plan for it with modelled costs, e.g. --target t4")
+    output.notice(CPU_ALONE)
     return None
-
-
-_PROFILE = re.compile(r"(?P<file>.+\.json)(?:#(?P<machine>\d+))?")
 
 
 def read_machine(text: str, *, device: str | None = None) -> CostTable:
@@ -166,24 +138,8 @@ def read_machine(text: str, *, device: str | None = None) -> CostTable:
     Raises:
         UsageError: If the text has another form, the file is no profile, or it leaves a choice.
     """
-    named = _PROFILE.fullmatch(text)
+    named = PROFILE_FILE.fullmatch(text)
     if named is None:
         raise UsageError(f"{text!r} is not the name of a profile", hint="a profile is FILE.json; of a merged one, FILE.json#1")
     table = read_profile(Path(named["file"]))
     return one_machine(table, int(named["machine"]) if named["machine"] else None, device=device, where=named["file"])
-
-
-def describe_coverage(coverage: Coverage) -> str:
-    """Return in words what a recorded profile covers and what stands in for the rest."""
-    total = coverage.recorded + coverage.calibrated + coverage.datasheet + coverage.unknown
-    rest = [
-        f"{number} {how}"
-        for number, how in (
-            (coverage.calibrated, "modelled by rates fitted to it"),
-            (coverage.datasheet, "modelled from the data sheet"),
-            (coverage.unknown, "without a cost, so on the CPU"),
-        )
-        if number
-    ]
-    covered = f"{coverage.recorded} of {total} groups recorded ({coverage.cpu_time_share:.1%} of the CPU time)"
-    return "; ".join([covered, *rest])

@@ -90,7 +90,7 @@ def environment() -> Environment:
     """Return the machine and library versions, as they are now."""
     limit = _read(Path("/sys/fs/cgroup/memory.max"))
     return Environment(
-        cpu=cpu_model(_read(Path("/proc/cpuinfo"))) or platform.processor() or platform.machine(),
+        cpu=cpu_name(),
         logical_cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
         cgroup_cores=cgroup_cores(_read(CPU_QUOTA)),
@@ -110,6 +110,11 @@ def usable_cores() -> int:
     quota = cgroup_cores(_read(CPU_QUOTA))
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min(affinity, quota if quota is not None else affinity)))
+
+
+def cpu_name() -> str:
+    """Return the model name of this machine's CPU, or else its architecture."""
+    return cpu_model(_read(Path("/proc/cpuinfo"))) or platform.processor() or platform.machine()
 
 
 def cpu_model(cpuinfo: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cutset.profilers.cache import CostCache
+from cutset.profilers.table import OptimizationLevel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,9 +17,11 @@ class ProfileOptions:
         batch: Samples in one run; above one, batches 1, middle and `batch` are measured and fitted.
         budget_s: Seconds for each repeated measurement.
         cache: Where measured costs are kept.
+        optimization: How far onnxruntime may rewrite the graph; packages are deployed with ``all``.
     """
 
     threads: int = 1
     batch: int = 1
     budget_s: float = 3.0
     cache: CostCache = field(default_factory=lambda: CostCache(None))
+    optimization: OptimizationLevel = "all"

@@ -18,7 +18,7 @@ from cutset.errors import ProfileError, UnavailableError
 from cutset.profilers.cuda_driver import CudaDevice
 from cutset.profilers.gpu_state import GpuState, gpu_state
 from cutset.profilers.session import explain_refusal, register_library, run, session_options
-from cutset.profilers.table import Latency
+from cutset.profilers.table import Latency, OptimizationLevel
 from cutset.profilers.timing import Run, repeat, summarise
 from cutset.profilers.trace import KernelEvent, read_trace
 
@@ -43,7 +43,7 @@ class SessionJob:
         threads: Intra-op threads.
         budget_s: Seconds to repeat the run.
         custom_ops: Libraries of custom operators.
-        optimise: Whether onnxruntime may rewrite the graph.
+        level: How far onnxruntime may rewrite the graph.
         optimised_model: Where to save the graph as it runs, None to save it nowhere.
     """
 
@@ -53,7 +53,7 @@ class SessionJob:
     threads: int = 1
     budget_s: float = 3.0
     custom_ops: tuple[str, ...] = ()
-    optimise: bool = True
+    level: OptimizationLevel = "all"
     optimised_model: Path | None = None
 
 
@@ -122,7 +122,7 @@ def summarise_device(runs: list[Run]) -> Latency:
 
 
 def _open(job: SessionJob, **settings: Any) -> ort.InferenceSession:
-    options = session_options(threads=job.threads, optimise=job.optimise)
+    options = session_options(threads=job.threads, level=job.level)
     for name, value in settings.items():
         setattr(options, name, value)
     if job.optimised_model is not None:

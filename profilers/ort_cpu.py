@@ -1,6 +1,6 @@
 """Cost of every group of nodes on onnxruntime's CPU provider, measured inside the running model.
 
-The whole model runs with all optimisations and onnxruntime's own profiler on, and again with none. The first says what
+The whole model runs as it is deployed with onnxruntime's own profiler on, and again with no optimisation. The first says what
 each fused kernel costs in place (sums of isolated nodes are 0.9 to 2.1 times the truth); the second gives the shape of
 every value and the price of each node unfused.
 """
@@ -24,14 +24,17 @@ from cutset.graph.extract import write_anonymous
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group, attribute, kernels_of
 from cutset.profilers.inputs import sizes_of
+from cutset.profilers.options import ProfileOptions
 from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
-from cutset.profilers.table import Latency
+from cutset.profilers.table import Latency, OptimizationLevel
 from cutset.profilers.timing import repeat, summarise
 from cutset.profilers.trace_cost import KernelRun, kernel_runs, lower_half, measure_trace_cost
 
 UNFUSED_RUNS = 3
-TRACED_RUNS = 30
-"""Enough for a percentile of every kernel; each run of a large model writes megabytes of trace."""
+TRACED_RUNS = 60
+TRACED_EVENTS = 120_000
+"""Kernels in all traced runs together, about: each takes some 300 bytes of trace and 10 us to read."""
+MIN_TRACED_RUNS = 15
 
 _ORT_TYPES = {"float": "float32", "double": "float64"}
 
@@ -68,9 +71,8 @@ def profile_cpu(
     graph: ModelGraph,
     inputs: Arrays,
     *,
-    threads: int = 1,
+    options: ProfileOptions | None = None,
     workers: int = 1,
-    budget_s: float = 3.0,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> CpuProfile:
     """Return the measured cost of every group of `graph` on these inputs.
@@ -78,17 +80,19 @@ def profile_cpu(
     Args:
         graph: The model.
         inputs: One array a graph input.
-        threads: Intra-op threads, as deployed.
+        options: Intra-op threads, seconds to repeat the run (alone, loaded and traced, each), and how far onnxruntime may
+            rewrite the graph: what it fuses there are the groups. The defaults when None; batch and cache are not used.
         workers: Requests that run at once in the loaded measurement; it is left out for one.
-        budget_s: Seconds to spend repeating the optimised run, alone, loaded and traced, each.
         progress: Told what is being measured.
 
     Raises:
         ProfileError: If the model does not run on these inputs.
         ModelError: If onnxruntime does not load the model.
     """
+    options = options or ProfileOptions()
+    budget_s = options.budget_s
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
-        work = _Workdir(graph, Path(folder), threads)
+        work = _Workdir(graph, Path(folder), options.threads, options.optimization)
         feed = work.feed(inputs)
         progress("running the model unfused for its shapes")
         unfused_s, shapes, dtypes = work.unfused(feed)
@@ -129,10 +133,11 @@ def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[i
 class _Workdir:
     """A temporary anonymised copy of the model, weights beside it so that every session maps them."""
 
-    def __init__(self, graph: ModelGraph, folder: Path, threads: int) -> None:
+    def __init__(self, graph: ModelGraph, folder: Path, threads: int, level: OptimizationLevel = "all") -> None:
         self.graph = graph
         self.folder = folder
         self.threads = threads
+        self.level = level
         self.model = folder / "model.onnx"
         self.originals = write_anonymous(graph, self.model)
         self.anonymous = {original: name for name, original in self.originals.items()}
@@ -143,7 +148,7 @@ class _Workdir:
         return {self.anonymous[name]: copy.copy(value) for name, value in inputs.items()}
 
     def open(self, **settings: Any) -> Any:
-        options = session_options(threads=self.threads, optimise=settings.pop("optimise", True))
+        options = session_options(threads=self.threads, level=settings.pop("level", self.level))
         for name, value in settings.items():
             setattr(options, name, value)
         if "optimized_model_filepath" in settings:
@@ -180,7 +185,7 @@ class _Workdir:
         return summarise(runs, threads=self.threads)
 
     def unfused(self, feed: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, tuple[int, ...]], dict[str, str]]:
-        events = self._profiled(feed, lambda call: [call() for _ in range(UNFUSED_RUNS)], optimise=False)
+        events = self._profiled(feed, lambda call: [call() for _ in range(UNFUSED_RUNS)], level="none")
         names = {f"n{index}": node for index, node in enumerate(self.graph.nodes)}
         seconds: dict[str, list[float]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -211,7 +216,7 @@ class _Workdir:
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
         target = self.folder / "observed.onnx"
         onnx.save(proto, str(target))
-        options = session_options(threads=self.threads, optimise=False)
+        options = session_options(threads=self.threads, level="none")
         with contextlib.suppress(Exception):  # a type onnxruntime cannot infer: the shape stays unknown and cannot be cut
             found = run(open_session(target, custom_ops=self.graph.custom_ops, options=options), feed, added)
             for name, value in found.items():
@@ -222,8 +227,11 @@ class _Workdir:
 
     def fused(self, feed: Mapping[str, Any], budget_s: float) -> tuple[list[Group], list[float]]:
         target = self.folder / "optimised.onnx"
+        most = min(TRACED_RUNS, max(MIN_TRACED_RUNS, TRACED_EVENTS // max(1, len(self.graph.nodes))))
         events = self._profiled(
-            feed, lambda call: repeat(call, budget_s=budget_s, max_runs=TRACED_RUNS), optimized_model_filepath=str(target)
+            feed,
+            lambda call: repeat(call, budget_s=budget_s, max_runs=most, settled=0.0),
+            optimized_model_filepath=str(target),
         )
         kernels = kernels_of(onnx.load(str(target), load_external_data=False).graph)
         index_of = {kernel.name: index for index, kernel in enumerate(kernels)}

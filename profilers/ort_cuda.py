@@ -110,7 +110,7 @@ def profile_session(graph: ModelGraph, job: SessionJob, *, limits: Limits = DEFA
         session = run_in_child(time_session, job, limits=limits)
         if isinstance(session, Failure):
             return session
-        unfused_job = replace(job, optimise=False, budget_s=_UNFUSED_BUDGET_S)
+        unfused_job = replace(job, level="none", budget_s=_UNFUSED_BUDGET_S)
         unfused = run_in_child(trace_session, unfused_job, limits=limits, environment=SYNCHRONOUS)
         if isinstance(unfused, Failure):
             return unfused

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +12,7 @@ import onnxruntime as ort
 from cutset import serde
 from cutset.errors import UsageError
 from cutset.graph.model import ModelGraph
+from cutset.profilers.cache import METHOD
 from cutset.profilers.datasheets import Datasheet
 from cutset.profilers.environment import Environment, environment, usable_cores
 from cutset.profilers.inputs import sizes_of
@@ -65,7 +65,7 @@ def profile(
         target=None,
         environment=serde.to_builtins(entries[options.batch].environment),
         shapes=dict(measured.measured),
-        sessions=tuple(_session_cost(run, size, options.threads) for size, run in runs.items()),
+        sessions=tuple(_session_cost(run, size, options) for size, run in runs.items()),
         loaded=_loaded_cost(chosen, options),
         groups=_cpu_groups(measured, chosen, options.batch),
         transfers=(),
@@ -79,10 +79,15 @@ def profile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """What the cache keeps of one measurement: the costs, and the machine as it was then."""
+    """What the cache keeps of one measurement: the costs, the seconds each repetition was given, and the machine then."""
 
     profile: CpuProfile
     environment: Environment
+    budget_s: float
+
+    def serves(self, budget_s: float) -> bool:
+        """Return whether measuring for `budget_s` would tell nothing more."""
+        return self.profile.session.settled or budget_s <= self.budget_s
 
 
 def _measure(
@@ -91,7 +96,7 @@ def _measure(
     here = environment()
     key = {
         "schema": PROFILE_SCHEMA,
-        "method": 4,
+        "method": METHOD,
         "model": graph.digest,
         "shapes": {name: list(shape) for name, shape in sizes_of(inputs).items()},
         "custom_ops": list(graph.custom_ops),
@@ -100,25 +105,30 @@ def _measure(
         "cores": here.usable_cores,
         "threads": options.threads,
         "workers": workers,
+        "optimization": options.optimization,
     }
-    stored = options.cache.get(key)
-    if stored is not None:
-        try:
-            progress("taking measured costs from the cache")
-            return msgspec.convert(stored, _Entry)
-        except msgspec.ValidationError:
-            progress("the cached costs are of another version")
+    stored = _stored(options.cache.get(key))
+    if stored is not None and stored.serves(options.budget_s):
+        progress("taking measured costs from the cache")
+        return stored
     measured = profile_cpu(
         graph,
         inputs,
-        threads=options.threads,
+        options=options,
         workers=workers,
-        budget_s=options.budget_s,
         progress=progress,
     )
-    entry = _Entry(profile=measured, environment=here)
+    entry = _Entry(profile=measured, environment=here, budget_s=options.budget_s)
     options.cache.put(key, serde.to_builtins(entry))
     return entry
+
+
+def _stored(value: Any) -> _Entry | None:
+    """Return what the cache held, or None for nothing and for an entry of another version."""
+    try:
+        return None if value is None else msgspec.convert(value, _Entry)
+    except msgspec.ValidationError:
+        return None
 
 
 def _batched(graph: ModelGraph, inputs: Arrays, batch: int) -> dict[str, Any]:
@@ -137,16 +147,22 @@ def _batched(graph: ModelGraph, inputs: Arrays, batch: int) -> dict[str, Any]:
     return out
 
 
-def _session_cost(run: CpuProfile, batch: int, threads: int) -> SessionCost:
+def _session_cost(run: CpuProfile, batch: int, options: ProfileOptions) -> SessionCost:
     return SessionCost(
-        device="cpu", backend=CPU_BACKEND, batch=batch, threads=threads, latency_s=run.session, source="measured"
+        device="cpu",
+        backend=CPU_BACKEND,
+        batch=batch,
+        threads=options.threads,
+        latency_s=run.session,
+        source="measured",
+        optimization=options.optimization,
     )
 
 
 def _loaded_cost(run: CpuProfile, options: ProfileOptions) -> tuple[SessionCost, ...]:
     if run.loaded is None:
         return ()
-    alone = _session_cost(run, options.batch, options.threads)
+    alone = _session_cost(run, options.batch, options)
     return (replace(alone, latency_s=run.loaded, workers=run.workers),)
 
 
@@ -184,12 +200,3 @@ def _described(graph: ModelGraph, nodes: tuple[str, ...]) -> GroupCost:
         canonical=signature.canonical,
         work=work,
     )
-
-
-def read_profile(path: Path) -> CostTable:
-    """Return the cost table in `path`.
-
-    Raises:
-        UsageError: If the file is not a profile of this version.
-    """
-    return serde.convert(serde.read_json(path, schema=PROFILE_SCHEMA), CostTable, where=str(path))

@@ -13,22 +13,34 @@ import numpy as np
 import onnxruntime as ort
 
 from cutset.errors import CutsetError, ModelError, ProfileError, UnavailableError
+from cutset.profilers.table import OptimizationLevel
 
 ort.set_default_logger_severity(4)
 
 Arrays = Mapping[str, Any]
 """Values by name: numpy arrays, or what onnxruntime gives for sequences and maps."""
 
+_LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
 
-def session_options(*, threads: int = 1, optimise: bool = True) -> ort.SessionOptions:
-    """Return options as they are deployed: sequential, `threads` intra-op threads, never spinning."""
+
+def session_options(*, threads: int = 1, level: OptimizationLevel = "all") -> ort.SessionOptions:
+    """Return options as they are deployed: sequential, `threads` intra-op threads, never spinning.
+
+    Args:
+        threads: Intra-op threads.
+        level: How far onnxruntime may rewrite the graph; packages are deployed with ``all``.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.graph_optimization_level = _LEVELS[level]
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from cutset import serde
 
 Source = Literal["measured", "recorded", "modelled"]
 Direction = Literal["h2d", "d2h"]
+OptimizationLevel = Literal["none", "basic", "extended", "all"]
 
 PROFILE_SCHEMA = "cutset.profile/1"
 
@@ -44,7 +48,18 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionCost:
-    """Latency of the whole model as one session, while `workers` of them run at the same time."""
+    """Latency of the whole model as one session.
+
+    Args:
+        device: ``cpu`` or ``gpu``.
+        backend: What ran it.
+        batch: Samples in one run.
+        threads: Intra-op threads.
+        latency_s: Seconds of one run.
+        source: Where the number came from.
+        workers: How many of them ran at the same time.
+        optimization: How far onnxruntime was allowed to rewrite the graph.
+    """
 
     device: str
     backend: str
@@ -53,6 +68,7 @@ class SessionCost:
     latency_s: Latency
     source: Source
     workers: int = 1
+    optimization: OptimizationLevel = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +200,6 @@ class Machine:
     target: Mapping[str, Any] | None
     shapes: Mapping[str, tuple[int, ...]]
     affine: tuple[float, float] | None = None
-    loaded: tuple[SessionCost, ...] = ()
     coverage: Coverage | None = None
 
 
@@ -237,3 +252,12 @@ class CostTable:
     def transfer(self, direction: Direction) -> TransferModel | None:
         """Return the transfer model of one direction, if the table has a GPU."""
         return next((transfer for transfer in self.transfers if transfer.direction == direction), None)
+
+
+def read_profile(path: Path) -> CostTable:
+    """Return the cost table in `path`.
+
+    Raises:
+        UsageError: If the file is not a profile of this version.
+    """
+    return serde.convert(serde.read_json(path, schema=PROFILE_SCHEMA), CostTable, where=str(path))

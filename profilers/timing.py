@@ -47,20 +47,30 @@ def time_once(call: Callable[[], object]) -> Run:
     return Run(wall_s=wall * 1e-9, cpu_s=cpu * 1e-9, quiet=before == after)
 
 
-def repeat(call: Callable[[], object], *, budget_s: float, max_runs: int = MAX_RUNS, warmup: int = 2) -> list[Run]:
-    """Return the runs made: at least five, until their median has settled, `max_runs` or `budget_s` seconds are spent."""
+def repeat(
+    call: Callable[[], object], *, budget_s: float, max_runs: int = MAX_RUNS, warmup: int = 2, settled: float = SETTLED
+) -> list[Run]:
+    """Return the runs made: at least five, until their median has settled, `max_runs` or `budget_s` seconds are spent.
+
+    Args:
+        call: What to time.
+        budget_s: Seconds to spend, warm-up aside.
+        max_runs: Most runs that count.
+        warmup: Runs before those.
+        settled: Half the width of the median's interval over the median that is narrow enough; zero asks for all runs.
+    """
     for _ in range(warmup):
         call()
     runs: list[Run] = []
     end = time.perf_counter() + budget_s
-    while len(runs) < MIN_RUNS or (len(runs) < max_runs and time.perf_counter() < end and not _settled(runs)):
+    while len(runs) < MIN_RUNS or (len(runs) < max_runs and time.perf_counter() < end and not _settled(runs, settled)):
         runs.append(time_once(call))
     return runs
 
 
-def _settled(runs: list[Run]) -> bool:
+def _settled(runs: list[Run], wanted: float) -> bool:
     quiet = [run.wall_s for run in runs if run.quiet]
-    return len(quiet) >= SETTLED_RUNS and len(quiet) % MIN_RUNS == 0 and _half_width(np.array(quiet)) <= SETTLED
+    return len(quiet) >= SETTLED_RUNS and len(quiet) % MIN_RUNS == 0 and _half_width(np.array(quiet)) <= wanted
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:

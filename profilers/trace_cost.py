@@ -63,9 +63,9 @@ def measure_trace_cost() -> TraceCost:
     cheaper of several rounds counts; in the first of a process the C library still asks the system for memory.
     """
     model, feed = _chain().SerializeToString(), {"v0": np.ones((1, 1, 1, 1), np.float32)}
-    plain = open_session(model, options=session_options(optimise=False))
+    plain = open_session(model, options=session_options(level="none"))
     with tempfile.TemporaryDirectory(prefix="cutset-trace-") as folder:
-        options = session_options(optimise=False)
+        options = session_options(level="none")
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "trace")
         rounds = [_measure_round(plain, open_session(model, options=options), feed) for _ in range(ROUNDS)]
     return TraceCost(

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from cutset.cli.arguments import ModelArguments
 from cutset.cli.options import model_options, shared
 from cutset.cli.output import Output, count, size
-from cutset.cli.workflow import ModelArguments, read_model
+from cutset.cli.workflow import read_model
 from cutset.errors import CutsetError, UnknownShapeError
 from cutset.graph.flops import count as count_operations
 from cutset.graph.model import ModelGraph, OpNode

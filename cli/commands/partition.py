@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cutset import serde
-from cutset.cli.commands.profile import split_arguments
+from cutset.cli.arguments import split_arguments
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
 from cutset.cli.planning import PlanArguments, make_plan, plan_options, served_name

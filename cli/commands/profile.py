@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from cutset import serde
+from cutset.cli.arguments import split_arguments
 from cutset.cli.options import cost_options, model_options, shared
-from cutset.cli.output import Output, seconds
-from cutset.cli.workflow import CostArguments, ModelArguments, measure, read_machine
+from cutset.cli.output import CPU_ALONE, Output, describe_coverage, seconds
+from cutset.cli.remembered import recall, remember
 from cutset.errors import UsageError
 from cutset.files import write_atomic
 from cutset.profilers.compare import Comparison, Difference, compare
 from cutset.profilers.merge import merge, split
-from cutset.profilers.profile import read_profile
-from cutset.profilers.table import CostTable, Latency
+from cutset.profilers.table import CostTable, Latency, OptimizationLevel, read_profile
 
 DEAREST = 20
 
@@ -26,6 +26,13 @@ DEAREST = 20
 @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="File for the profile (JSON).")
 @click.option("--merge", "action", flag_value="merge", help="Put profiles of one model from several machines in one file.")
 @click.option("--diff", "action", flag_value="diff", help="Say what differs between two profiles, by more than noise.")
+@click.option(
+    "--optimization",
+    type=click.Choice(get_args(OptimizationLevel)),
+    default="all",
+    show_default=True,
+    help="How far onnxruntime may rewrite the graph; packages are deployed with all.",
+)
 @model_options
 @cost_options
 @shared
@@ -49,8 +56,20 @@ def command(files: tuple[Path, ...], path: Path | None, action: str | None, outp
 
 def _measure(model: Path, path: Path | None, output: Output, arguments: dict[str, Any]) -> None:
     about, costs = split_arguments(model, arguments)
+    known = recall(about, costs)
+    if known is not None:
+        if known.target is None and costs.target == "auto":
+            output.notice(CPU_ALONE)
+        if known.coverage is not None:
+            output.notice(f"{costs.target}: {describe_coverage(known.coverage)}")
+        output.notice(f"nothing changed since {about.model} was profiled like this; --cache none measures again")
+        _write(known, path, output)
+        return
+    from cutset.cli.workflow import measure  # noqa: PLC0415 - what is known must not wait for onnx and its kin
+
     with output.progress() as progress:
         measured = measure(about, costs, output, progress)
+    remember(about, costs, measured.table, measured.graph.files)
     _write(measured.table, path, output)
 
 
@@ -78,6 +97,8 @@ def _diff(files: tuple[Path, ...], path: Path | None, output: Output) -> None:
         raise UsageError(f"--diff needs two profiles, not {len(files)}", hint="cutset profile --diff A.json B.json")
     if path is not None:
         raise UsageError("--diff writes no profile", hint="leave -o out; for a file: --json > diff.json")
+    from cutset.cli.workflow import read_machine  # noqa: PLC0415 - as above
+
     found = compare(*(read_machine(str(file)) for file in files))
     if output.as_json:
         output.json(found)
@@ -117,12 +138,6 @@ def _times(found: Difference) -> str:
 
 def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def split_arguments(model: Path, arguments: dict[str, Any]) -> tuple[ModelArguments, CostArguments]:
-    """Return the options of the command line as the two values that the workflow takes."""
-    of_costs = {name: arguments.pop(name) for name in ("target", "batch", "threads", "profile_seconds", "cache")}
-    return ModelArguments(model=model, **arguments), CostArguments(**of_costs)
 
 
 def _settled(latency: Latency) -> str:

@@ -60,7 +60,8 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
     opaque = infer(model, path) | opaque
     sha = sha256_file(path)
     digest = sha if not externals else sha256_json([sha, *(sha256_file(file) for file in externals)])
-    return from_ir(model, path=path, sha256=sha, digest=digest, opaque=opaque, custom_ops=custom_ops)
+    graph = from_ir(model, path=path, sha256=sha, digest=digest, opaque=opaque, custom_ops=custom_ops)
+    return replace(graph, files=(path, *externals))
 
 
 def from_ir(

@@ -48,6 +48,7 @@ class ModelGraph:
         path: File it came from.
         sha256: Digest of that file.
         digest: Digest of the file and of every external-data file it names.
+        files: The file, then the external-data files.
         opaque_types: Serialised TypeProto of the values whose type onnx_ir cannot hold (maps).
         measured: Shape of each value as observed in one real run; wins over inference.
     """
@@ -65,6 +66,7 @@ class ModelGraph:
     opaque_types: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     measured: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     custom_ops: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, OpNode]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import networkx as nx
 import numpy as np
@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from cutset.graph.load import load
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group
+from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_cpu import CpuProfile, profile_cpu
+from cutset.profilers.table import OptimizationLevel
 from cutset.sample_models import registry
 from tests.property.builder_onnx import Builder
 from tests.property.operators_onnx import binary, clip, conv, half, matmul, reshaped, unary
@@ -64,9 +66,9 @@ def shape(profile: CpuProfile) -> list[tuple[tuple[str, ...], int]]:
     return [(group.nodes, len(group.kernels)) for group in profile.groups]
 
 
-def measure(path: Path, feeds: Mapping[str, Any]) -> tuple[ModelGraph, CpuProfile]:
+def measure(path: Path, feeds: Mapping[str, Any], level: OptimizationLevel = "all") -> tuple[ModelGraph, CpuProfile]:
     graph = load(path)
-    return graph, profile_cpu(graph, feeds, budget_s=BUDGET_S)
+    return graph, profile_cpu(graph, feeds, options=ProfileOptions(budget_s=BUDGET_S, optimization=level))
 
 
 @SHORT
@@ -81,10 +83,10 @@ def test_fused_chains(case: Case) -> None:
 
 
 @SHORT
-@given(case=cases())
-def test_models_of_every_kind(case: Case) -> None:
+@given(case=cases(), level=st.sampled_from(get_args(OptimizationLevel)))
+def test_models_of_every_kind_at_every_level(case: Case, level: OptimizationLevel) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        check(*measure(save(case.model, Path(folder)), case.feeds(seed=1)))
+        check(*measure(save(case.model, Path(folder)), case.feeds(seed=1), level))
 
 
 @pytest.mark.network
@@ -92,9 +94,12 @@ def test_models_of_every_kind(case: Case) -> None:
 def test_real_networks(name: str, tmp_path: Path) -> None:
     path = registry.fetch(name, tmp_path / "model.onnx")
     feeds = registry.sample_inputs(name)
-    graph, profile = measure(path, feeds)
-    _, again = measure(path, feeds)
-    check(graph, profile)
-    assert shape(again) == shape(profile)
-    assert len(profile.groups) < len(graph.nodes)
-    assert np.count_nonzero(profile.group_s) > 10
+    counts = []
+    for level in get_args(OptimizationLevel):
+        graph, profile = measure(path, feeds, level)
+        check(graph, profile)
+        assert np.count_nonzero(profile.group_s) > 10
+        counts.append(len(profile.groups))
+    assert counts == sorted(counts, reverse=True), "the further onnxruntime may go, the more it fuses"
+    assert counts[-1] < counts[0]
+    assert shape(measure(path, feeds)[1]) == shape(profile)

@@ -8,6 +8,7 @@ import pytest
 
 from cutset.graph.load import load
 from cutset.profilers.inputs import draw
+from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_cpu import profile_cpu
 
 FILE = Path(__file__).parents[3] / "benchmarks" / "profiling.py"
@@ -26,7 +27,7 @@ def benchmark_module():
 def test_a_model_is_halved_at_a_boundary_that_runs(benchmark_module, cnn_path):
     graph = load(cnn_path)
     inputs = draw(graph.inputs, {}, seed=0)
-    measured = profile_cpu(graph, inputs, budget_s=0.02)
+    measured = profile_cpu(graph, inputs, options=ProfileOptions(budget_s=0.02))
     first, second = benchmark_module.halves(graph, measured)
     assert sorted(first + second) == list(range(len(measured.groups)))
     done = {name for index in first for name in measured.groups[index].nodes}

@@ -7,8 +7,7 @@ import pytest
 from cutset import serde
 from cutset.errors import UsageError
 from cutset.profilers.merge import merge, one_machine, split
-from cutset.profilers.profile import read_profile
-from cutset.profilers.table import Coverage
+from cutset.profilers.table import Coverage, read_profile
 from tests.profile_tables import make_group, make_table
 
 LAPTOP = make_table(make_group("a"), cpu="Laptop")

@@ -25,7 +25,7 @@ def test_a_session_is_timed(cnn_path):
 
 def test_a_trace_names_kernels_and_their_provider(cnn_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    events = trace_session(job(cnn_path, IMAGE, optimise=False))
+    events = trace_session(job(cnn_path, IMAGE, level="none"))
     assert {event.name for event in events} >= {"conv1", "relu1", "softmax"}
     assert {event.provider for event in events} == {"CPUExecutionProvider"}
     assert list(tmp_path.iterdir()) == [], "onnxruntime's trace must not stay behind"

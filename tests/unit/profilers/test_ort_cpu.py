@@ -7,6 +7,7 @@ from onnx import TensorProto, helper
 from cutset.errors import ModelError, ProfileError
 from cutset.graph.load import load
 from cutset.profilers.inputs import draw
+from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_cpu import observe_shapes, profile_cpu
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -16,7 +17,7 @@ BUDGET_S = 0.02
 def profiled(path, inputs=None):
     graph = load(path)
     inputs = draw(graph.inputs, {}, seed=0) if inputs is None else inputs
-    return graph, profile_cpu(graph, inputs, budget_s=BUDGET_S)
+    return graph, profile_cpu(graph, inputs, options=ProfileOptions(budget_s=BUDGET_S))
 
 
 def check_partition(graph, profile):

@@ -24,7 +24,7 @@ def test_options_are_the_deployed_ones():
     assert options.execution_mode == ort.ExecutionMode.ORT_SEQUENTIAL
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    plain = session_options(optimise=False)
+    plain = session_options(level="none")
     assert plain.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
 
 

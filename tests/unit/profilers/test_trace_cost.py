@@ -109,7 +109,7 @@ def test_a_real_loop_s_iterations_are_found_inside_it(tmp_path):
         [numpy_helper.from_array(np.asarray(value), name) for name, value in weights],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    options = session_options(optimise=False)
+    options = session_options(level="none")
     options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "trace")
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     session.run(None, {"x": np.ones(2, np.float32)})

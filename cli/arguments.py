@@ -1,0 +1,53 @@
+"""What the command line says about a model and about measuring it, as the values that the steps take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cutset.cli.options import NO_CACHE
+from cutset.profilers.cache import default_folder
+from cutset.profilers.table import OptimizationLevel
+
+PROFILE_FILE = re.compile(r"(?P<file>.+\.json)(?:#(?P<machine>\d+))?")
+"""A profile, or with a number one machine of a merged profile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelArguments:
+    """What the command line says about the model and its inputs."""
+
+    model: Path
+    custom_ops: Sequence[str] = ()
+    inputs: Path | None = None
+    shapes: Sequence[str] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostArguments:
+    """What the command line says about measuring."""
+
+    target: str = "auto"
+    batch: str = "1"
+    threads: int = 1
+    profile_seconds: float = 3.0
+    cache: str | None = None
+    optimization: OptimizationLevel = "all"
+
+
+def split_arguments(model: Path, arguments: dict[str, Any]) -> tuple[ModelArguments, CostArguments]:
+    """Return the options of the command line as the two values that the steps take."""
+    names = ("target", "batch", "threads", "profile_seconds", "cache", "optimization")
+    of_costs = {name: arguments.pop(name) for name in names if name in arguments}
+    return ModelArguments(model=model, **arguments), CostArguments(**of_costs)
+
+
+def cache_folder(text: str | None) -> Path | None:
+    """Return where measured costs are kept: a folder, or None for ``none``."""
+    if text == NO_CACHE:
+        return None
+    return default_folder() if text is None else Path(text)
