@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from cutset.partitioner.pins import Pin, parse_pin, resolve, resolve_kept
 from cutset.partitioner.pins_file import PinsFile, read_pins
 from cutset.partitioner.plan import Plan
 from cutset.partitioner.planner import PlanOptions, plan
-from cutset.partitioner.support import gpu_support
+from cutset.partitioner.support import Support
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -91,8 +91,15 @@ class PlanArguments:
         )
 
 
-def make_plan(measured: Measured, wanted: PlanArguments, *, threads: int, seed: int) -> Plan:
+def make_plan(measured: Measured, wanted: PlanArguments, support: Mapping[str, Support], *, threads: int, seed: int) -> Plan:
     """Return the plan of a measured model.
+
+    Args:
+        measured: The model and its costs.
+        wanted: What to plan for.
+        support: Which nodes the GPU backend takes.
+        threads: Intra-op threads of a CPU session.
+        seed: Seed of all that is drawn.
 
     Raises:
         PlanError: If pins and the stage limit leave no placement.
@@ -106,7 +113,7 @@ def make_plan(measured: Measured, wanted: PlanArguments, *, threads: int, seed: 
         kept=resolve_kept(graph, wanted.file.keeps),
         **wanted.settings,
     )
-    return plan(graph, measured.table, gpu_support(graph), resolve(graph, wanted.pins), options)
+    return plan(graph, measured.table, support, resolve(graph, wanted.pins), options)
 
 
 def _machine(measured: Measured, workers: int | None, threads: int) -> Machine:

@@ -16,6 +16,7 @@ from cutset.graph.model import ModelGraph
 from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import Datasheet, datasheet
 from cutset.profilers.environment import cuda_provider, gpus, usable_cores
+from cutset.profilers.gpu_backend import Gpu
 from cutset.profilers.inputs import SampleInputs, collect, parse_shape
 from cutset.profilers.merge import one_machine
 from cutset.profilers.on_device import MeasuredGpu
@@ -28,12 +29,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A model with its inputs, costs, and the seconds each step took."""
+    """A model with its inputs, its costs, the GPU they are for, and the seconds each step took."""
 
     graph: ModelGraph
     samples: SampleInputs
     table: CostTable
     batch: int
+    gpu: Gpu
+    cache: CostCache
     seconds: dict[str, float]
 
 
@@ -64,18 +67,32 @@ def measure(arguments: ModelArguments, costs: CostArguments, output: Output, pro
         seed=arguments.seed,
     )
     loaded = time.perf_counter()
+    cache = CostCache(cache_folder(costs.cache))
     options = ProfileOptions(
         threads=costs.threads,
         batch=batch,
         budget_s=costs.profile_seconds,
-        cache=CostCache(cache_folder(costs.cache)),
+        cache=cache,
         optimization=costs.optimization,
     )
     graph, table = profile(graph, samples.samples[0], target=target, options=options, progress=progress)
     if table.coverage is not None:
         output.notice(f"{costs.target}: {describe_coverage(table.coverage)}")
     seconds = {"load": loaded - start, "profile": time.perf_counter() - loaded}
-    return Measured(graph=graph, samples=samples, table=table, batch=batch, seconds=seconds)
+    return Measured(graph=graph, samples=samples, table=table, batch=batch, gpu=gpu_of(target), cache=cache, seconds=seconds)
+
+
+def gpu_of(target: Datasheet | CostTable | MeasuredGpu | None) -> Gpu:
+    """Return the GPU that is planned for, as far as it is known."""
+    if isinstance(target, MeasuredGpu):
+        found = gpus()[target.device : target.device + 1]
+        name, capability = (found[0].name, found[0].compute_capability) if found else ("GPU", "")
+        return Gpu(name=name, compute_capability=capability, here=True)
+    if isinstance(target, CostTable):
+        sheet = sheet_of(target.target)
+        name = str((target.target or {}).get("name", ""))
+        return Gpu(name=name, compute_capability=sheet.compute_capability if sheet else "")
+    return Gpu() if target is None else Gpu(name=target.name, compute_capability=target.compute_capability)
 
 
 def parse_batch(text: str) -> int:

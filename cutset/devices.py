@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+GpuBackendName = Literal["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"]
+"""What can run the GPU stages."""
+GpuBackendRequest = Literal["auto", "tensorrt", "tensorrt-rtx", "onnxruntime-cuda"]
 DeviceKind = Literal["cpu", "gpu"]
 AvailabilityState = Literal["ready", "no-library", "library-broken", "no-driver", "no-device", "too-old", "disabled"]
 

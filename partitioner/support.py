@@ -1,13 +1,15 @@
-"""Which nodes TensorRT can run, and for each no the reason: decided from a recorded table, without the library.
+"""Which nodes TensorRT can run, and for each no the reason and who says so.
 
-The table holds what the parser and the builder of TensorRT-RTX said to every ONNX node test. It is a proxy for full
-TensorRT, which takes more; where a library is installed, building the real engine has the last word.
+Cutset's own rules come first: what could run and would not pay or not be repeatable, and types that TensorRT would change
+without a word. Of the rest the library is asked where one is installed (`cutset.profilers.capability`). Where none is, a
+table decides that holds what the parser and the builder of TensorRT-RTX said to every ONNX node test; it is a proxy for
+full TensorRT, which takes more. Building the real engine has the last word.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,10 +18,13 @@ import numpy as np
 import onnx_ir as ir
 
 from cutset.graph.model import RANDOM_OPS, ModelGraph, OpNode
+from cutset.profilers.capability import Verdict
 
 TABLE = Path(__file__).parent / "data" / "tensorrt_rtx_ops.csv"
 TABLE_SOURCE = "TensorRT-RTX 1.7.1, recorded"
 """Origin of a verdict that the library's parser or builder gave."""
+CERTIFIED_SOURCE = "cutset"
+"""Origin of a refusal that nothing overrides: the parts could not be proven equal to the whole."""
 DEFAULT_SOURCE = "cutset default"
 """Origin of a refusal that `--pin` may override: the library might take the node, and it would not pay."""
 
@@ -78,21 +83,39 @@ def support_table() -> dict[str, TableRow]:
     }
 
 
-def gpu_support(graph: ModelGraph) -> dict[str, Support]:
+def gpu_support(
+    graph: ModelGraph, verdicts: Mapping[str, Verdict] | None = None, insisted: Collection[str] = ()
+) -> dict[str, Support]:
     """Return for every placeable node whether TensorRT can run it, in graph order.
 
     Constant nodes have no entry: they are folded before an engine is built. Element types that inference left open
     count as refusals, so ask again once a measured run has filled them in.
+
+    Args:
+        graph: The model.
+        verdicts: What a library said of the nodes that `open_questions` returned; the table speaks for the others.
+        insisted: Nodes that the user pinned to the GPU: refusals of the source `DEFAULT_SOURCE` do not hold for them.
     """
-    return {node.name: _judge(_Case(graph, node)) for node in graph.placeable}
+    verdicts = verdicts or {}
+    return {case.node.name: _judge(case, verdicts.get(case.node.name)) for case in _cases(graph, insisted)}
+
+
+def open_questions(graph: ModelGraph, insisted: Collection[str] = ()) -> list[str]:
+    """Return the names of the nodes that only a library can answer for: neither policy nor types refuse them."""
+    return [case.node.name for case in _cases(graph, insisted) if _policy(case) is None and _types(case) is None]
+
+
+def _cases(graph: ModelGraph, insisted: Collection[str]) -> list[_Case]:
+    return [_Case(graph, node, insisted=node.name in insisted) for node in graph.placeable]
 
 
 class _Case:
     """One node with what the rules ask about it."""
 
-    def __init__(self, graph: ModelGraph, node: OpNode) -> None:
+    def __init__(self, graph: ModelGraph, node: OpNode, *, insisted: bool) -> None:
         self.graph = graph
         self.node = node
+        self.insisted = insisted
         self.op_type = node.op.op_type
         self._inner = graph.ir_nodes[node.name]
 
@@ -140,12 +163,27 @@ class _Case:
 _Rule = Callable[[_Case], str | None]
 
 
-def _judge(case: _Case) -> Support:
-    for rule, source in _RULES:
-        reason = rule(case)
-        if reason is not None:
-            return Support(ok=False, reason=reason, source=source)
-    return Support(ok=True, reason="", source=TABLE_SOURCE)
+def _judge(case: _Case, verdict: Verdict | None) -> Support:
+    """Return the first refusal: of Cutset's policy, of the library or else the table, of the types."""
+    refusals = [_policy(case)]
+    if verdict is not None:
+        refusals.append(None if verdict.ok else Support(ok=False, reason=verdict.reason, source=verdict.source))
+    else:
+        refusals += [_refusal(rule, case, TABLE_SOURCE) for rule in _TABLE_RULES]
+    refusals.append(_refusal(_types, case, TABLE_SOURCE))
+    taken = Support(ok=True, reason="", source=TABLE_SOURCE if verdict is None else verdict.source)
+    return next((refusal for refusal in refusals if refusal is not None), taken)
+
+
+def _policy(case: _Case) -> Support | None:
+    """Return the refusal that holds whatever a library says, if there is one."""
+    rules = [(rule, source) for rule, source in _POLICY if not (case.insisted and source == DEFAULT_SOURCE)]
+    return next((refusal for rule, source in rules if (refusal := _refusal(rule, case, source)) is not None), None)
+
+
+def _refusal(rule: _Rule, case: _Case, source: str) -> Support | None:
+    reason = rule(case)
+    return None if reason is None else Support(ok=False, reason=reason, source=source)
 
 
 def _domain(case: _Case) -> str | None:
@@ -224,16 +262,12 @@ def _attributes(case: _Case) -> str | None:
     return None
 
 
-_RULES: tuple[tuple[_Rule, str], ...] = (
-    (_domain, TABLE_SOURCE),
+_POLICY: tuple[tuple[_Rule, str], ...] = (
+    (_random, CERTIFIED_SOURCE),
     (_control_flow, DEFAULT_SOURCE),
-    (_random, DEFAULT_SOURCE),
     (_data_dependent, DEFAULT_SOURCE),
-    (_table, TABLE_SOURCE),
-    (_types, TABLE_SOURCE),
-    (_rank, TABLE_SOURCE),
-    (_attributes, TABLE_SOURCE),
 )
+_TABLE_RULES: tuple[_Rule, ...] = (_domain, _table, _types, _rank, _attributes)
 """In this order; the first refusal is the answer."""
 
 

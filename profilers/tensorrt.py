@@ -32,6 +32,9 @@ from cutset.profilers.timing import Run, repeat
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
+Fixed = tuple[tuple[int, ...], tuple[int, ...]]
+"""Shape of an input, and its elements if it may itself be a shape."""
+
 WARMUP_RUNS = 10
 LAYER_RUNS = 10
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
@@ -47,7 +50,7 @@ class EngineJob:
         library: Module of the library.
         device: Device number as CUDA counts them.
         budget_s: Seconds to repeat the run.
-        compute_capability: ``SM89``, ...: GPU to build for where there is none (TensorRT-RTX); empty for this machine's.
+        compute_capability: ``8.9``, ...: GPU to build for where there is none (TensorRT-RTX); empty for this machine's.
     """
 
     model: Path
@@ -119,7 +122,7 @@ def build_engine(job: EngineJob) -> BuiltEngine:
         UnavailableError: If the library is not installed or does not load.
         EngineBuildError: If the parser or the builder refuses; the cause has the library's words.
     """
-    return _build(_Library(job.library), job)
+    return _build(open_library(job.library), job)
 
 
 def time_engine(job: EngineJob) -> EngineTime:
@@ -130,7 +133,7 @@ def time_engine(job: EngineJob) -> EngineTime:
         EngineBuildError: If the parser or the builder refuses.
         ProfileError: If the engine does not run.
     """
-    library = _Library(job.library)
+    library = open_library(job.library)
     with CudaDevice(job.device) as cuda:
         return _time_on_device(library, cuda, job)
 
@@ -173,20 +176,56 @@ def group_layers(layers: Sequence[Layer], seconds: Mapping[str, float]) -> tuple
     return tuple(LayerGroup(nodes=tuple(nodes[first]), seconds=total[first]) for first in sorted(total))
 
 
-class _Library:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryInfo:
+    """A library that loads.
+
+    Args:
+        version: Its version.
+        compute_capabilities: GPUs that it can be told to build for, such as ``8.9``; none where it builds for the GPU at
+            hand only.
+    """
+
+    version: str
+    compute_capabilities: tuple[str, ...]
+
+
+def library_info(module: Library) -> LibraryInfo:
+    """Return what the library is; meant to run in a child process.
+
+    Raises:
+        UnavailableError: If it is not installed or does not load.
+    """
+    trt = open_library(module).trt
+    names = (name for name in dir(getattr(trt, "ComputeCapability", None)) if re.fullmatch(r"SM\d+", name))
+    numbers = sorted(int(name.removeprefix("SM")) for name in names)
+    return LibraryInfo(version=trt.__version__, compute_capabilities=tuple(f"{n // 10}.{n % 10}" for n in numbers))
+
+
+class OpenLibrary:
     """The imported library, and a logger that keeps the words of its errors and prints nothing."""
 
-    def __init__(self, module: Library) -> None:
-        try:
-            self.trt: Any = importlib.import_module(module)
-        except (ImportError, OSError) as error:
-            name = module.replace("_", "-")
-            raise UnavailableError(f"{name} cannot be used", cause=str(error)[:300], hint=f"pip install {name}") from error
+    def __init__(self, trt: Any) -> None:
+        self.trt = trt
         self.errors: list[str] = []
-        self.logger = _logger(self.trt, self.errors)
+        self.logger = _logger(trt, self.errors)
 
     def last_error(self) -> str:
+        """Return the words of the last error, in one line."""
         return " ".join(self.errors[-1].split())[:500] if self.errors else "the library gave no reason"
+
+
+def open_library(module: Library) -> OpenLibrary:
+    """Return the imported library.
+
+    Raises:
+        UnavailableError: If it is not installed or does not load.
+    """
+    try:
+        return OpenLibrary(importlib.import_module(module))
+    except (ImportError, OSError) as error:
+        name = module.replace("_", "-")
+        raise UnavailableError(f"{name} cannot be used", cause=str(error)[:300], hint=f"pip install {name}") from error
 
 
 def _logger(trt: Any, errors: list[str]) -> Any:
@@ -201,31 +240,63 @@ def _logger(trt: Any, errors: list[str]) -> Any:
     return Logger()
 
 
-def _build(library: _Library, job: EngineJob) -> BuiltEngine:
-    trt, start = library.trt, time.perf_counter()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """A serialised engine and the names of the ONNX nodes that its network's layers came from."""
+
+    plan: bytes
+    nodes: frozenset[str]
+
+
+def _build(library: OpenLibrary, job: EngineJob) -> BuiltEngine:
+    start = time.perf_counter()
+    ranges = {name: (array.shape, tuple(array.ravel()) if array.dtype.kind in "iu" else ()) for name, array in job.feed.items()}
+    compiled = compile_network(library, job.model, ranges, job.compute_capability)
+    return BuiltEngine(
+        version=library.trt.__version__, build_s=time.perf_counter() - start, nodes=compiled.nodes, plan=compiled.plan
+    )
+
+
+def compile_network(
+    library: OpenLibrary, model: Path | bytes, inputs: Mapping[str, Fixed], compute_capability: str
+) -> Compiled:
+    """Return the strongly typed engine of an ONNX model for inputs of one shape each.
+
+    Args:
+        library: The library.
+        model: A file, or a serialised model whose weights are inside.
+        inputs: Shape of each graph input, and its elements if it may be a shape.
+        compute_capability: ``8.9``, ...: GPU to build for where there is none; empty for this machine's.
+
+    Raises:
+        EngineBuildError: If the parser or the builder refuses; the cause has the library's words.
+    """
+    trt = library.trt
     trt.init_libnvinfer_plugins(library.logger, "")
     builder = trt.Builder(library.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, library.logger)
-    if not parser.parse_from_file(str(job.model)):
+    parsed = parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model))
+    where = None if isinstance(model, bytes) else str(model)
+    if not parsed:
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         words = "; ".join(f"{error.node_operator()}: {error.desc()}" for error in errors) or library.last_error()
-        raise EngineBuildError("the parser refuses the part", where=str(job.model), cause=" ".join(words.split())[:500])
+        raise EngineBuildError("the parser refuses the part", where=where, cause=" ".join(words.split())[:500])
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if job.compute_capability:
+    if compute_capability:
         config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, job.compute_capability), 0)
-    _fix_shapes(builder, network, config, job.feed)
+        config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + compute_capability.replace(".", "")), 0)
+    _fix_shapes(builder, network, config, inputs)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineBuildError("the builder refuses the part", where=str(job.model), cause=library.last_error())
+        raise EngineBuildError("the builder refuses the part", where=where, cause=library.last_error())
     layers = (network.get_layer(index) for index in range(network.num_layers))
     nodes = frozenset(name for layer in layers for name in _ONNX_NODE.findall(layer.metadata))
-    return BuiltEngine(version=trt.__version__, build_s=time.perf_counter() - start, nodes=nodes, plan=bytes(plan))
+    return Compiled(plan=bytes(plan), nodes=nodes)
 
 
-def _time_on_device(library: _Library, cuda: CudaDevice, job: EngineJob) -> EngineTime:
+def _time_on_device(library: OpenLibrary, cuda: CudaDevice, job: EngineJob) -> EngineTime:
     """Return what the engine costs; it is destroyed on return, before the device is released."""
     built = _build(library, job)
     before = cuda.memory().free
@@ -247,19 +318,19 @@ def _time_on_device(library: _Library, cuda: CudaDevice, job: EngineJob) -> Engi
     )
 
 
-def _fix_shapes(builder: Any, network: Any, config: Any, feed: Mapping[str, np.ndarray]) -> None:
-    """Give every input that is open in shape, or whose elements are a shape, exactly what the feed has."""
+def _fix_shapes(builder: Any, network: Any, config: Any, inputs: Mapping[str, Fixed]) -> None:
+    """Give every input that is open in shape, or whose elements are a shape, exactly what is said of it."""
     profile = builder.create_optimization_profile()
     used = False
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        array = feed[tensor.name]
+        shape, elements = inputs[tensor.name]
         if tensor.is_shape_tensor:
-            values = tuple(int(element) for element in array.ravel())
+            values = tuple(int(element) for element in elements)
             profile.set_shape_input(tensor.name, values, values, values)
             used = True
         elif -1 in tuple(tensor.shape):
-            profile.set_shape(tensor.name, array.shape, array.shape, array.shape)
+            profile.set_shape(tensor.name, shape, shape, shape)
             used = True
     if used:
         config.add_optimization_profile(profile)

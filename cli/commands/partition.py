@@ -11,6 +11,7 @@ import click
 
 from cutset import serde
 from cutset.cli.arguments import split_arguments
+from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
 from cutset.cli.planning import PlanArguments, make_plan, plan_options, served_name
@@ -19,7 +20,7 @@ from cutset.codegen.atomic import check_target
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.package import EmitOptions, emit, package_name
 from cutset.codegen.verify import Verification
-from cutset.partitioner.pins import resolve_kept
+from cutset.partitioner.pins import resolve, resolve_kept
 from cutset.partitioner.pins_file import write_pins
 from cutset.partitioner.plan import Plan
 
@@ -32,6 +33,7 @@ from cutset.partitioner.plan import Plan
 @click.option("--write-pins", type=click.Path(path_type=Path), metavar="FILE", help="Write where every node runs, for --pins.")
 @click.option("--rtol", type=Number(min=0), help="Relative tolerance of the verification.")
 @click.option("--atol", type=Number(min=0), help="Absolute tolerance of the verification.")
+@backend_option
 @click.option("--plan-only", is_flag=True, help="Show the plan and write nothing.")
 @plan_options
 @model_options
@@ -43,14 +45,17 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
     if target is not None:
         check_target(target, force=force)
     tolerance = Tolerance(rtol=arguments.pop("rtol"), atol=arguments.pop("atol"))
+    gpu_backend = arguments.pop("gpu_backend")
     pins_to = arguments.pop("write_pins")
     wanted = PlanArguments.take(served_name(arguments.pop("name"), model), arguments)
     about, costs = split_arguments(model, arguments)
     with output.progress() as progress:
         measured = measure(about, costs, output, progress)
+        backend = choose(gpu_backend, measured.gpu, output) if measured.table.target else NO_GPU
+        support = backend_support(measured, backend, resolve(measured.graph, wanted.pins), progress)
         progress("planning")
         start = time.perf_counter()
-        made = make_plan(measured, wanted, threads=costs.threads, seed=about.seed)
+        made = make_plan(measured, wanted, support, threads=costs.threads, seed=about.seed)
         measured.seconds["plan"] = time.perf_counter() - start
         proof = None
         if target is not None:

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.graph.load import load
-from cutset.partitioner.support import DEFAULT_SOURCE, TABLE_SOURCE, gpu_support, support_table
+from cutset.partitioner.support import CERTIFIED_SOURCE, DEFAULT_SOURCE, TABLE_SOURCE, gpu_support, support_table
 
 FLOAT, DOUBLE, INT64, INT32 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32
 UINT8, INT8, BOOL, STRING = TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL, TensorProto.STRING
@@ -82,7 +82,7 @@ REFUSED = {
                     TABLE_SOURCE),
     "machine learning": ([node("Binarizer", "x", domain="ai.onnx.ml")], [VECTOR], ("y", FLOAT, [4]), {}, "Plugin",
                          TABLE_SOURCE),
-    "random": ([node("RandomNormalLike", "x")], [VECTOR], ("y", FLOAT, [4]), {}, "random", DEFAULT_SOURCE),
+    "random": ([node("RandomNormalLike", "x")], [VECTOR], ("y", FLOAT, [4]), {}, "random", CERTIFIED_SOURCE),
     "untested": ([node("GlobalLpPool", "x")], [IMAGE], ("y", FLOAT, None), {}, "not in the table", TABLE_SOURCE),
     "double": ([node("Relu", "x")], [("x", DOUBLE, [4])], ("y", DOUBLE, [4]), {}, "float32", TABLE_SOURCE),
     "string": ([node("Identity", "x")], [("x", STRING, [4])], ("y", STRING, [4]), {}, "host", TABLE_SOURCE),

@@ -30,7 +30,7 @@ CALLED = {
     "INetworkDefinition": ["num_inputs", "get_input", "num_layers", "get_layer"],
     "ITensor": ["name", "shape", "is_shape_tensor"],
     "ILayer": ["metadata"],
-    "OnnxParser": ["parse_from_file", "num_errors", "get_error"],
+    "OnnxParser": ["parse", "parse_from_file", "num_errors", "get_error"],
     "ParserError": ["node_operator", "desc"],
     "IBuilderConfig": ["profiling_verbosity", "add_optimization_profile"],
     "IOptimizationProfile": ["set_shape", "set_shape_input"],
@@ -125,7 +125,7 @@ def test_no_time_is_lost_and_no_node_is_twice(nodes):
     assert sum(group.seconds for group in groups) == (2.0 ** len(layers) - 1 if covered else 0)
 
 
-def job_of(path, folder, nodes=None, *, library="tensorrt_rtx", capability="SM89"):
+def job_of(path, folder, nodes=None, *, library="tensorrt_rtx", capability="8.9"):
     graph = load(path)
     inputs = draw(graph.inputs, {}, seed=0)
     segment = segment_of(graph, [node.name for node in graph.nodes] if nodes is None else nodes)
@@ -166,7 +166,7 @@ def test_shapes_that_are_inputs_are_fixed(save_model, tmp_path):
     segment = segment_of(graph, ["expand", "neg"])
     write_segment(graph, segment, tmp_path / "part.onnx")
     feed = {"h": np.ones((1, 3), np.float32), "to": np.array([4, 3])}
-    job = EngineJob(model=tmp_path / "part.onnx", feed=feed, library="tensorrt_rtx", compute_capability="SM89")
+    job = EngineJob(model=tmp_path / "part.onnx", feed=feed, library="tensorrt_rtx", compute_capability="8.9")
     built = run_in_child(build_engine, job, limits=LIMITS)
     assert not isinstance(built, Failure), built
     assert built.nodes == {"n1", "n2"}

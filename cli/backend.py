@@ -1,0 +1,74 @@
+"""What runs the GPU parts: the option, the choice, and what its library says of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar, get_args
+
+import click
+
+from cutset.cli.output import Output
+from cutset.cli.workflow import Measured, Progress
+from cutset.devices import GpuBackendRequest
+from cutset.graph.model import ModelGraph
+from cutset.partitioner.pins import Pin
+from cutset.partitioner.support import Support, gpu_support, open_questions
+from cutset.profilers.cache import CostCache
+from cutset.profilers.capability import ask
+from cutset.profilers.gpu_backend import Gpu, GpuBackend, choose_backend
+from cutset.profilers.session import Arrays
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NO_GPU = GpuBackend(name="onnxruntime-cuda", oracle=None)
+"""Without a GPU to plan for there are no GPU stages, and no library is looked for."""
+
+
+def backend_option(function: F) -> F:
+    """Add the option that says what runs the GPU parts."""
+    return click.option(
+        "--gpu-backend", type=click.Choice(get_args(GpuBackendRequest)), default="auto", show_default=True,
+        help="What runs the GPU parts and says which nodes it takes; auto takes the best that is installed.",
+    )(function)  # fmt: skip
+
+
+def choose(request: GpuBackendRequest, gpu: Gpu, output: Output) -> GpuBackend:
+    """Return what runs the GPU parts, and tell the user what there is to know of the choice.
+
+    Raises:
+        UnavailableError: If the library that is asked for cannot be used.
+    """
+    backend = choose_backend(request, gpu)
+    if backend.notice:
+        output.notice(backend.notice)
+    return backend
+
+
+def backend_support(measured: Measured, backend: GpuBackend, pins: Mapping[str, Pin], progress: Progress) -> dict[str, Support]:
+    """Return which nodes of a measured model the backend takes; pins to the GPU overrule Cutset's own defaults."""
+    insisted = {name for name, pin in pins.items() if pin.device == "gpu"}
+    return capability(measured.graph, measured.samples.samples[0], backend, measured.cache, progress, insisted)
+
+
+def capability(
+    graph: ModelGraph,
+    sample: Arrays,
+    backend: GpuBackend,
+    cache: CostCache,
+    progress: Progress,
+    insisted: Collection[str] = (),
+) -> dict[str, Support]:
+    """Return which nodes the GPU backend takes, by its library where one answers, else by the recorded table.
+
+    Args:
+        graph: The model, with the shapes of one run on `sample`.
+        sample: One complete input.
+        backend: What is to run the GPU parts.
+        cache: Where answers are kept.
+        progress: Told what is being asked.
+        insisted: Nodes that the user pinned to the GPU.
+    """
+    if backend.oracle is None:
+        return gpu_support(graph, insisted=insisted)
+    verdicts = ask(graph, sample, open_questions(graph, insisted), backend.oracle, cache, progress)
+    return gpu_support(graph, verdicts, insisted)

@@ -1,0 +1,223 @@
+"""Ask TensorRT, node by node, what it takes: its parser first, then its builder, which refuses things the parser accepts.
+
+Each node is asked alone, as a model of its own, in a child process: one refusal makes the parser report every later node
+as refused too, and some nodes end the process that asks. Answers are kept in the cost cache, keyed by what the node
+computes, by the library and by the GPU's compute capability, so a model is asked about once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper
+
+from cutset.errors import CutsetError, UnknownShapeError
+from cutset.graph.extract import extract
+from cutset.graph.model import ModelGraph, OpNode
+from cutset.profilers.cache import CostCache
+from cutset.profilers.child import Failure, Limits, map_in_child
+from cutset.profilers.roofline import is_shape_arithmetic
+from cutset.profilers.segments import Segment, boundary_values, segment_of
+from cutset.profilers.session import Arrays
+from cutset.profilers.signature import sign
+from cutset.profilers.tensorrt import Library, compile_network, open_library
+
+Backend = Literal["tensorrt", "tensorrt-rtx"]
+MODULES: Mapping[str, Library] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+TITLES: Mapping[str, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+PORTABLE_CAPABILITY = "8.0"
+"""Asked about when no GPU is named: engines for it run on every later one."""
+
+PROBE_LIMITS = Limits(time_s=60.0)
+MAX_PROBE_BYTES = 1 << 28
+"""Nodes with more weights than this are not asked about one by one; building the engine has the last word anyway."""
+MAX_SHAPE_ELEMENTS = 64
+_PROBE_FORMAT = 1  # a new number makes every kept answer a stranger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oracle:
+    """A library that can be asked.
+
+    Args:
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        version: Of the library.
+        compute_capability: Of the GPU to build for, such as ``8.9``; empty for the GPU of this machine.
+    """
+
+    backend: Backend
+    version: str
+    compute_capability: str
+
+    @property
+    def title(self) -> str:
+        """Who answers, for people."""
+        where = f"for compute capability {self.compute_capability}, no GPU" if self.compute_capability else "on this GPU"
+        return f"{TITLES[self.backend]} {self.version} {where}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the library said to one node; the reason is in its own words, empty when it takes the node."""
+
+    ok: bool
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeProbe:
+    """One node as a model of its own.
+
+    Args:
+        model: The serialised ONNX model.
+        shapes: Shape of each input.
+        values: Elements of the inputs that are small integer vectors, in case the parser takes them for shapes.
+        library: Module of the library.
+        compute_capability: As in `Oracle`.
+    """
+
+    model: bytes = field(repr=False)
+    shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, tuple[int, ...]]
+    library: Library
+    compute_capability: str
+
+
+def ask(
+    graph: ModelGraph,
+    inputs: Arrays,
+    nodes: Sequence[str],
+    oracle: Oracle,
+    cache: CostCache,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> dict[str, Verdict]:
+    """Return the library's verdict on each of `nodes`; those whose shapes are not known have none.
+
+    Args:
+        graph: The model, with the shapes of one run on `inputs`.
+        inputs: One complete sample: small integer vectors of its run stand for the shapes they hold.
+        nodes: Names of nodes that a placement is about.
+        oracle: Whom to ask.
+        cache: Where answers are kept.
+        progress: Told what is being asked.
+    """
+    vectors = _small_vectors(graph, inputs, [graph.by_name[name] for name in nodes])
+    keys = {name: key for name in nodes if (key := _key(graph, graph.by_name[name], vectors, oracle)) is not None}
+    kinds = {repr(key): name for name, key in reversed(keys.items())}
+    answers = {kind: str(answer) for kind, name in kinds.items() if (answer := cache.get(keys[name])) is not None}
+    unknown = [kind for kind in kinds if kind not in answers]
+    if unknown:
+        progress(f"asking {oracle.title} about {len(unknown)} kinds of node")
+    made = {kind: _probe(graph, kinds[kind], vectors, oracle) for kind in unknown}
+    probes = {kind: probe for kind, probe in made.items() if probe is not None}
+    for kind, answer in zip(probes, map_in_child(try_node, probes.values(), limits=PROBE_LIMITS), strict=True):
+        answers[kind] = _ending(answer) if isinstance(answer, Failure) else answer
+        if not isinstance(answer, Failure) or answer.kind in {"crashed", "raised"}:
+            cache.put(keys[kinds[kind]], answers[kind])
+    return {
+        name: Verdict(ok=not answers[kind], reason=answers[kind], source=oracle.title)
+        for name, key in keys.items()
+        if (kind := repr(key)) in answers
+    }
+
+
+def try_node(probe: NodeProbe) -> str:
+    """Return why the library refuses the node, empty when it builds; meant to run in a child process."""
+    library = open_library(probe.library)
+    try:
+        compile_network(library, probe.model, _shape_ranges(probe), probe.compute_capability)
+    except CutsetError as error:
+        return f"{error.what.removesuffix(' the part')}: {error.cause}"
+    return ""
+
+
+def _shape_ranges(probe: NodeProbe) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    return {name: (shape, probe.values.get(name, ())) for name, shape in probe.shapes.items()}
+
+
+def _ending(failure: Failure) -> str:
+    return f"asked about it, the library {failure.detail}" if failure.kind != "raised" else failure.detail
+
+
+def _key(graph: ModelGraph, node: OpNode, vectors: Mapping[str, np.ndarray], oracle: Oracle) -> Any | None:
+    """Return what the answer depends on, or None where something of it is not known."""
+    signature = sign(graph, [node.name])
+    if not signature.digest:
+        return None
+    return [
+        "tensorrt-node", _PROBE_FORMAT, oracle.backend, oracle.version, oracle.compute_capability,
+        sorted(graph.opset_imports.items()), signature.digest, _small_constants(graph, node), _open_dims(graph, node),
+        [vectors[name].tolist() if name in vectors else None for name in node.inputs],
+    ]  # fmt: skip
+
+
+def _small_constants(graph: ModelGraph, node: OpNode) -> list[Any]:
+    """Return the elements of the node's small weights: axes, sizes, zero points, K."""
+    found: list[Any] = []
+    for value in graph.ir_nodes[node.name].inputs:
+        tensor = None if value is None else ir.convenience.get_const_tensor(value)
+        small = tensor is not None and tensor.size <= MAX_SHAPE_ELEMENTS and tensor.dtype != ir.DataType.STRING
+        found.append(np.asarray(tensor.numpy()).astype(object).tolist() if tensor is not None and small else None)
+    return [repr(item) for item in found]
+
+
+def _open_dims(graph: ModelGraph, node: OpNode) -> list[Any]:
+    """Return which dimensions of what crosses the node's border are symbolic."""
+    shapes = (graph.values[name].shape for name in (*node.inputs, *node.outputs))
+    return [None if shape is None else [isinstance(dim, int) for dim in shape] for shape in shapes]
+
+
+def _small_vectors(graph: ModelGraph, inputs: Arrays, nodes: Iterable[OpNode]) -> dict[str, np.ndarray]:
+    """Return the elements that the small integer vectors, which may be shapes, have in one run."""
+    reads = dict.fromkeys(name for node in nodes for name in node.inputs if name not in graph.constant_values)
+    wanted = tuple(name for name in reads if _may_be_shape(graph, name))
+    if not wanted:
+        return {}
+    try:
+        values = boundary_values(graph, inputs, [Segment(nodes=(), inputs=wanted, outputs=())])
+    except CutsetError:
+        return {}
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
+def _may_be_shape(graph: ModelGraph, name: str) -> bool:
+    try:
+        shape = graph.shape(name)
+    except UnknownShapeError:
+        return False
+    return graph.values[name].dtype in {"int64", "int32"} and len(shape) <= 1 and sum(shape) <= MAX_SHAPE_ELEMENTS
+
+
+def _probe(graph: ModelGraph, name: str, vectors: Mapping[str, np.ndarray], oracle: Oracle) -> NodeProbe | None:
+    """Return the node as a model, the shapes it is given as weights of it, or None if it cannot be asked about alone."""
+    try:
+        segment = segment_of(graph, [name])
+        if sum(graph.nbytes(value) for value in graph.by_name[name].inputs if value in graph.constant_values) > MAX_PROBE_BYTES:
+            return None
+        model = extract(graph, segment.inputs, segment.outputs, name="probe")
+        fixed = () if is_shape_arithmetic(graph, graph.by_name[name]) else [n for n in segment.inputs if n in vectors]
+        _fix(model, {value: vectors[value] for value in fixed})
+        return NodeProbe(
+            model=model.SerializeToString(),
+            shapes={value.name: graph.shape(value.name) for value in model.graph.input},
+            values={n: tuple(int(e) for e in vectors[n].ravel()) for n in segment.inputs if n in vectors and n not in fixed},
+            library=MODULES[oracle.backend],
+            compute_capability=oracle.compute_capability,
+        )
+    except CutsetError:
+        return None
+
+
+def _fix(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:
+    """Turn inputs into weights."""
+    kept = [value for value in model.graph.input if value.name not in values]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())

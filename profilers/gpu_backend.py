@@ -1,0 +1,138 @@
+"""Choose what runs the GPU parts, and which library answers for it on this machine.
+
+The two are not always the same: TensorRT-RTX, which needs no GPU, answers for full TensorRT where that cannot be asked,
+and an engine for a GPU that it does not know can only be tried for an older one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cutset.devices import GpuBackendName, GpuBackendRequest
+from cutset.errors import UnavailableError
+from cutset.profilers.capability import MODULES, PORTABLE_CAPABILITY, PROBE_LIMITS, TITLES, Backend, Oracle
+from cutset.profilers.child import Failure, run_in_child
+from cutset.profilers.tensorrt import LibraryInfo, library_info
+
+STATIC_NOTICE = (
+    "neither tensorrt nor tensorrt-rtx answers here: what TensorRT takes is read from a recorded table, and GPU stages run "
+    "in onnxruntime's CUDA provider (pip install 'cutset[tensorrt-rtx]' asks the library itself, without a GPU)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """The GPU that is planned for.
+
+    Args:
+        name: For people.
+        compute_capability: Such as ``8.9``, empty where it is not known.
+        here: Whether it is in this machine.
+    """
+
+    name: str = ""
+    compute_capability: str = ""
+    here: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuBackend:
+    """What runs the GPU parts, and who answers for it.
+
+    Args:
+        name: Backend of the GPU stages.
+        oracle: The library to ask and to build with, None for the recorded table.
+        proxy: Whether the oracle's engines are a trial that is not deployed: another library, or another GPU.
+        notice: What the user should know of the choice, empty when nothing.
+    """
+
+    name: GpuBackendName
+    oracle: Oracle | None
+    proxy: bool = False
+    notice: str = ""
+
+
+def choose_backend(request: GpuBackendRequest, gpu: Gpu) -> GpuBackend:
+    """Return the backend for a GPU: what is asked for, else TensorRT on a GPU of this machine, TensorRT-RTX, or CUDA.
+
+    Args:
+        request: As given on the command line.
+        gpu: What is planned for.
+
+    Raises:
+        UnavailableError: If the library that is asked for cannot be used here, or does not know the GPU.
+    """
+    if request == "onnxruntime-cuda":
+        return GpuBackend(name="onnxruntime-cuda", oracle=None)
+    rtx = _load("tensorrt-rtx") if request != "tensorrt" or not gpu.here else _not_asked()
+    full = _load("tensorrt") if request == "tensorrt" or (request == "auto" and gpu.here) else _not_asked()
+    if request == "tensorrt" and isinstance(full, Failure):
+        raise _unusable("tensorrt", full)
+    if request == "tensorrt-rtx" and isinstance(rtx, Failure):
+        raise _unusable("tensorrt-rtx", rtx)
+    if isinstance(full, LibraryInfo):
+        return _full(full, rtx, gpu)
+    if isinstance(rtx, Failure):
+        return GpuBackend(name="onnxruntime-cuda", oracle=None, notice=STATIC_NOTICE)
+    return _rtx(rtx, gpu, insist=request == "tensorrt-rtx")
+
+
+def _load(backend: Backend) -> LibraryInfo | Failure:
+    return run_in_child(library_info, MODULES[backend], limits=PROBE_LIMITS)
+
+
+def _not_asked() -> Failure:
+    return Failure(kind="exited", detail="was not asked")
+
+
+def _unusable(backend: Backend, failure: Failure) -> UnavailableError:
+    missing = "No module named" in failure.detail
+    cure = f"pip install 'cutset[{backend}]'" if missing else f"pip install --force-reinstall {backend}; see `cutset doctor`"
+    return UnavailableError(
+        f"--gpu-backend {backend}: {TITLES[backend]} cannot be used here", cause=failure.detail,
+        hint=f"{cure}; or --gpu-backend auto",
+    )  # fmt: skip
+
+
+def _full(full: LibraryInfo, rtx: LibraryInfo | Failure, gpu: Gpu) -> GpuBackend:
+    """Return full TensorRT; without its GPU, TensorRT-RTX answers for it where there is one."""
+    if gpu.here:
+        return GpuBackend(name="tensorrt", oracle=Oracle(backend="tensorrt", version=full.version, compute_capability=""))
+    later = "TensorRT builds on the GPU that runs the engine: run `python -m <package> build` there"
+    if isinstance(rtx, Failure):
+        return GpuBackend(name="tensorrt", oracle=None, notice=later)
+    oracle = _asked_for(rtx, gpu)
+    return GpuBackend(name="tensorrt", oracle=oracle, proxy=True, notice=f"{later}; here {oracle.title} answers for it")
+
+
+def _rtx(rtx: LibraryInfo, gpu: Gpu, *, insist: bool) -> GpuBackend:
+    if gpu.here:
+        return GpuBackend(
+            name="tensorrt-rtx", oracle=Oracle(backend="tensorrt-rtx", version=rtx.version, compute_capability="")
+        )
+    oracle = _asked_for(rtx, gpu)
+    if not gpu.compute_capability or oracle.compute_capability == gpu.compute_capability:
+        return GpuBackend(name="tensorrt-rtx", oracle=oracle)
+    known = f"TensorRT-RTX {rtx.version} builds for compute capability {', '.join(rtx.compute_capabilities)}"
+    if insist:
+        raise UnavailableError(
+            f"--gpu-backend tensorrt-rtx: {known}, and {gpu.name} has {gpu.compute_capability}",
+            hint="use --gpu-backend auto: TensorRT builds the engines on the target",
+        )
+    return GpuBackend(
+        name="tensorrt", oracle=oracle, proxy=True,
+        notice=f"{known}, and {gpu.name} has {gpu.compute_capability}: engines are tried here for "
+        f"{oracle.compute_capability}, and built by TensorRT on the target (`python -m <package> build`)",
+    )  # fmt: skip
+
+
+def _asked_for(rtx: LibraryInfo, gpu: Gpu) -> Oracle:
+    """Return TensorRT-RTX, asked about the GPU's compute capability or the nearest below that it knows."""
+    wanted = _number(gpu.compute_capability or PORTABLE_CAPABILITY)
+    known = sorted(rtx.compute_capabilities, key=_number)
+    nearest = next((capability for capability in reversed(known) if _number(capability) <= wanted), known[0])
+    return Oracle(backend="tensorrt-rtx", version=rtx.version, compute_capability=nearest)
+
+
+def _number(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
