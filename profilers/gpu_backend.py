@@ -101,36 +101,41 @@ def _full(full: LibraryInfo, rtx: LibraryInfo | Failure, gpu: Gpu) -> GpuBackend
     later = "TensorRT builds on the GPU that runs the engine: run `python -m <package> build` there"
     if isinstance(rtx, Failure):
         return GpuBackend(name="tensorrt", oracle=None, notice=later)
-    oracle = _asked_for(rtx, gpu)
+    oracle = _proxy(rtx, gpu)
     return GpuBackend(name="tensorrt", oracle=oracle, proxy=True, notice=f"{later}; here {oracle.title} answers for it")
 
 
 def _rtx(rtx: LibraryInfo, gpu: Gpu, *, insist: bool) -> GpuBackend:
+    """Return TensorRT-RTX, or full TensorRT for a GPU that it does not serve; insisting needs only that it knows the GPU."""
     if gpu.here:
         return GpuBackend(
             name="tensorrt-rtx", oracle=Oracle(backend="tensorrt-rtx", version=rtx.version, compute_capability="")
         )
-    oracle = _asked_for(rtx, gpu)
-    if not gpu.compute_capability or oracle.compute_capability == gpu.compute_capability:
+    wanted = gpu.compute_capability or PORTABLE_CAPABILITY
+    known = wanted in rtx.compute_capabilities
+    if known and (insist or _number(wanted) >= _number(PORTABLE_CAPABILITY)):
+        oracle = Oracle(backend="tensorrt-rtx", version=rtx.version, compute_capability=wanted)
         return GpuBackend(name="tensorrt-rtx", oracle=oracle)
-    known = f"TensorRT-RTX {rtx.version} builds for compute capability {', '.join(rtx.compute_capabilities)}"
+    lack = "has no fp32 matrix products" if known else "builds no engines"
+    why = f"TensorRT-RTX {rtx.version} {lack} for {gpu.name} (compute capability {wanted})"
     if insist:
         raise UnavailableError(
-            f"--gpu-backend tensorrt-rtx: {known}, and {gpu.name} has {gpu.compute_capability}",
+            f"--gpu-backend tensorrt-rtx: {why}", cause=f"it builds for {', '.join(rtx.compute_capabilities)}",
             hint="use --gpu-backend auto: TensorRT builds the engines on the target",
-        )
+        )  # fmt: skip
+    oracle = _proxy(rtx, gpu)
     return GpuBackend(
         name="tensorrt", oracle=oracle, proxy=True,
-        notice=f"{known}, and {gpu.name} has {gpu.compute_capability}: engines are tried here for "
-        f"{oracle.compute_capability}, and built by TensorRT on the target (`python -m <package> build`)",
+        notice=f"{why}: engines are tried here for {oracle.compute_capability}, and built by TensorRT on the target "
+        "(`python -m <package> build`)",
     )  # fmt: skip
 
 
-def _asked_for(rtx: LibraryInfo, gpu: Gpu) -> Oracle:
-    """Return TensorRT-RTX, asked about the GPU's compute capability or the nearest below that it knows."""
+def _proxy(rtx: LibraryInfo, gpu: Gpu) -> Oracle:
+    """Return TensorRT-RTX, asked about the nearest GPU below that it serves fully: Turing lacks what full TensorRT has."""
     wanted = _number(gpu.compute_capability or PORTABLE_CAPABILITY)
-    known = sorted(rtx.compute_capabilities, key=_number)
-    nearest = next((capability for capability in reversed(known) if _number(capability) <= wanted), known[0])
+    served = [c for c in sorted(rtx.compute_capabilities, key=_number) if _number(c) >= _number(PORTABLE_CAPABILITY)]
+    nearest = next((capability for capability in reversed(served) if _number(capability) <= wanted), served[0])
     return Oracle(backend="tensorrt-rtx", version=rtx.version, compute_capability=nearest)
 
 

@@ -36,11 +36,12 @@ def libraries(monkeypatch):
         ("auto", HERE, (FULL, RTX), ("tensorrt", "", False)),
         ("auto", HERE, (MISSING, RTX), ("tensorrt-rtx", "", False)),
         ("auto", HERE, (MISSING, MISSING), ("onnxruntime-cuda", None, False)),
-        ("auto", T4, (FULL, RTX), ("tensorrt-rtx", "7.5", False)),
+        ("auto", T4, (FULL, RTX), ("tensorrt", "8.0", True)),
+        ("auto", L4, (FULL, RTX), ("tensorrt-rtx", "8.9", False)),
         ("auto", Gpu(), (MISSING, RTX), ("tensorrt-rtx", "8.0", False)),
         ("auto", H100, (MISSING, RTX), ("tensorrt", "8.9", True)),
         ("auto", T4, (FULL, MISSING), ("onnxruntime-cuda", None, False)),
-        ("tensorrt", T4, (FULL, RTX), ("tensorrt", "7.5", True)),
+        ("tensorrt", T4, (FULL, RTX), ("tensorrt", "8.0", True)),
         ("tensorrt", T4, (FULL, MISSING), ("tensorrt", None, False)),
         ("tensorrt-rtx", T4, (MISSING, RTX), ("tensorrt-rtx", "7.5", False)),
         ("onnxruntime-cuda", T4, (FULL, RTX), ("onnxruntime-cuda", None, False)),
@@ -61,7 +62,7 @@ def test_choices(libraries, request_, gpu, installed, expected):
         ("tensorrt", T4, MISSING, RTX, "pip install 'cutset"),
         ("tensorrt", T4, BROKEN, RTX, "force-reinstall tensorrt"),
         ("tensorrt-rtx", T4, FULL, MISSING, "pip install 'cutset"),
-        ("tensorrt-rtx", H100, FULL, RTX, "H100 has 9.0"),
+        ("tensorrt-rtx", H100, FULL, RTX, "H100 (compute capability 9.0)"),
     ],
 )
 def test_what_cannot_be_used_names_the_cure(libraries, request_, gpu, full, rtx, words):
