@@ -23,6 +23,7 @@ from cutset.profilers.on_device import MeasuredGpu
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.profile import profile
 from cutset.profilers.table import CostTable, read_profile
+from cutset.profilers.without_device import sheet_of
 
 Progress = Callable[[str], None]
 
