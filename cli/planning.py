@@ -13,10 +13,11 @@ from cutset.cli.options import MOST_THREADS
 from cutset.cli.workflow import Measured
 from cutset.errors import UsageError
 from cutset.partitioner.cost import Machine
+from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import Pin, parse_pin, resolve, resolve_kept
 from cutset.partitioner.pins_file import PinsFile, read_pins
 from cutset.partitioner.plan import Plan
-from cutset.partitioner.planner import PlanOptions, plan
+from cutset.partitioner.planner import plan
 from cutset.partitioner.support import Support
 
 F = TypeVar("F", bound=Callable[..., Any])

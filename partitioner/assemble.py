@@ -1,20 +1,28 @@
-"""From a placement of atoms to what a plan says of nodes: their stage, device and reason, and what crosses."""
+"""From a choice about atoms to a plan about nodes: stages, devices, reasons, what crosses, and what to expect."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.atoms import Atom, least_sure
+from cutset.partitioner.baselines import Baseline
 from cutset.partitioner.cost import Costed
-from cutset.partitioner.plan import BoundaryTensor, Part, Stage
-from cutset.partitioner.problem import CPU, GPU, IntArray, Placement
+from cutset.partitioner.decide import Candidate, Case, Choice
+from cutset.partitioner.options import PlanOptions
+from cutset.partitioner.plan import BoundaryTensor, Part, Plan, Prediction, Stage, finite, form_stages
+from cutset.partitioner.problem import CPU, GPU, RESOURCES, IntArray, Placement
+from cutset.partitioner.reasons import Moves, reasons_of
+from cutset.partitioner.simulate import enough_tokens
+from cutset.partitioner.solve import Solution
+from cutset.partitioner.steps import Step, steps_of
 from cutset.profilers.table import CostTable
 
 DEVICES = {CPU: "cpu", GPU: "gpu"}
 
-WEIGHED = "with what crosses, the whole is best with it on the"
-"""In the reason of every node that had a choice."""
+BOTTLENECKS = {"cpu": "CPU", "gpu": "GPU", "h2d": "copy to the GPU", "d2h": "copy to the host"}
 
 
 def parts_of(graph: ModelGraph, costed: Costed, placement: Placement, labels: IntArray) -> list[Part]:
@@ -48,25 +56,6 @@ def node_placement(graph: ModelGraph, atoms: Sequence[Atom], placement: Placemen
     return {node.name: found[node.name] for node in graph.nodes}
 
 
-def reasons_of(graph: ModelGraph, atoms: Sequence[Atom], placement: Placement) -> dict[str, str]:
-    """Return one sentence a node: why it is where it is."""
-    reasons = {}
-    for index, atom in enumerate(atoms):
-        text = atom.reason
-        if not text:
-            text = (
-                f"{atom.cpu_s * 1e6:.1f} us measured on the CPU, {atom.gpu_s * 1e6:.1f} us {atom.gpu_source} on the GPU; "
-                f"{WEIGHED} {DEVICES[int(placement[index])].upper()}"
-            )
-        reasons.update(dict.fromkeys(atom.nodes, text))
-    for node in graph.nodes:
-        if node.name in graph.dead_nodes:
-            reasons[node.name] = "no output depends on it: it is not computed"
-        elif node.name in graph.constant_nodes:
-            reasons[node.name] = "depends on weights alone: copied to where it is read"
-    return {node.name: reasons[node.name] for node in graph.nodes}
-
-
 def boundary_of(graph: ModelGraph, table: CostTable, stages: Sequence[Stage]) -> tuple[BoundaryTensor, ...]:
     """Return the values that stages exchange, with bytes and transfer time where they change device."""
     writer = {value: stage for stage in stages for value in stage.outputs}
@@ -88,3 +77,114 @@ def boundary_of(graph: ModelGraph, table: CostTable, stages: Sequence[Stage]) ->
             )
         )
     return tuple(found)
+
+
+def assemble(case: Case, costed: Costed, solution: Solution, choice: Choice) -> Plan:
+    """Return the plan that deploys a choice."""
+    chosen = choice.candidate
+    graph, table, options = case.evidence.graph, case.evidence.table, case.options
+    machine = options.machine
+    parts = parts_of(graph, costed, chosen.placement, chosen.evaluation.labels)
+    if chosen.decision == "unsplit-cpu":  # nothing is cut, so nothing costs its unfused price
+        parts = [replace(part, service_s=chosen.latency_s) for part in parts]
+    stages = form_stages(graph, parts)
+    placement = node_placement(graph, costed.atoms, chosen.placement)
+    workers = machine.cores if chosen.decision == "unsplit-cpu" else machine.cpu_workers
+    prediction = _prediction(case, solution, chosen, workers)
+    steps = _steps(costed, chosen)
+    tokens, _ = enough_tokens(steps, {"cpu": workers}, machine.batch)
+    moves = None
+    if chosen.decision == "split":
+        moves = Moves(costed, chosen.placement, chosen.evaluation, options.max_stages)
+    return Plan(
+        name=options.name,
+        model={"file": table.model.file, "sha256": table.model.sha256, "nodes": table.model.nodes},
+        target=_target(table),
+        objective=options.objective,
+        options={
+            "max_stages": options.max_stages,
+            "min_gpu_nodes": options.min_gpu_nodes,
+            "flow": options.flow,
+            "seed": options.seed,
+        },
+        decision=chosen.decision,
+        verdict=_verdict(choice, prediction, table, options),
+        cpu_workers=workers,
+        intra_op_threads=options.threads,
+        batch=machine.batch,
+        tokens=tokens,
+        queue_limit=max(64, 8 * tokens),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        placement=placement,
+        reasons=reasons_of(graph, costed, chosen.placement, moves),
+        pins={name: pin.device for name, pin in case.evidence.pins.items()},
+        stages=stages,
+        steps=steps,
+        boundary=boundary_of(graph, table, stages),
+        prediction=prediction,
+        baselines={name: _baseline_json(baseline, machine.batch) for name, baseline in solution.baselines.items()},
+        robustness=choice.robustness,
+        notes=solution.notes,
+    )
+
+
+def _prediction(case: Case, solution: Solution, chosen: Candidate, workers: int) -> Prediction:
+    """Return what the chosen placement should reach.
+
+    The bound is of the cost model with the pool's workers; replicas on every core can be quicker than it allows.
+    """
+    evaluation = chosen.evaluation
+    throughput = finite(chosen.throughput_per_s)
+    servers = {"cpu": workers}
+    value_s = 1 / case.score(chosen)
+    a_request = case.options.objective == "throughput"
+    bound_s = min(solution.lower_bound_s * (1 if a_request else case.options.machine.batch), value_s)
+    return Prediction(
+        latency_s=chosen.latency_s,
+        throughput_per_s=throughput,
+        bottleneck=evaluation.bottleneck,
+        utilisation={name: float(evaluation.demand_s[name]) * throughput / servers.get(name, 1) for name in RESOURCES},
+        lower_bound_s=bound_s,
+        gap=value_s / bound_s - 1 if bound_s > 0 else 0.0,
+    )
+
+
+def _steps(costed: Costed, chosen: Candidate) -> tuple[Step, ...]:
+    """Return what a request does; replicas of the unsplit model take it whole."""
+    if chosen.decision == "unsplit-cpu" or not chosen.evaluation.stages:
+        return (Step(stage=0, resource="cpu", fixed_s=0.0, each_s=chosen.latency_s / costed.batch),)
+    return steps_of(costed.problem, chosen.placement, chosen.evaluation, costed.batch)
+
+
+def _baseline_json(baseline: Baseline | None, batch: int) -> dict[str, Any] | None:
+    if baseline is None:
+        return None
+    return {
+        "throughput_per_s": finite(baseline.throughput_per_s),
+        "latency_s": finite(baseline.latency_s * batch),
+        "stages": baseline.stages,
+    }
+
+
+def _target(table: CostTable) -> dict[str, Any]:
+    environment = table.environment
+    gpu = table.target
+    return {
+        "cpu": {"name": environment.get("cpu"), "cores": environment.get("usable_cores")},
+        "gpu": None if gpu is None else dict(gpu),
+        "source": "measured" if gpu is None else gpu.get("source", "modelled"),
+    }
+
+
+def _verdict(choice: Choice, prediction: Prediction, table: CostTable, options: PlanOptions) -> str:
+    decision = choice.candidate.decision
+    gpu = table.target
+    about = f" ({gpu.get('source')} for {gpu.get('name')})" if gpu else ""
+    rate, latency = f"{prediction.throughput_per_s:.1f} requests/s", f"{prediction.latency_s * 1e3:.2f} ms"
+    number = rate if options.objective == "throughput" else latency
+    if decision == "split":
+        return f"split: {number} predicted, {choice.why}{about}; the bottleneck is the {BOTTLENECKS[prediction.bottleneck]}"
+    why = "no GPU was named" if gpu is None else f"{choice.why}{about}"
+    where = "CPU" if decision == "unsplit-cpu" else "GPU"
+    return f"leave it whole on the {where}: {why}; {number} predicted"

@@ -44,10 +44,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costed:
-    """A planner's problem and what its op indices mean."""
+    """A planner's problem, what its op indices mean, and how many requests make the batch whose costs a request shares."""
 
     problem: Problem
     atoms: tuple[Atom, ...]
+    batch: int = 1
 
 
 def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid") -> Costed:
@@ -70,6 +71,7 @@ def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid
     scale = 1.0 / machine.batch
     return Costed(
         atoms=tuple(atoms),
+        batch=machine.batch,
         problem=Problem(
             names=(*(atom.name for atom in atoms), INPUT, OUTPUT),
             cpu_s=np.array([atom.cpu_s for atom in atoms] + [0.0, 0.0]) * scale * slowed,

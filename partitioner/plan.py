@@ -5,12 +5,14 @@ A plan is a pure value that can be printed before anything acts on it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cutset.graph.model import ModelGraph
 from cutset.graph.types import TensorSpec
+from cutset.partitioner.steps import Step
 
 PLAN_SCHEMA = "cutset.plan/1"
 
@@ -100,6 +102,7 @@ class Plan:
     boundary: tuple[BoundaryTensor, ...]
     prediction: Prediction
     baselines: Mapping[str, Any]
+    steps: tuple[Step, ...] = ()
     robustness: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -123,6 +126,7 @@ class Plan:
             "outputs": [_spec_json(spec) for spec in self.outputs],
             "stages": [_stage_json(stage) for stage in self.stages],
             "boundary": [_boundary_json(tensor) for tensor in self.boundary],
+            "steps": [_step_json(step) for step in self.steps],
             "prediction": {
                 "latency_s": self.prediction.latency_s,
                 "throughput_per_s": self.prediction.throughput_per_s,
@@ -138,6 +142,11 @@ class Plan:
             "reasons": dict(self.reasons),
             "pins": dict(self.pins),
         }
+
+
+def finite(value: float) -> float:
+    """Return a rate as JSON can hold it: zero for the infinite one of a model that costs nothing."""
+    return value if math.isfinite(value) else 0.0
 
 
 def _spec_json(spec: TensorSpec) -> dict[str, Any]:
@@ -156,6 +165,10 @@ def _stage_json(stage: Stage) -> dict[str, Any]:
         "service_s": stage.service_s,
         "source": stage.source,
     }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {"stage": step.stage, "resource": step.resource, "fixed_s": step.fixed_s, "each_s": step.each_s}
 
 
 def _boundary_json(tensor: BoundaryTensor) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cutset.partitioner.assemble import WEIGHED
+from cutset.partitioner.reasons import WEIGHED
 from cutset.profilers.table import CostTable, GroupCost
 
 _QUOTED = re.compile(r"`[^`]*`")

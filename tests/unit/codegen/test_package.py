@@ -18,8 +18,9 @@ from cutset.digest import sha256_file
 from cutset.errors import UsageError, VerificationError
 from cutset.graph.load import load
 from cutset.partitioner.cost import Machine
+from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import parse_pin, resolve
-from cutset.partitioner.planner import PlanOptions, plan
+from cutset.partitioner.planner import plan
 from cutset.partitioner.support import gpu_support
 from cutset.profilers.datasheets import datasheet
 from cutset.profilers.inputs import collect

@@ -25,8 +25,9 @@ from cutset.codegen.report.text import MAX_TEXT, counted, rate, seconds, size, v
 from cutset.codegen.report.units import kind_of, refusals, units
 from cutset.graph.load import load, with_operators
 from cutset.partitioner.cost import Machine
+from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import parse_pin, resolve
-from cutset.partitioner.planner import PlanOptions, plan
+from cutset.partitioner.planner import plan
 from cutset.partitioner.support import Support, gpu_support
 from cutset.profilers.datasheets import datasheet
 from cutset.profilers.options import ProfileOptions

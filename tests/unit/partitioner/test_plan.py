@@ -9,8 +9,9 @@ from onnx import TensorProto, helper
 from cutset import serde
 from cutset.graph.load import load
 from cutset.partitioner.cost import Machine
+from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import PLAN_SCHEMA, Part, form_stages
-from cutset.partitioner.planner import PlanOptions, plan
+from cutset.partitioner.planner import plan
 from cutset.partitioner.wellformed import stage_problems
 
 FLOAT = TensorProto.FLOAT

@@ -13,8 +13,10 @@ from cutset import serde
 from cutset.errors import PlanError
 from cutset.graph.load import load
 from cutset.partitioner.cost import Machine
+from cutset.partitioner.decide import MIN_GAIN
+from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import parse_pin, resolve
-from cutset.partitioner.planner import MIN_GAIN, PlanOptions, plan
+from cutset.partitioner.planner import plan
 from cutset.partitioner.wellformed import problems
 
 MACHINE = Machine(cpu_workers=1, cores=2)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cutset.partitioner.cost import Machine
-from cutset.partitioner.planner import PlanOptions, plan
+from cutset.partitioner.options import PlanOptions
+from cutset.partitioner.planner import plan
 from cutset.partitioner.wellformed import problems
 
 

@@ -1,0 +1,37 @@
+"""What the user wants of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cutset.partitioner.cost import Machine
+from cutset.partitioner.cut import Flow
+from cutset.partitioner.pins import Kept
+from cutset.partitioner.plan import Objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What to plan for.
+
+    Args:
+        name: Served model name.
+        objective: ``throughput`` or ``latency``.
+        max_stages: Most stages of the pipeline.
+        machine: Workers, cores, batch.
+        threads: Intra-op threads of a CPU session.
+        min_gpu_nodes: GPU stages with fewer fused groups than this are not worth building.
+        flow: Engine of the minimum cut.
+        seed: Seed of the polish.
+        kept: Nodes that stay together.
+    """
+
+    name: str
+    machine: Machine
+    objective: Objective = "throughput"
+    max_stages: int = 5
+    threads: int = 1
+    min_gpu_nodes: int = 0
+    flow: Flow = "scipy"
+    seed: int = 0
+    kept: tuple[Kept, ...] = ()
