@@ -47,7 +47,7 @@ def choose(request: GpuBackendRequest, gpu: Gpu, output: Output) -> GpuBackend:
 def backend_support(measured: Measured, backend: GpuBackend, pins: Mapping[str, Pin], progress: Progress) -> dict[str, Support]:
     """Return which nodes of a measured model the backend takes; pins to the GPU overrule Cutset's own defaults."""
     insisted = {name for name, pin in pins.items() if pin.device == "gpu"}
-    return capability(measured.graph, measured.samples.samples[0], backend, measured.cache, progress, insisted)
+    return capability(measured.graph, measured.samples.samples[0], backend, measured.options.cache, progress, insisted)
 
 
 def capability(

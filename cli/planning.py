@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import click
 from cutset.cli.options import MOST_THREADS
 from cutset.cli.workflow import Measured
 from cutset.errors import UsageError
+from cutset.partitioner.atoms import Evidence, broken_pieces
 from cutset.partitioner.cost import Machine
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import Pin, parse_pin, resolve, resolve_kept
@@ -19,6 +20,8 @@ from cutset.partitioner.pins_file import PinsFile, read_pins
 from cutset.partitioner.plan import Plan
 from cutset.partitioner.planner import plan
 from cutset.partitioner.support import Support
+from cutset.profilers.pieces import with_pieces
+from cutset.profilers.profile import batched
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,6 +93,27 @@ class PlanArguments:
             file=file,
             settings={key: arguments.pop(key) for key in ("objective", "max_stages", "min_gpu_nodes", "flow")},
         )
+
+
+def with_piece_prices(
+    measured: Measured, wanted: PlanArguments, support: Mapping[str, Support], progress: Callable[[str], None]
+) -> Measured:
+    """Return the measured model with the prices of what is left of the groups that the GPU takes in part.
+
+    Args:
+        measured: The model and its costs.
+        wanted: What to plan for.
+        support: Which nodes the GPU backend takes.
+        progress: Told what is being measured.
+
+    Raises:
+        PlanError: If a pin asks for what a device cannot do.
+    """
+    graph = measured.graph
+    evidence = Evidence(graph=graph, table=measured.table, support=support, pins=resolve(graph, wanted.pins))
+    inputs = batched(graph, measured.samples.samples[0], measured.batch)
+    table = with_pieces(graph, measured.table, inputs, broken_pieces(evidence), measured.options, progress)
+    return replace(measured, table=table)
 
 
 def make_plan(measured: Measured, wanted: PlanArguments, support: Mapping[str, Support], *, threads: int, seed: int) -> Plan:

@@ -35,10 +35,14 @@ class Measured:
     graph: ModelGraph
     samples: SampleInputs
     table: CostTable
-    batch: int
     gpu: Gpu
-    cache: CostCache
+    options: ProfileOptions
     seconds: dict[str, float]
+
+    @property
+    def batch(self) -> int:
+        """Samples in one run."""
+        return self.options.batch
 
 
 def read_model(arguments: ModelArguments) -> ModelGraph:
@@ -68,19 +72,19 @@ def measure(arguments: ModelArguments, costs: CostArguments, output: Output, pro
         seed=arguments.seed,
     )
     loaded = time.perf_counter()
-    cache = CostCache(cache_folder(costs.cache))
+
     options = ProfileOptions(
         threads=costs.threads,
         batch=batch,
         budget_s=costs.profile_seconds,
-        cache=cache,
+        cache=CostCache(cache_folder(costs.cache)),
         optimization=costs.optimization,
     )
     graph, table = profile(graph, samples.samples[0], target=target, options=options, progress=progress)
     if table.coverage is not None:
         output.notice(f"{costs.target}: {describe_coverage(table.coverage)}")
     seconds = {"load": loaded - start, "profile": time.perf_counter() - loaded}
-    return Measured(graph=graph, samples=samples, table=table, batch=batch, gpu=gpu_of(target), cache=cache, seconds=seconds)
+    return Measured(graph=graph, samples=samples, table=table, options=options, gpu=gpu_of(target), seconds=seconds)
 
 
 def gpu_of(target: Datasheet | CostTable | MeasuredGpu | None) -> Gpu:

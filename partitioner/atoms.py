@@ -1,7 +1,7 @@
 """What is placed as a whole: fused groups, taken apart where their nodes cannot stay together, merged where they must.
 
-A group whose nodes may not all run on the same devices is taken apart, and its nodes then cost what they cost unfused:
-that is the price of a cut inside it. What `fusion` or the user holds together is one atom.
+A group whose nodes may not all run on the same devices is taken apart where that can save the CPU anything; `pieces`
+says what the parts cost. What `fusion` or the user holds together is one atom.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import networkx as nx
 from cutset.errors import PlanError
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.fusion import merge_units
+from cutset.partitioner.pieces import Kind, Piece, deciding_pieces, pieces_of, priced
 from cutset.partitioner.pins import Kept, Pin
 from cutset.partitioner.support import Support
 from cutset.profilers.table import CostTable, GroupCost
@@ -121,19 +122,55 @@ def _check_pins(pins: Mapping[str, Pin], refusals: Mapping[str, str]) -> None:
             )  # fmt: skip
 
 
+def broken_pieces(evidence: Evidence) -> list[tuple[str, ...]]:
+    """Return the parts of groups whose own price on the CPU decides a plan, of the dearest groups first.
+
+    Raises:
+        PlanError: If a pin asks for what a device cannot do.
+    """
+    refusals = _refusals(evidence.graph, evidence.table, evidence.support)
+    _check_pins(evidence.pins, refusals)
+    found = []
+    for group in sorted(evidence.table.groups_on("cpu"), key=lambda group: -(group.latency_s or 0.0)):
+        states = _states(evidence, group, refusals)
+        kinds = _kinds(states)
+        found += deciding_pieces(pieces_of(evidence.graph, tuple(states), kinds), kinds)
+    return found
+
+
 def _atoms(evidence: Evidence, refusals: Mapping[str, str], gpu_scale: str) -> list[Atom]:
     gpu = {group.nodes: group for group in evidence.table.groups_on("gpu")}
     atoms: list[Atom] = []
     for group in evidence.table.groups_on("cpu"):
-        live = [name for name in group.nodes if name not in evidence.graph.unplaced]
-        states = {name: _state(name, refusals, evidence.pins) for name in live}
-        whole = len({(on_cpu, on_gpu) for on_cpu, on_gpu, _ in states.values()}) <= 1
-        for unit in [live] if whole else [[name] for name in live]:
-            if unit:
-                there = gpu.get(group.nodes)
-                cpu_s, gpu_s = _seconds(unit, group, whole), _seconds(unit, there, whole) * _end(there, gpu_scale)
-                atoms.append(_atom(cpu_s, gpu_s, {n: states[n] for n in unit}, "" if there is None else there.source))
+        states, there = _states(evidence, group, refusals), gpu.get(group.nodes)
+        kinds = _kinds(states)
+        parts = pieces_of(evidence.graph, tuple(states), kinds) if len(set(kinds.values())) > 1 else []
+        pieces = priced(parts, kinds, group, evidence.table) if parts else None
+        for piece in pieces or _whole(group, kinds):
+            cpu_s = piece.cpu_s if piece.kind[0] and group.latency_s is not None else math.inf
+            gpu_s = _seconds(piece.nodes, there, whole=pieces is None) * _end(there, gpu_scale) if piece.kind[1] else math.inf
+            reasons = dict.fromkeys(states[name][2] for name in piece.nodes if states[name][2])
+            source = "" if there is None else there.source
+            atoms.append(Atom(nodes=piece.nodes, cpu_s=cpu_s, gpu_s=gpu_s, reason="; ".join(reasons), gpu_source=source))
     return atoms
+
+
+def _whole(group: GroupCost, kinds: Mapping[str, Kind]) -> list[Piece]:
+    """Return a group as one piece that may run where all of its nodes may."""
+    if not kinds:
+        return []
+    kind = all(on_cpu for on_cpu, _ in kinds.values()), all(on_gpu for _, on_gpu in kinds.values())
+    return [Piece(nodes=tuple(kinds), kind=kind, cpu_s=group.latency_s or 0.0)]
+
+
+def _states(evidence: Evidence, group: GroupCost, refusals: Mapping[str, str]) -> dict[str, tuple[bool, bool, str]]:
+    """Return where each node that a placement is about may run, and why it has no choice."""
+    live = (name for name in group.nodes if name not in evidence.graph.unplaced)
+    return {name: _state(name, refusals, evidence.pins) for name in live}
+
+
+def _kinds(states: Mapping[str, tuple[bool, bool, str]]) -> dict[str, Kind]:
+    return {name: (on_cpu, on_gpu) for name, (on_cpu, on_gpu, _) in states.items()}
 
 
 def _merged(evidence: Evidence, atoms: Sequence[Atom]) -> list[Atom]:
@@ -175,8 +212,8 @@ def _state(name: str, refusals: Mapping[str, str], pins: Mapping[str, Pin]) -> t
     return True, True, ""
 
 
-def _seconds(unit: Sequence[str], group: GroupCost | None, whole: bool) -> float:
-    """Return the fused cost of a whole group, the unfused one of a node cut out of it."""
+def _seconds(unit: Sequence[str], group: GroupCost | None, *, whole: bool) -> float:
+    """Return the fused cost of a whole group on the GPU, the unfused one of nodes cut out of it."""
     if group is None or group.latency_s is None:
         return math.inf
     return group.latency_s if whole else sum(group.unfused_s.get(name, 0.0) for name in unit)
@@ -188,17 +225,6 @@ def _end(group: GroupCost | None, gpu_scale: str) -> float:
         return 1.0
     end = group.low_s if gpu_scale == "low" else group.high_s
     return 1.0 if end is None else end / group.latency_s
-
-
-def _atom(cpu_s: float, gpu_s: float, states: Mapping[str, tuple[bool, bool, str]], gpu_source: str) -> Atom:
-    on_cpu, on_gpu, _ = next(iter(states.values()))
-    return Atom(
-        nodes=tuple(states),
-        cpu_s=cpu_s if on_cpu else math.inf,
-        gpu_s=gpu_s if on_gpu else math.inf,
-        reason="; ".join(dict.fromkeys(reason for _, _, reason in states.values() if reason)),
-        gpu_source=gpu_source,
-    )
 
 
 def _require_agreement(graph: ModelGraph, parts: Sequence[Atom], kept: Sequence[Kept]) -> None:

@@ -44,6 +44,7 @@ def merge(tables: Sequence[CostTable]) -> CostTable:
         sessions=tuple(session for part in numbered for session in part.sessions),
         loaded=tuple(session for part in numbered for session in part.loaded),
         groups=tuple(group for part in numbered for group in part.groups),
+        pieces=tuple(piece for part in numbered for piece in part.pieces),
         transfers=tuple(transfer for part in numbered for transfer in part.transfers),
         machines=tuple(_machine(part) for part in parts),
     )
@@ -105,6 +106,7 @@ def _numbered(part: CostTable, index: int) -> CostTable:
         sessions=at(part.sessions),
         loaded=at(part.loaded),
         groups=at(part.groups),
+        pieces=at(part.pieces),
         transfers=at(part.transfers),
     )
 
@@ -123,6 +125,7 @@ def _part(table: CostTable, machine: Machine, index: int) -> CostTable:
         sessions=of(table.sessions),
         loaded=of(table.loaded),
         groups=of(table.groups),
+        pieces=of(table.pieces),
         transfers=of(table.transfers),
         affine=machine.affine,
         coverage=machine.coverage,

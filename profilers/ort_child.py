@@ -7,26 +7,32 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from cutset.errors import ProfileError, UnavailableError
+from cutset.profilers.attribution import LAYOUT_OPS, kernels_of
 from cutset.profilers.cuda_driver import CudaDevice
 from cutset.profilers.gpu_state import GpuState, gpu_state
 from cutset.profilers.session import explain_refusal, register_library, run, session_options
 from cutset.profilers.table import Latency, OptimizationLevel
 from cutset.profilers.timing import Run, repeat, summarise
 from cutset.profilers.trace import KernelEvent, read_trace
+from cutset.profilers.trace_cost import TraceCost, kernel_runs, lower_half, measure_trace_cost
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 DEVICE_WARMUP_RUNS = 5
 """cuDNN tries its algorithms in the first run; clocks rise in the next."""
+
+MAX_TRACED_RUNS = 50
 
 _EXTERNAL_FROM_BYTES = 1024
 _BFLOAT16_CODE = 16  # onnx.TensorProto.BFLOAT16
@@ -86,6 +92,48 @@ def time_session(job: SessionJob) -> SessionTime:
         return SessionTime(latency=summarise(runs, threads=job.threads))
     with CudaDevice(job.cuda_device) as cuda:
         return _time_on_device(job, cuda)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTime:
+    """Seconds of all kernels of one run, and how far single runs spread (10th and 90th percentile)."""
+
+    seconds: float
+    low_s: float
+    high_s: float
+
+
+def time_kernels(job: SessionJob) -> KernelTime:
+    """Return what the kernels of `job`'s model take on the CPU in one run: not the call, nor what the profiler adds.
+
+    Nor the changes of layout at the border: inside a stage the neighbours hand values over as they are.
+
+    Raises:
+        ModelError: If onnxruntime does not load the model.
+        ProfileError: If it does not run on the feed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        job = replace(job, optimised_model=Path(folder) / "optimised.onnx")
+        cost = _trace_cost()
+        session = _open(job, enable_profiling=True, profile_file_prefix=str(Path(folder) / "trace"))
+        repeat(lambda: run(session, job.feed), budget_s=job.budget_s, max_runs=MAX_TRACED_RUNS)
+        kernels = kernels_of(onnx.load(str(job.optimised_model), load_external_data=False).graph)
+        inside = {kernel.name for kernel in kernels if kernel.op_type not in LAYOUT_OPS}
+        times: dict[str, list[float]] = {}
+        for event in kernel_runs(Path(session.end_profiling()), cost):
+            if event.name in inside:
+                times.setdefault(event.name, []).append(max(cost.node_s, event.seconds))
+    if not times:
+        return KernelTime(seconds=0.0, low_s=0.0, high_s=0.0)
+    runs = np.array([sum(one) for one in zip(*times.values(), strict=True)])
+    low, middle, high = np.percentile(runs, [10, 50, 90])
+    seconds = sum(lower_half(found) for found in times.values())
+    return KernelTime(seconds=seconds, low_s=seconds * float(low / middle), high_s=seconds * float(high / middle))
+
+
+@cache
+def _trace_cost() -> TraceCost:
+    return measure_trace_cost()
 
 
 def trace_session(job: SessionJob) -> list[KernelEvent]:

@@ -54,7 +54,7 @@ def profile(
     batches = sorted({1, (1 + options.batch) // 2, options.batch})
     replicas = max(1, usable_cores() // options.threads)
     entries = {
-        size: _measure(graph, _batched(graph, inputs, size), options, replicas if size == options.batch else 1, progress)
+        size: _measure(graph, batched(graph, inputs, size), options, replicas if size == options.batch else 1, progress)
         for size in batches
     }
     runs = {size: entry.profile for size, entry in entries.items()}
@@ -72,7 +72,7 @@ def profile(
         affine=fit_affine(batches, [runs[size].session.median for size in batches]) if len(batches) > 1 else None,
     )
     if isinstance(target, MeasuredGpu):
-        feed = _batched(graph, inputs, options.batch)
+        feed = batched(graph, inputs, options.batch)
         return measured, with_measured_gpu(measured, table, feed, target, options, progress)
     return measured, table if target is None else with_gpu(measured, table, target)
 
@@ -131,7 +131,7 @@ def _stored(value: Any) -> _Entry | None:
         return None
 
 
-def _batched(graph: ModelGraph, inputs: Arrays, batch: int) -> dict[str, Any]:
+def batched(graph: ModelGraph, inputs: Arrays, batch: int) -> dict[str, Any]:
     """Return the inputs with their first dimension repeated `batch` times."""
     if batch == 1:
         return dict(inputs)

@@ -216,6 +216,7 @@ class CostTable:
         loaded: The same with every core busy, at the planned batch.
         groups: Per-group costs; those of one (device, backend, batch) cover every node exactly once.
         transfers: Cost of moving tensors, by direction.
+        pieces: What parts of groups cost on the CPU, measured alone; the price of a cut inside a group.
         affine: ``(fixed_s, per_sample_s)`` of the CPU session over batch sizes, where more than one was measured.
         coverage: What the GPU costs were replayed from, where they come from a recorded profile.
         machines: Of a merged profile (`merge`), the machines; the devices are then called ``cpu:0``, ``gpu:0``, ``cpu:1``, ...
@@ -233,11 +234,16 @@ class CostTable:
     loaded: tuple[SessionCost, ...] = ()
     coverage: Coverage | None = None
     machines: tuple[Machine, ...] = ()
+    pieces: tuple[GroupCost, ...] = ()
     schema: str = PROFILE_SCHEMA
 
     def groups_on(self, device: str) -> tuple[GroupCost, ...]:
         """Return the groups of one device, in model order."""
         return tuple(group for group in self.groups if group.device == device)
+
+    def piece(self, nodes: tuple[str, ...]) -> GroupCost | None:
+        """Return the measured cost of a part of a group, if it was measured."""
+        return next((piece for piece in self.pieces if piece.nodes == nodes), None)
 
     def session(self, device: str, *, loaded: bool = False) -> SessionCost | None:
         """Return the whole-model cost on `device` at the planned batch, if there is one.

@@ -14,7 +14,7 @@ from cutset.cli.arguments import split_arguments
 from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
-from cutset.cli.planning import PlanArguments, make_plan, plan_options, served_name
+from cutset.cli.planning import PlanArguments, make_plan, plan_options, served_name, with_piece_prices
 from cutset.cli.workflow import measure
 from cutset.codegen.atomic import check_target
 from cutset.codegen.numerics import Tolerance
@@ -53,6 +53,7 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
         measured = measure(about, costs, output, progress)
         backend = choose(gpu_backend, measured.gpu, output) if measured.table.target else NO_GPU
         support = backend_support(measured, backend, resolve(measured.graph, wanted.pins), progress)
+        measured = with_piece_prices(measured, wanted, support, progress)
         progress("planning")
         start = time.perf_counter()
         made = make_plan(measured, wanted, support, threads=costs.threads, seed=about.seed)

@@ -89,7 +89,8 @@ def tables(draw: st.DrawFn) -> CostTable:
     groups = [make_group(name, draw(seconds)) for name in ("a", "b", "c")]
     if draw(st.booleans()):
         groups += [make_group(name, draw(st.none() | seconds), device="gpu") for name in ("a", "b", "c")]
-    return make_table(*groups, cpu=draw(st.sampled_from(["A", "B", "C"])))
+    pieces = tuple(make_group(name, draw(seconds)) for name in draw(st.sets(st.sampled_from(["a", "b"]))))
+    return make_table(*groups, cpu=draw(st.sampled_from(["A", "B", "C"])), pieces=pieces)
 
 
 def unique(parts: list[CostTable]) -> list[CostTable]:
