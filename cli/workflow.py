@@ -26,6 +26,8 @@ from cutset.profilers.table import CostTable, read_profile
 from cutset.profilers.without_device import sheet_of
 
 Progress = Callable[[str], None]
+Target = Datasheet | CostTable | MeasuredGpu | None
+"""What GPU costs come from: a data sheet, a recorded profile, a GPU of this machine; None for the CPU alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,31 +57,26 @@ def read_model(arguments: ModelArguments) -> ModelGraph:
     return with_operators(load(arguments.model, custom_ops=tuple(libraries)))
 
 
-def measure(arguments: ModelArguments, costs: CostArguments, output: Output, progress: Progress) -> Measured:
-    """Return the measured model: load, choose inputs, profile."""
-    if costs.threads > usable_cores():
-        raise UsageError(f"--threads {costs.threads} is more than the {usable_cores()} cores that can be used here")
-    target = choose_target(costs.target, output)
-    batch = parse_batch(costs.batch)
-    progress(f"loading {arguments.model}")
-    start = time.perf_counter()
-    graph = read_model(arguments)
-    samples = collect(
+def inputs_of(graph: ModelGraph, arguments: ModelArguments) -> SampleInputs:
+    """Return the sample inputs that the command line asks for."""
+    return collect(
         graph.inputs,
         model=arguments.model,
         file=arguments.inputs,
         shapes=dict(parse_shape(text) for text in arguments.shapes),
         seed=arguments.seed,
     )
-    loaded = time.perf_counter()
 
-    options = ProfileOptions(
-        threads=costs.threads,
-        batch=batch,
-        budget_s=costs.profile_seconds,
-        cache=CostCache(cache_folder(costs.cache)),
-        optimization=costs.optimization,
-    )
+
+def measure(arguments: ModelArguments, costs: CostArguments, output: Output, progress: Progress) -> Measured:
+    """Return the measured model: load, choose inputs, profile."""
+    target = choose_target(costs.target, output)
+    options = profile_options(costs)
+    progress(f"loading {arguments.model}")
+    start = time.perf_counter()
+    graph = read_model(arguments)
+    samples = inputs_of(graph, arguments)
+    loaded = time.perf_counter()
     graph, table = profile(graph, samples.samples[0], target=target, options=options, progress=progress)
     if table.coverage is not None:
         output.notice(f"{costs.target}: {describe_coverage(table.coverage)}")
@@ -87,7 +84,24 @@ def measure(arguments: ModelArguments, costs: CostArguments, output: Output, pro
     return Measured(graph=graph, samples=samples, table=table, options=options, gpu=gpu_of(target), seconds=seconds)
 
 
-def gpu_of(target: Datasheet | CostTable | MeasuredGpu | None) -> Gpu:
+def profile_options(costs: CostArguments) -> ProfileOptions:
+    """Return how to measure.
+
+    Raises:
+        UsageError: If an option makes no sense on this machine.
+    """
+    if costs.threads > usable_cores():
+        raise UsageError(f"--threads {costs.threads} is more than the {usable_cores()} cores that can be used here")
+    return ProfileOptions(
+        threads=costs.threads,
+        batch=parse_batch(costs.batch),
+        budget_s=costs.profile_seconds,
+        cache=CostCache(cache_folder(costs.cache)),
+        optimization=costs.optimization,
+    )
+
+
+def gpu_of(target: Target) -> Gpu:
     """Return the GPU that is planned for, as far as it is known."""
     if isinstance(target, MeasuredGpu):
         found = gpus()[target.device : target.device + 1]
@@ -113,7 +127,7 @@ def parse_batch(text: str) -> int:
     return int(text)
 
 
-def choose_target(text: str, output: Output) -> Datasheet | CostTable | MeasuredGpu | None:
+def choose_target(text: str, output: Output) -> Target:
     """Return what GPU costs come from: a GPU of this machine, a recorded profile, a data sheet, or None for the CPU alone.
 
     Raises:

@@ -157,3 +157,24 @@ def test_serve_passes_the_servers_refusals_on(cutset, mixed, tmp_path):
     done = cutset("serve", tmp_path / "out", "--port", "99999")
     assert done.code == 2
     assert "--port" in done.err
+
+
+def test_inspect_shows_groups_with_both_costs(cutset, mixed):
+    found = cutset("inspect", mixed, "--json", "--target", "t4", *QUICK).json
+    groups = found["groups"]
+    assert sorted(name for group in groups for name in group["nodes"]) == sorted(node["name"] for node in found["nodes"])
+    for node in found["nodes"]:
+        assert node["name"] in groups[node["group"]]["nodes"]
+    (dense,) = [group for group in groups if "dense" in group["nodes"]]
+    assert dense["intensity"] == dense["flops"] / dense["bytes"]
+    assert (dense["costs"]["cpu"]["source"], dense["costs"]["gpu"]["source"]) == ("measured", "modelled")
+    assert dense["costs"]["gpu"]["low_s"] < dense["costs"]["gpu"]["latency_s"] < dense["costs"]["gpu"]["high_s"]
+    plain = cutset("inspect", mixed, "--target", "t4", *QUICK).out
+    assert "FLOP/B" in plain
+    assert plain.count("modelled") == len([group for group in groups if group["costs"]["gpu"]["latency_s"] is not None])
+
+
+def test_inspect_without_costs_measures_nothing(cutset, mixed):
+    found = cutset("inspect", mixed, "--no-costs", "--json").json
+    assert found["groups"] == []
+    assert {node["group"] for node in found["nodes"]} == {None}
