@@ -13,9 +13,10 @@ from cutset.cli.output import CPU_ALONE, Output, describe_coverage
 from cutset.errors import UnavailableError, UsageError
 from cutset.graph.load import load, with_operators
 from cutset.graph.model import ModelGraph
+from cutset.profilers.availability import cuda_provider
 from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import Datasheet, datasheet
-from cutset.profilers.environment import cuda_provider, gpus, usable_cores
+from cutset.profilers.environment import gpus, usable_cores
 from cutset.profilers.gpu_backend import Gpu
 from cutset.profilers.inputs import SampleInputs, collect, parse_shape
 from cutset.profilers.merge import one_machine

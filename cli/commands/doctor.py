@@ -7,7 +7,8 @@ import click
 from cutset import serde
 from cutset.cli.options import shared
 from cutset.cli.output import Output, size
-from cutset.profilers.environment import availability, environment
+from cutset.profilers.availability import availability
+from cutset.profilers.environment import environment
 
 
 @click.command(name="doctor")

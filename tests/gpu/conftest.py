@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.devices import Availability
-from cutset.profilers.environment import availability
+from cutset.profilers.availability import availability
 
 
 @pytest.fixture(scope="session")
