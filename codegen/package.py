@@ -16,6 +16,7 @@ from typing import Any
 from cutset import __version__, serde
 from cutset.codegen.atomic import new_folder
 from cutset.codegen.batchability import prove_all
+from cutset.codegen.gil import executions
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.project import write_project
 from cutset.codegen.report import write_report
@@ -89,8 +90,9 @@ def emit(
         document = plan.as_json() | {"custom_ops": custom_ops}
         options.progress("proving which stages can be batched")
         batching = prove_all(graph, plan.stages, package, samples.samples)
-        for entry, finding in zip(document["stages"], batching, strict=True):
-            entry["batching"] = serde.to_builtins(finding)
+        execution = executions(graph, plan.stages, package, samples.samples[0])
+        for entry, finding, kind in zip(document["stages"], batching, execution, strict=True):
+            entry |= {"batching": serde.to_builtins(finding), "execution": kind}
         (package / "plan.json").write_text(serde.dumps(document), "utf-8")
         _copy_runtime(package)
         write_project(plan, samples, serving, package.name, custom_ops)

@@ -53,6 +53,20 @@ def _table() -> dict[str, ElementType]:
 ELEMENT_TYPES = _table()
 
 
+_BY_STORAGE = {element.storage: name for name, element in reversed(ELEMENT_TYPES.items()) if name != "bfloat16"}
+
+
+def element_of(value: Value) -> str:
+    """Return the name of the element type that an array's memory is, bfloat16 being ``"uint16"`` here.
+
+    Raises:
+        ValueError: If the value is no array of a known type.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype not in _BY_STORAGE:
+        raise ValueError(f"a {type(value).__name__} cannot cross between processes, only tensors can")
+    return _BY_STORAGE[value.dtype]
+
+
 def from_array(array: Tensor, element: ElementType) -> Tensor:
     """Return the array in the storage of `element`, without changing any value.
 

@@ -8,15 +8,18 @@ from ..config import StageConfig
 from ..errors import ConfigError
 from .base import BackendError, BackendOptions, StageBackend
 from .onnxruntime import OnnxRuntimeBackend
+from .process import ProcessBackend
+from .python import PythonBackend
 
 _LOADERS: dict[str, Callable[[StageConfig, BackendOptions], StageBackend]] = {
     "onnxruntime-cpu": OnnxRuntimeBackend.load,
     "onnxruntime-cuda": OnnxRuntimeBackend.load,
+    "python": PythonBackend.load,
 }
 
 
 def load_stage(stage: StageConfig, options: BackendOptions) -> StageBackend:
-    """Return the stage, loaded by the backend it names.
+    """Return the stage, loaded by the backend it names, in processes of its own if the plan says so.
 
     Raises:
         ConfigError: If no such backend exists, or it cannot load the stage's model.
@@ -24,7 +27,8 @@ def load_stage(stage: StageConfig, options: BackendOptions) -> StageBackend:
     where = f"stage {stage.index} ({stage.model.name})"
     if stage.backend not in _LOADERS:
         raise ConfigError(f"unknown backend {stage.backend!r}", where=where, hint=f"known: {', '.join(_LOADERS)}")
+    load = ProcessBackend.load if stage.execution == "process" else _LOADERS[stage.backend]
     try:
-        return _LOADERS[stage.backend](stage, options)
+        return load(stage, options)
     except BackendError as error:
         raise ConfigError(f"cannot load the model: {error}", where=where) from error

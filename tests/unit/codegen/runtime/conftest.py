@@ -68,6 +68,13 @@ class Package:
         }
         self.write()
 
+    def add(self, index: int, code: str, *, inputs: list[str], outputs: list[str], execution: str) -> None:
+        """Append a stage that is Python code."""
+        entry = {"index": index, "device": "cpu", "backend": "python", "model": f"stages/{index:02}.py", "service_s": 0.001}
+        (self.folder / entry["model"]).write_text(code)
+        self.document["stages"].append(entry | {"inputs": inputs, "outputs": outputs, "execution": execution})
+        self.write()
+
     def write(self) -> None:
         (self.folder / "plan.json").write_text(json.dumps(self.document))
 

@@ -1,0 +1,84 @@
+"""Does a stage hold Python's interpreter lock while it computes? Then it runs in processes, or it would hold up the rest.
+
+ONNX Runtime gives the lock back around a run and takes it again only where a custom operator is Python code.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cutset.graph.model import ModelGraph
+from cutset.partitioner.plan import Stage
+from cutset.profilers.session import Arrays, open_session, run
+
+HELD_SHARE = 0.3
+"""Above this a stage holds the lock: pure Python code shares it evenly, so a second thread gets half of the time."""
+WORTH_S = 1e-3
+"""A run below this is not worth the way to another process and back, some 0.2 ms."""
+_MEASURE_S = 0.05
+_ATTEMPTS = 3
+
+
+def held_share(function: Callable[[], object]) -> float:
+    """Return the share of the time in which another thread cannot run Python code while `function` runs, 0 to 1.
+
+    The least of several attempts: other processes on the machine can only raise it.
+    """
+    return min(_held_once(function) for _ in range(_ATTEMPTS))
+
+
+def executions(graph: ModelGraph, stages: Sequence[Stage], folder: Path, sample: Arrays) -> list[str]:
+    """Return ``"process"`` for each stage that holds the lock long enough to pay for it, ``"thread"`` for the others.
+
+    Args:
+        graph: The whole model.
+        stages: The plan's stages, written under `folder`.
+        folder: The package folder.
+        sample: One complete input of the model.
+    """
+    if not graph.custom_ops or len(stages) == 1:
+        return ["thread"] * len(stages)
+    values = dict(sample)
+    found = []
+    for stage in stages:
+        session = open_session(folder / stage.model, custom_ops=graph.custom_ops)
+        feeds = {name: values[name] for name in stage.inputs}
+        begin = time.perf_counter()
+        values.update(run(session, feeds, stage.outputs))
+        slow = time.perf_counter() - begin >= WORTH_S
+        held = slow and held_share(lambda s=session, f=feeds, o=stage.outputs: run(s, f, o)) > HELD_SHARE  # type: ignore[misc]
+        tensors = all(graph.values[name].is_tensor for name in (*stage.inputs, *stage.outputs))
+        found.append("process" if held and tensors and stage.device == "cpu" else "thread")
+    return found
+
+
+def _held_once(function: Callable[[], object]) -> float:
+    busy, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        busy.set()
+        while not over.is_set():
+            function()
+
+    thread = threading.Thread(target=work)
+    alone = _pace()
+    thread.start()
+    busy.wait()
+    try:
+        together = _pace()
+    finally:
+        over.set()
+        thread.join()
+    return max(0.0, 1.0 - together / alone)
+
+
+def _pace() -> float:
+    """Return loops of Python a second."""
+    begin = time.perf_counter()
+    count = 0
+    while time.perf_counter() - begin < _MEASURE_S:
+        count += 1
+    return count / (time.perf_counter() - begin)

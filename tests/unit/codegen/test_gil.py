@@ -1,0 +1,29 @@
+"""Telling what holds the interpreter lock from what does not."""
+
+import time
+
+from cutset.codegen.gil import HELD_SHARE, executions, held_share
+from cutset.graph.load import load
+from cutset.profilers.inputs import collect
+from tests.support import make_plan
+
+
+def python_work():
+    return sum(range(20_000))
+
+
+def c_work_with_the_lock():
+    return sorted(range(200_000), key=float)
+
+
+def test_what_holds_the_lock_shows():
+    free = held_share(lambda: time.sleep(0.001))
+    assert free < held_share(python_work)
+    assert held_share(c_work_with_the_lock) > HELD_SHARE
+
+
+def test_a_model_of_known_operators_stays_in_threads(cnn_path, tmp_path):
+    graph = load(cnn_path)
+    plan = make_plan(graph, {node.name: "cpu" for node in graph.placeable})
+    found = executions(graph, plan.stages, tmp_path, collect(graph.inputs, model=cnn_path).samples[0])
+    assert found == ["thread"]
