@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,8 +22,14 @@ from cutset.partitioner.plan import Plan
 from cutset.profilers.inputs import SampleInputs, write_npz
 
 TEMPLATES = Path(__file__).with_name("templates")
-REQUIREMENTS = ("numpy", "onnxruntime", "starlette", "uvicorn")
+REQUIREMENTS = ("numpy", "onnxruntime", "uvicorn", "httptools")
 """What the runtime imports."""
+EXTRAS = {
+    "grpc": ("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf"),
+    "metrics": ("prometheus-client",),
+    "tracing": ("opentelemetry-api", "opentelemetry-distro", "opentelemetry-exporter-otlp"),
+}
+"""What it imports where it is there, by the extra that brings it."""
 
 
 def write_project(
@@ -55,6 +62,7 @@ def write_project(
         "summary": f"Serves a model in {len(plan.stages)} stage(s): {' -> '.join(s.device for s in plan.stages)}.",
         "requirements": runtime,
         "gpu_requirements": [entry.replace("onnxruntime>", "onnxruntime-gpu>") for entry in runtime if "onnxruntime>" in entry],
+        "extras": {extra: [_at_least(name) for name in names] for extra, names in EXTRAS.items()},
         "inputs": _inputs(plan),
         "outputs": [spec.name for spec in plan.outputs if spec.is_tensor],
     }
@@ -68,6 +76,7 @@ def write_project(
     for path, template in files.items():
         path.write_text(environment.get_template(template).render(variables), "utf-8")
     write_npz(serving / "sample.npz", samples.samples[0])
+    shutil.copyfile(serving / "sample.npz", serving / package / "sample.npz")  # what the installed server warms up with
 
 
 def _at_least(name: str) -> str:

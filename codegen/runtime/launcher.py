@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import signal
@@ -10,57 +11,65 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import uvicorn
 
+from .errors import ConfigError
+from .guard import guarded_protocol
 from .pipeline import Pipeline
-from .server import DEFAULT_MAX_BODY_BYTES, app
+from .server import Application
+from .service import Service
+from .settings import ServerSettings
+
+if TYPE_CHECKING:
+    from .grpc_server import GrpcServer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Server:
-    """An HTTP server over a pipeline, which it closes when it stops.
+    """An HTTP server, and a gRPC server if asked for, over a pipeline, which it closes when it stops.
 
     `run` blocks; `stop` may be called from another thread, and SIGTERM and SIGINT do the same in the main thread.
 
     Args:
         pipeline: A loaded pipeline.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        grace_s: Seconds the requests under way have to finish after the signal to stop.
-        max_body_bytes: Largest request, compressed and decompressed.
+        settings: How to listen and what to refuse.
 
     Raises:
-        ConfigError: If the model's inputs cannot be served.
+        ConfigError: If the model's inputs cannot be served, or gRPC is asked for and not installed.
         OSError: If the address cannot be listened on.
     """
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 8000,
-        grace_s: float = 10.0,
-        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, settings: ServerSettings | None = None) -> None:
         self._pipeline = pipeline
-        self._grace_s = grace_s
+        self._settings = settings = settings or ServerSettings()
+        service = Service(pipeline, settings)
+        self._grpc = None if settings.grpc_port is None else _grpc_server(service)
         config = uvicorn.Config(
-            app(pipeline, max_body_bytes=max_body_bytes),
+            Application(service),
+            http=guarded_protocol(settings.head_timeout_s),
             ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=math.ceil(grace_s),
+            timeout_graceful_shutdown=math.ceil(settings.grace_s),
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
         )
-        self._socket = _listen(host, port)
-        self._server = _Uvicorn(config)
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self._socket.getsockname()[1]}/v2/models/{quote(pipeline.plan.name, safe='')}"
+        self._socket = _listen(settings.host, settings.port)
+        self._server = _Uvicorn(config, self._grpc, settings.grace_s)
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+        scheme = "https" if settings.tls_certificate else "http"
+        self.url = f"{scheme}://{shown}:{self._socket.getsockname()[1]}/v2/models/{quote(pipeline.plan.name, safe='')}"
+
+    @property
+    def grpc_port(self) -> int | None:
+        """The port that gRPC listens on, once requests are taken; None without gRPC."""
+        return None if self._grpc is None else self._grpc.port
 
     def run(self, on_ready: Callable[[str], None] | None = None) -> None:
         """Serve until stopped; then close the pipeline.
@@ -74,38 +83,35 @@ class Server:
         finally:
             self._socket.close()
             stopped = self._server.stopping_since or time.monotonic()
-            self._pipeline.close(timeout=max(0.0, stopped + self._grace_s - time.monotonic()))
+            self._pipeline.close(timeout=max(0.0, stopped + self._settings.grace_s - time.monotonic()))
 
     def stop(self) -> None:
         """Ask `run` to finish; a second call does not wait for the connections."""
         self._server.handle_exit(signal.SIGTERM, None)
 
 
-def serve(
-    pipeline: Pipeline,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    grace_s: float = 10.0,
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-    on_ready: Callable[[str], None] | None = None,
-) -> None:
-    """Serve a pipeline until SIGTERM or SIGINT, and close it; see `Server` for the arguments."""
-    Server(pipeline, host=host, port=port, grace_s=grace_s, max_body_bytes=max_body_bytes).run(on_ready)
-
-
 class _Uvicorn(uvicorn.Server):
     """uvicorn, saying when it is ready, and ending normally on a signal instead of dying of it again."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, grpc: GrpcServer | None, grace_s: float) -> None:
         super().__init__(config)
+        self._grpc = grpc
+        self._grace_s = grace_s
         self.on_ready: Callable[[], None] | None = None
         self.stopping_since: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._grpc is not None:
+            await self._grpc.start()
         await super().startup(sockets=sockets)
         if self.started and self.on_ready:
             self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stops = [super().shutdown(sockets=sockets)]
+        if self._grpc is not None:
+            stops.append(self._grpc.stop(self._grace_s))
+        await asyncio.gather(*stops)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -125,6 +131,16 @@ class _Uvicorn(uvicorn.Server):
         else:
             self.stopping_since = time.monotonic()
             self.should_exit = True
+
+
+def _grpc_server(service: Service) -> GrpcServer:
+    try:
+        from .grpc_server import GrpcServer  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError(
+            f"gRPC cannot be served: {error}", hint="install the package's extra: pip install '.[grpc]'"
+        ) from error
+    return GrpcServer(service)
 
 
 def _listen(host: str, port: int) -> socket.socket:

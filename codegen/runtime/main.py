@@ -1,89 +1,121 @@
-"""The command `python -m <package>`: load the package's pipeline and serve it."""
+"""The command `python -m <package>`: load the package's pipeline and serve it; `bench` measures it."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from . import bench
 from .allocator import keep_freed_memory
-from .errors import PipelineError
-from .launcher import serve
+from .arguments import add_knobs, integer, knobs, seconds
+from .errors import ConfigError, PipelineError
+from .launcher import Server
 from .pipeline import Pipeline
+from .samples import read_sample
+from .settings import ServerSettings
 
-_KNOBS = ("cpu_workers", "intra_op_threads", "tokens", "queue_limit")
+_WARM_UP_RUNS = 3  # the first allocates, the second settles ONNX Runtime's memory pattern
 
 
 def main(argv: Sequence[str] | None = None, folder: str | Path | None = None) -> int:
     """Serve a package until SIGTERM or SIGINT, and return the exit code: 0, or 1 with one message on stderr.
 
-    Prints ``ready: URL`` on stdout once requests are taken.
+    Prints ``ready: URL`` on stdout once requests are taken, and ``grpc: HOST:PORT`` if gRPC is served.
 
     Args:
         argv: The arguments; by default the process's.
         folder: The package; by default the one this module lies in.
     """
-    options = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     keep_freed_memory()
-    overrides = {knob: getattr(options, knob) for knob in _KNOBS if getattr(options, knob) is not None}
     try:
-        with Pipeline.load(folder, **overrides) as pipeline:
-            serve(
-                pipeline,
-                host=options.host,
-                port=options.port,
-                grace_s=options.grace,
-                max_body_bytes=options.max_body_mb * 2**20,
-                on_ready=lambda url: print(f"ready: {url}", flush=True),
-            )
+        if words[:1] == ["bench"]:
+            return bench.main(words[1:], folder)
+        return _serve(_parser().parse_args(words), folder)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _serve(options: argparse.Namespace, folder: str | Path | None) -> int:
+    try:
+        settings = _settings(options)
+        with Pipeline.load(folder, **knobs(options)) as pipeline:
+            sample = read_sample(pipeline.plan, folder)
+            if sample is not None:
+                for _ in range(_WARM_UP_RUNS):
+                    pipeline.run(sample)
+            server = Server(pipeline, settings)
+            server.run(lambda url: _announce(url, settings.host, server.grpc_port))
     except OSError as error:
-        print(f"error: cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
+        where = f"{options.host}:{options.port}"
+        print(f"error: cannot listen on {where}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _announce(url: str, host: str, grpc_port: int | None) -> None:
+    print(f"ready: {url}", flush=True)
+    if grpc_port is not None:
+        print(f"grpc: {host}:{grpc_port}", flush=True)
+
+
+def _settings(options: argparse.Namespace) -> ServerSettings:
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise ConfigError("TLS needs both --tls-cert and --tls-key")
+    if options.access_log:
+        logging.getLogger("cutset.access").setLevel(logging.INFO)
+    return ServerSettings(
+        host=options.host,
+        port=options.port,
+        grpc_port=options.grpc_port,
+        grace_s=options.grace,
+        max_body_bytes=options.max_body_mb * 2**20,
+        max_requests=options.max_requests,
+        tls_certificate=_file(options.tls_cert),
+        tls_key=_file(options.tls_key),
+        token=_token(options.token_file),
+        access_log=options.access_log,
+    )
+
+
+def _file(path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    return path
+
+
+def _token(path: Path | None) -> str | None:
+    """Return the token in a file, which a command line would show to every user of the machine."""
+    if _file(path) is None or path is None:
+        return None
+    token = path.read_text("utf-8").strip()
+    if not token:
+        raise ConfigError(f"the token file {path} is empty")
+    return token
 
 
 def _parser() -> argparse.ArgumentParser:
     package = __name__.split(".", maxsplit=1)[0]
     parser = argparse.ArgumentParser(
         prog=f"python -m {package}",
-        description="Serve the model over HTTP with the Open Inference Protocol v2.",
+        description="Serve the model with the Open Inference Protocol v2.",
+        epilog=f"`python -m {package} bench --help`: measure the pipeline, or a server.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=_integer(0, 65535), default=8000, help="port to listen on; 0 takes a free one")
-    parser.add_argument("--grace", type=_seconds, default=10.0, help="seconds to finish the requests under way")
-    parser.add_argument("--max-body-mb", type=_integer(1, 2**20), default=256, help="largest request in MiB")
-    sizes = parser.add_argument_group("sizes", "by default as planned when the package was compiled")
-    sizes.add_argument("--cpu-workers", type=_integer(1, 1024), help="threads that run CPU stages")
-    sizes.add_argument("--intra-op-threads", type=_integer(1, 1024), help="threads inside one run of a CPU stage")
-    sizes.add_argument("--tokens", type=_integer(1, 10**6), help="most requests inside the pipeline")
-    sizes.add_argument("--queue-limit", type=_integer(0, 10**6), help="most requests waiting outside; more get a 503")
+    parser.add_argument("--port", type=integer(0, 65535), default=8000, help="port of HTTP; 0 takes a free one")
+    parser.add_argument("--grpc-port", type=integer(0, 65535), help="port of gRPC, which is not served without one")
+    parser.add_argument("--grace", type=seconds, default=10.0, help="seconds to finish the requests under way")
+    parser.add_argument("--max-body-mb", type=integer(1, 2**20), default=256, help="largest request in MiB; above it 413")
+    parser.add_argument("--max-requests", type=integer(1, 10**6), default=1024, help="most inferences under way; above it 429")
+    parser.add_argument("--tls-cert", type=Path, help="PEM file of the certificate: serve over TLS")
+    parser.add_argument("--tls-key", type=Path, help="PEM file of its private key")
+    parser.add_argument("--token-file", type=Path, help="file with the bearer token that every request must carry")
+    parser.add_argument("--access-log", action="store_true", help="write a line of JSON a request to stderr")
+    add_knobs(parser)
     return parser
-
-
-def _integer(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of integers within limits, for argparse."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text[:18]) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {least} to {most}")
-        return int(text)
-
-    return read
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value

@@ -1,196 +1,208 @@
 """The HTTP server: Open Inference Protocol v2 in front of a pipeline.
 
-Starlette routes; inference itself is a plain ASGI endpoint, because at 600 KB a request the framework's request and
-response objects cost as much as the network. asyncio lives here only: the pipeline's threads never see the loop.
+A plain ASGI application: with a framework's routing, request and response objects a 600 KB request costs twice as much
+(benchmarks/fronts.py). asyncio lives in the servers only: the pipeline's threads never see the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
-
 from . import metadata
-from .body import BodyError, Disconnected, content_encoding, decompress, header_length, join_aligned, read_body
+from .body import BodyError, Disconnected, Receive, content_encoding, decompress, header_length, join_aligned, read_body
 from .dtypes import Value
-from .errors import Closed, ConfigError, DeadlineExceeded, InputError, Overloaded, PipelineError
-from .pipeline import Pipeline
-from .protocol import VERSION, Codec, InferRequest, InferResponse, ProtocolError
+from .errors import DeadlineExceeded
+from .metrics import CONTENT_TYPE, render
+from .protocol import InferRequest, InferResponse
+from .service import NotFound, Service, Verdict, verdict
+from .tracing import Tracer
 
-DEFAULT_MAX_BODY_BYTES = 256 * 2**20
 _OFFLOAD_BYTES = 64 * 2**10  # JSON work above this would hold up the other connections; a thread costs 0.1 ms
+_HEALTH = ("/v2/health/live", "/v2/health/ready")
 _log = logging.getLogger(__name__)
+_access = logging.getLogger("cutset.access")
 _T = TypeVar("_T")
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+_JSON = (b"content-type", b"application/json")
 
 
-def app(pipeline: Pipeline, *, max_body_bytes: int = DEFAULT_MAX_BODY_BYTES) -> Starlette:
-    """Return the ASGI application that serves a pipeline; the pipeline stays the caller's to close.
-
-    Outputs that are no tensors (ONNX sequences and maps) have no form in the protocol: they are left out, and logged.
+class Application:
+    """The ASGI application over a service.
 
     Args:
-        pipeline: A loaded pipeline.
-        max_body_bytes: Largest request, compressed and decompressed.
-
-    Raises:
-        ConfigError: If an input is no tensor, so that no request could be made.
+        service: The model that is served; its pipeline stays the caller's to close.
     """
-    return _Service(pipeline, max_body_bytes).application()
 
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._pipeline = service.pipeline
+        self._settings = service.settings
+        self._tracer = Tracer()
+        self._of_server: Mapping[str, tuple[str, Callable[[], object]]] = {
+            "/v2": ("GET", metadata.server_metadata),
+            "/v2/health/live": ("GET", lambda: b""),
+            "/v2/health/ready": ("GET", self._ready),
+            "/v2/repository/index": ("POST", self._index),
+            "/v2/models/stats": ("GET", self._stats),
+        }
+        self._of_model: Mapping[str, Callable[[], object]] = {
+            "": lambda: metadata.model_metadata(service.name, service.inputs, service.outputs),
+            "ready": self._ready,
+            "config": lambda: metadata.model_config(self._pipeline.plan, service.inputs, service.outputs),
+            "stats": self._stats,
+        }
 
-class _Service:
-    """The endpoints of one pipeline."""
-
-    def __init__(self, pipeline: Pipeline, max_body_bytes: int) -> None:
-        self._pipeline = pipeline
-        self._max_body_bytes = max_body_bytes
-        self._name = pipeline.plan.name
-        self._inputs = pipeline.plan.inputs
-        self._outputs = tuple(tensor for tensor in pipeline.plan.outputs if tensor.element)
-        _check_servable(pipeline)
-        self._codec = Codec(self._name, self._inputs, self._outputs)
-
-    def application(self) -> Starlette:
-        model = "/v2/models/{model}"
-        routes = [
-            Route("/v2", self._server),
-            Route("/v2/health/live", self._live),
-            Route("/v2/health/ready", self._ready),
-            Route("/v2/repository/index", self._index, methods=["POST"]),
-            Route("/v2/models/stats", self._stats),
-        ]
-        for prefix in (model, model + "/versions/{version}"):
-            routes += [
-                Route(prefix, self._metadata),
-                Route(prefix + "/ready", self._ready),
-                Route(prefix + "/config", self._config),
-                Route(prefix + "/stats", self._stats),
-                Route(prefix + "/infer", _Infer(self)),
-            ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _internal_error})
-
-    def check_model(self, parameters: dict[str, str]) -> None:
-        """Raise 404 unless the path names the model that is served, or none."""
-        model, version = parameters.get("model", self._name), parameters.get("version", VERSION)
-        if model != self._name:
-            raise HTTPException(404, f"unknown model {model!r}, this server has {self._name!r}")
-        if version != VERSION:
-            raise HTTPException(404, f"unknown version {version!r} of {model!r}, this server has {VERSION!r}")
-
-    async def infer(self, scope: Scope, receive: Receive) -> InferResponse:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        begin = time.perf_counter()
         headers = dict(scope["headers"])
+        try:
+            status = await self._answer(scope, headers, receive, send)
+        except Disconnected:
+            status = 499
+        except Exception as error:
+            status = await _refuse(error, send)
+        self._service.answers["http", str(status)] += 1
+        if self._settings.access_log:
+            self._log(scope, headers, status, time.perf_counter() - begin)
+
+    async def _answer(
+        self, scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes], receive: Receive, send: Send
+    ) -> int:
+        path, method = scope["path"], scope["method"]
+        if path not in _HEALTH:
+            self._service.check_token(headers.get(b"authorization", b"").decode("latin-1"))
+        if path.startswith("/v2/models/") and path != "/v2/models/stats":
+            action = self._model_action(path)
+            if action == "infer":
+                _check_method(method, "POST")
+                return await self._infer(headers, receive, send)
+            return await _reply(send, method, "GET", self._of_model[action])
+        if path == "/metrics":
+            _check_method(method, "GET")
+            return await _send(send, 200, [(b"content-type", CONTENT_TYPE)], render(self._service))
+        if path not in self._of_server:
+            raise NotFound(f"there is no {path!r} here")
+        return await _reply(send, method, *self._of_server[path])
+
+    def _model_action(self, path: str) -> str:
+        """Return what is asked of the served model: the path's last word, or nothing."""
+        model, *rest = path.removeprefix("/v2/models/").split("/")
+        version = ""
+        if rest[:1] == ["versions"] and len(rest) > 1:
+            version, rest = rest[1], rest[2:]
+        self._service.check_model(model, version)
+        action = rest[0] if rest else ""
+        if len(rest) > 1 or (action not in self._of_model and action != "infer"):
+            raise NotFound(f"there is no {path!r} here")
+        return action
+
+    async def _infer(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> int:
+        self._service.begin()
+        try:
+            with self._tracer.request(headers, self._service.name):
+                response = await self._compute(headers, receive)
+        finally:
+            self._service.end()
+        head = [_JSON]
+        if response.header_length is not None:
+            head = [(b"content-type", b"application/octet-stream")]
+            head.append((b"inference-header-content-length", b"%d" % response.header_length))
+        return await _send(send, 200, head, *response.parts)
+
+    async def _compute(self, headers: Mapping[bytes, bytes], receive: Receive) -> InferResponse:
         encoding, split = content_encoding(headers), header_length(headers)
-        chunks = await read_body(receive, headers, self._max_body_bytes)
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                chunks = await read_body(receive, headers, self._settings.max_body_bytes)
+        except TimeoutError:
+            raise BodyError(408, f"the body took more than {self._settings.body_timeout_s} s") from None
         size = sum(map(len, chunks))
-        json_bytes = size if encoding or split is None else split
-        request = await _run(json_bytes, self._decode, chunks, encoding, split)
+        request = await _run(size if encoding or split is None else split, self._decode, chunks, encoding, split)
         deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
         future = self._pipeline.submit(request.inputs, deadline)
         results = await _result(future, receive, deadline)
         json_bytes = sum(_json_bytes(results[output.name]) for output in request.outputs if not output.binary)
-        return await _run(json_bytes, self._codec.encode, request, results)
+        return await _run(json_bytes, self._service.codec.encode, request, results)
 
     def _decode(self, chunks: list[bytes], encoding: str | None, split: int | None) -> InferRequest:
-        plain = decompress(chunks, encoding, self._max_body_bytes) if encoding else chunks
-        return self._codec.decode(join_aligned(plain, split or 0), split)
+        plain = decompress(chunks, encoding, self._settings.max_body_bytes) if encoding else chunks
+        return self._service.codec.decode(join_aligned(plain, split or 0), split)
 
-    async def _server(self, _request: Request) -> Response:
-        return JSONResponse(metadata.server_metadata())
-
-    async def _live(self, _request: Request) -> Response:
-        return Response()
-
-    async def _ready(self, request: Request) -> Response:
-        self.check_model(request.path_params)
+    def _ready(self) -> object:
         if not self._pipeline.ready:
-            raise HTTPException(503, "the pipeline is closing")
-        return Response()
+            raise BodyError(503, "the pipeline is closing, or a stage has no backend that lives")
+        return b""
 
-    async def _index(self, _request: Request) -> Response:
-        return JSONResponse(metadata.repository_index(self._name, ready=self._pipeline.ready))
+    def _index(self) -> object:
+        return metadata.repository_index(self._service.name, ready=self._pipeline.ready)
 
-    async def _metadata(self, request: Request) -> Response:
-        self.check_model(request.path_params)
-        return JSONResponse(metadata.model_metadata(self._name, self._inputs, self._outputs))
+    def _stats(self) -> object:
+        return metadata.model_statistics(self._service.name, self._pipeline.stats())
 
-    async def _config(self, request: Request) -> Response:
-        self.check_model(request.path_params)
-        return JSONResponse(metadata.model_config(self._pipeline.plan, self._inputs, self._outputs))
-
-    async def _stats(self, request: Request) -> Response:
-        self.check_model(request.path_params)
-        return JSONResponse(metadata.model_statistics(self._name, self._pipeline.stats()))
+    def _log(self, scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes], status: int, seconds: float) -> None:
+        client = scope.get("client") or ("", 0)
+        entry = {"client": client[0], "method": scope["method"], "path": scope["path"], "status": status}
+        entry |= {"bytes": headers.get(b"content-length", b"").decode("latin-1"), "seconds": round(seconds, 6)}
+        _access.info(json.dumps(entry))
 
 
-class _Infer:
-    """The inference endpoint, as a plain ASGI application."""
-
-    def __init__(self, service: _Service) -> None:
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            raise HTTPException(405, "inference is a POST", headers={"Allow": "POST"})
-        self._service.check_model(scope["path_params"])
-        try:
-            response = await self._service.infer(scope, receive)
-        except Disconnected:
-            return
-        except Exception as error:
-            status, headers = _status(error)
-            await JSONResponse({"error": str(error)}, status, headers)(scope, receive, send)
-            return
-        await _send(response, send)
+class _MethodNotAllowed(Exception):  # noqa: N818 - the status's name
+    """405; the argument is the method that is."""
 
 
-def _check_servable(pipeline: Pipeline) -> None:
-    for tensor in pipeline.plan.inputs:
-        if tensor.element is None:
-            raise ConfigError(
-                f"input {tensor.name!r} is a {tensor.dtype}, which the protocol cannot carry",
-                hint="use the pipeline from Python",
-            )
-    for tensor in pipeline.plan.outputs:
-        if tensor.element is None:
-            _log.warning("output %r is a %s, which the protocol cannot carry: not served", tensor.name, tensor.dtype)
+def _check_method(method: str, allowed: str) -> None:
+    if method != allowed:
+        raise _MethodNotAllowed(allowed)
 
 
-def _status(error: Exception) -> tuple[int, dict[str, str]]:
-    """Return the HTTP status and headers an error is answered with; raise it on where it is a bug."""
+async def _reply(send: Send, method: str, allowed: str, answer: Callable[[], object]) -> int:
+    """Send what `answer` returns: bytes as they are, anything else as JSON."""
+    _check_method(method, allowed)
+    found = answer()
+    if isinstance(found, bytes):
+        return await _send(send, 200, [], found)
+    return await _send(send, 200, [_JSON], json.dumps(found).encode())
+
+
+async def _refuse(error: Exception, send: Send) -> int:
+    """Send the answer to a request that failed."""
+    headers: Headers = [_JSON]
+    message = str(error)
     if isinstance(error, BodyError):
-        # What is left of an oversized body must not be read as the next request.
-        return error.status, {"Connection": "close"} if error.status == 413 else {}
-    if isinstance(error, ProtocolError | InputError):
-        return 400, {}
-    if isinstance(error, Overloaded | Closed):
-        seconds = error.retry_after_s if isinstance(error, Overloaded) else 1.0
-        return 503, {"Retry-After": str(max(1, math.ceil(seconds)))}
-    if isinstance(error, DeadlineExceeded):
-        return 504, {}
-    if isinstance(error, PipelineError):
-        return 500, {}
-    raise error
+        found: Verdict | None = Verdict(http=error.status, grpc="")
+        if error.status in (408, 413):
+            headers.append((b"connection", b"close"))  # what is left of the body must not be read as a request
+    elif isinstance(error, _MethodNotAllowed):
+        found, message = Verdict(http=405, grpc=""), f"the method here is {error}"
+        headers.append((b"allow", str(error).encode()))
+    else:
+        found = verdict(error)
+    if found is None:
+        _log.error("a request failed", exc_info=error)
+        found, message = Verdict(http=500, grpc=""), "internal error"
+    if found.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(found.retry_after_s))))
+    if found.http == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return await _send(send, found.http, headers, json.dumps({"error": message}).encode())
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-async def _internal_error(_request: Request, _error: Exception) -> Response:
-    # Starlette raises the error on after this, and uvicorn logs it with its traceback.
-    return JSONResponse({"error": "internal error"}, 500)
+async def _send(send: Send, status: int, headers: Headers, *parts: bytes | memoryview) -> int:
+    length = (b"content-length", b"%d" % sum(map(len, parts)))
+    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
+    last = len(parts) - 1
+    for position, part in enumerate(parts):
+        await send({"type": "http.response.body", "body": part, "more_body": position != last})
+    return status
 
 
 async def _run(json_bytes: int, function: Callable[..., _T], *arguments: Any) -> _T:
@@ -217,17 +229,4 @@ async def _result(future: Future[dict[str, Value]], receive: Receive, deadline: 
         raise Disconnected if leaving.done() else DeadlineExceeded("the request's timeout passed")
     finally:
         leaving.cancel()
-        waiting.cancel()  # takes the request out of the pipeline if it has not started; nothing once it is done
-
-
-async def _send(response: InferResponse, send: Send) -> None:
-    headers = [(b"content-length", b"%d" % sum(map(len, response.parts)))]
-    if response.header_length is None:
-        headers.append((b"content-type", b"application/json"))
-    else:
-        headers.append((b"content-type", b"application/octet-stream"))
-        headers.append((b"inference-header-content-length", b"%d" % response.header_length))
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    last = len(response.parts) - 1
-    for position, part in enumerate(response.parts):
-        await send({"type": "http.response.body", "body": part, "more_body": position != last})
+        waiting.cancel()  # takes the request out of the pipeline before its next stage; nothing once it is done

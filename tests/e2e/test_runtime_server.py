@@ -31,6 +31,7 @@ from cutset.codegen.runtime import ConfigError, Pipeline
 from cutset.codegen.runtime.config import read_plan
 from cutset.codegen.runtime.dtypes import Value
 from cutset.codegen.runtime.launcher import Server
+from cutset.codegen.runtime.settings import ServerSettings
 
 NAME = "my model"
 QUOTED = "my%20model"
@@ -98,7 +99,7 @@ def write_package(folder: Path, **change: Any) -> Path:
 @contextmanager
 def running(pipeline: Pipeline, **options: Any) -> Iterator[str]:
     """Yield HOST:PORT of a server in a thread."""
-    server = Server(pipeline, port=0, **options)
+    server = Server(pipeline, ServerSettings(port=0, **options))
     ready = threading.Event()
     thread = threading.Thread(target=server.run, args=(lambda url: ready.set(),))
     thread.start()
@@ -415,7 +416,7 @@ def test_outputs_that_are_no_tensors_are_left_out_and_logged(tmp_path, caplog):
     plan["inputs"][0]["dtype"] = "seq(tensor(float))"
     (folder / "plan.json").write_text(json.dumps(plan))
     with Pipeline.load(folder) as pipeline, pytest.raises(ConfigError, match="input 'x' is a seq"):
-        Server(pipeline, port=0)
+        Server(pipeline, ServerSettings(port=0))
 
 
 @contextmanager

@@ -39,8 +39,7 @@ class ProcessBackend:
         """
         children: list[_Child] = []
         try:
-            for _ in range(options.workers):
-                children.append(_Child(stage, options))
+            children.extend(_Child(stage, options) for _ in range(options.workers))
             for child in children:
                 child.await_ready()
         except BaseException:

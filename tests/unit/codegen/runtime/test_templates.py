@@ -37,6 +37,7 @@ def render():
         "url_name": "m",
         "requirements": ["numpy>=1.26"],
         "gpu_requirements": ["onnxruntime-gpu>=1.20"],
+        "extras": {"grpc": ["grpcio>=1.60"]},
         "inputs": [{"name": EVIL, "datatype": "FP32"}],
         "outputs": [EVIL],
     }
@@ -48,7 +49,10 @@ def test_pyproject(render):
     assert document["project"]["name"] == "m_serving"
     assert document["project"]["description"] == f"The model {EVIL}, split into stages and served"
     assert document["project"]["dependencies"] == ["numpy>=1.26"]
-    assert document["project"]["optional-dependencies"] == {"gpu": ["onnxruntime-gpu>=1.20"]}
+    assert document["project"]["optional-dependencies"] == {
+        "gpu": ["onnxruntime-gpu>=1.20", "nvidia-ml-py"],
+        "grpc": ["grpcio>=1.60"],
+    }
     assert document["tool"]["setuptools"]["packages"] == ["m_serving", "m_serving.runtime", "m_serving.runtime.backends"]
 
 

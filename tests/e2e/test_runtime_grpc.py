@@ -1,0 +1,242 @@
+"""The gRPC server on a real socket, driven by Triton's own clients, a health client and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import urllib.parse
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+pytest.importorskip("grpc", reason="the extra `grpc` is not installed")
+
+import grpc
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.utils import InferenceServerException
+
+from cutset.codegen.runtime import Pipeline
+from cutset.codegen.runtime.config import read_plan
+from cutset.codegen.runtime.grpc_messages import MESSAGES, METHODS, POOL
+from cutset.codegen.runtime.launcher import Server
+from cutset.codegen.runtime.settings import ServerSettings
+from tests.e2e.test_runtime_server import NAME, Gate, Second, until, write_package
+
+
+@contextmanager
+def running(pipeline, **options):
+    """Yield HOST:PORT of gRPC and of HTTP of a server in a thread."""
+    server = Server(pipeline, ServerSettings(port=0, grpc_port=0, **options))
+    ready = threading.Event()
+    thread = threading.Thread(target=server.run, args=(lambda url: ready.set(),))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield f"127.0.0.1:{server.grpc_port}", urllib.parse.urlsplit(server.url).netloc
+    finally:
+        server.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_package(tmp_path_factory.mktemp("package") / "p")
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    with running(Pipeline.load(folder), max_body_bytes=8_000_000) as (where, _):
+        yield where
+
+
+@pytest.fixture
+def client(address):
+    with triton.InferenceServerClient(address) as one:
+        yield one
+
+
+def tensors(x=None, i=0, s=("a", "é")):
+    x = np.arange(8, dtype=np.float32).reshape(2, 4) if x is None else x
+    text = np.array(list(s), object)
+    inputs = []
+    for name, datatype, array in (("x", "FP32", x), ("i", "INT64", np.array(i, np.int64)), ("s", "BYTES", text)):
+        inputs.append(triton.InferInput(name, list(array.shape), datatype))
+        inputs[-1].set_data_from_numpy(array)
+    return inputs
+
+
+@pytest.mark.parametrize("path", sorted(MESSAGES))
+def test_messages_are_the_protocols(path):
+    """Every field has the number, type and label that Triton's own client compiled from the published files."""
+    outer, *inner = path.split(".")
+    published = getattr(service_pb2, outer, None) or getattr(model_config_pb2, outer)
+    for name in inner:
+        published = getattr(published, name)
+    for field in MESSAGES[path].DESCRIPTOR.fields:
+        other = published.DESCRIPTOR.fields_by_name[field.name]
+        assert (field.number, field.type, field.is_repeated) == (other.number, other.type, other.is_repeated), field.name
+        assert (field.message_type and field.message_type.name) == (other.message_type and other.message_type.name)
+    if path == "ModelInferRequest":
+        assert {f.name for f in published.DESCRIPTOR.fields} == {f.name for f in MESSAGES[path].DESCRIPTOR.fields}
+
+
+def test_data_types_and_methods_are_the_protocols():
+    ours = POOL.FindEnumTypeByName("inference.DataType").values_by_name
+    assert {name: value.number for name, value in ours.items()} == dict(model_config_pb2.DataType.items())
+    published = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
+    for name, (request, response) in METHODS.items():
+        assert (published[name].input_type.name, published[name].output_type.name) == (request, response)
+
+
+def test_health_and_metadata(client):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(NAME)
+    assert client.is_model_ready(NAME, "1")
+    with pytest.raises(InferenceServerException, match="unknown model 'other'"):
+        client.get_model_metadata("other")
+    assert "binary_tensor_data" in client.get_server_metadata().extensions
+    metadata = client.get_model_metadata(NAME)
+    first = metadata.inputs[0]
+    assert (first.name, first.datatype, list(first.shape)) == ("x", "FP32", [-1, 4])
+    config = client.get_model_config(NAME, as_json=True)["config"]
+    assert config["input"][2] == {"name": "s", "data_type": "TYPE_STRING", "dims": ["-1"]}
+    assert client.get_model_repository_index().models[0].state == "READY"
+    before = client.get_inference_statistics(NAME).model_stats[0].inference_count
+    client.infer(NAME, tensors())
+    assert client.get_inference_statistics(NAME).model_stats[0].inference_count == before + 1
+
+
+def test_inference(client):
+    result = client.infer(NAME, tensors(i=1), request_id="7", outputs=[triton.InferRequestedOutput(n) for n in ("half", "s")])
+    assert result.get_response().id == "7"
+    np.testing.assert_array_equal(result.as_numpy("half"), np.arange(8, dtype=np.float16).reshape(2, 4) * 2)
+    assert [text.decode() for text in result.as_numpy("s")] == ["a", "é"]
+    assert result.as_numpy("doubled") is None
+    large = np.random.default_rng(0).standard_normal((400_000, 4), np.float32)
+    np.testing.assert_array_equal(client.infer(NAME, tensors(large)).as_numpy("doubled"), large * 2)
+
+
+def test_typed_contents(address):
+    request = service_pb2.ModelInferRequest(model_name=NAME)
+    x = request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+    x.contents.fp32_contents.extend([1, 2, 3, 4])
+    request.inputs.add(name="i", datatype="INT64", shape=[]).contents.int64_contents.append(0)
+    request.inputs.add(name="s", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"a")
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelInferResponse.FromString,
+        )
+        answer = call(request)
+        assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2, 4, 6, 8]
+        for change, message in (
+            (lambda r: r.raw_input_contents.append(b"xxxx"), "1 raw contents for 3 inputs"),
+            (lambda r: r.inputs[0].shape.__setitem__(0, -1), "negative size"),
+            (lambda r: r.inputs[0].shape.__setitem__(0, 2), "expected \\[2, 4\\]"),
+            (lambda r: r.inputs.add(name="x"), "given twice"),
+            (lambda r: r.outputs.add(name="zz"), "unknown output 'zz'"),
+            (lambda r: r.inputs[2].contents.bytes_contents.__setitem__(0, b"\xff"), "not UTF-8"),
+            (lambda r: r.parameters["timeout"].__setattr__("int64_param", -1), "microseconds"),
+        ):
+            damaged = service_pb2.ModelInferRequest()
+            damaged.CopyFrom(request)
+            change(damaged)
+            with pytest.raises(grpc.RpcError, match=message) as caught:
+                call(damaged)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert call(request).model_name == NAME
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ({"x": np.zeros((2, 5), np.float32)}, "INVALID_ARGUMENT", r"'x': got shape \[2, 5\]"),
+        ({"i": 9}, "INTERNAL", "stage 1 failed on the cpu"),
+        ({"x": np.zeros((600_000, 4), np.float32)}, "RESOURCE_EXHAUSTED", "larger than max"),
+    ],
+)
+def test_errors_reach_the_client(client, change, code, message):
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        client.infer(NAME, tensors(**change))
+    assert caught.value.status() == f"StatusCode.{code}"
+
+
+def test_a_stream_answers_in_order_and_outlives_a_bad_request(address):
+    answers, done = [], threading.Semaphore(0)
+
+    def take(result, error):
+        answers.append(str(error) if error else float(result.as_numpy("doubled")[0, 0]))
+        done.release()
+
+    with triton.InferenceServerClient(address) as own:
+        own.start_stream(take)
+        for number in range(20):
+            own.async_stream_infer(NAME, tensors(np.full((1, 4), number, np.float32), i=9 if number == 7 else 0))
+        for _ in range(20):
+            assert done.acquire(timeout=30)
+        own.stop_stream()
+    assert "stage 1 failed" in answers[7]
+    assert answers[:7] + answers[8:] == [2.0 * number for number in range(20) if number != 7]
+
+
+def test_the_asyncio_client(address):
+    async def ask():
+        async with triton_aio.InferenceServerClient(address) as own:
+            results = await asyncio.gather(*(own.infer(NAME, tensors(np.full((1, 4), n, np.float32))) for n in range(16)))
+            return [float(result.as_numpy("doubled")[0, 0]) for result in results]
+
+    assert asyncio.run(ask()) == [2.0 * number for number in range(16)]
+
+
+def test_health_and_reflection(address):
+    with grpc.insecure_channel(address) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=NAME))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(database.get_services())
+        found = DescriptorPool(database).FindServiceByName("inference.GRPCInferenceService")
+        assert set(found.methods_by_name) == set(METHODS)
+
+
+def test_overload_timeouts_and_cancelled_calls(tmp_path):
+    gate = Gate()
+    plan = read_plan(write_package(tmp_path / "gated", cpu_workers=1, tokens=1, queue_limit=1))
+    pipeline = Pipeline(plan, [gate, Second()])
+    with running(pipeline) as (where, _), triton.InferenceServerClient(where) as own:
+        try:
+            held = own.async_infer(NAME, tensors(), callback=lambda result, error: None)
+            assert gate.entered.acquire(timeout=20)
+            with pytest.raises(InferenceServerException) as caught:
+                own.infer(NAME, tensors(), client_timeout=0.1)
+            assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+            with pytest.raises(InferenceServerException, match="timeout passed") as caught:
+                own.infer(NAME, tensors(), timeout=50_000)
+            until(lambda: pipeline.stats().waiting == 0)
+            waiting = own.async_infer(NAME, tensors(), callback=lambda result, error: None)
+            until(lambda: pipeline.stats().waiting == 1)
+            with pytest.raises(InferenceServerException, match="full") as caught:
+                own.infer(NAME, tensors())
+            assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+            waiting.cancel()
+            until(lambda: pipeline.stats().waiting == 0)
+        finally:
+            gate.open.set()
+            held.cancel()
+
+
+def test_a_token_is_asked_for(folder):
+    with running(Pipeline.load(folder), token="secret") as (where, _), triton.InferenceServerClient(where) as own:
+        for headers in (None, {"authorization": "Bearer wrong"}):
+            with pytest.raises(InferenceServerException, match="token") as caught:
+                own.infer(NAME, tensors(), headers=headers)
+            assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
+        assert own.infer(NAME, tensors(), headers={"authorization": "Bearer secret"}).as_numpy("doubled") is not None
