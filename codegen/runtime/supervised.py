@@ -1,8 +1,7 @@
-"""A stage that survives its backend: when the backend dies it is loaded anew, and the run is tried once more."""
+"""A stage that survives its backend: when the backend dies it is loaded anew, and the run is tried again."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -31,56 +30,74 @@ class Supervised:
     def __init__(self, load: Callable[[], StageBackend]) -> None:
         self._load = load
         self._lock = threading.Lock()
-        self._backend = load()
+        self._replacement = threading.Lock()
+        self._held = _Held(load())
         self._deaths = 0
-        self._replacing = False
         self.replaced = 0
-        self.device = self._backend.device
-        self.slots: int = getattr(self._backend, "slots", 1)
-        self.max_batch: int | None = getattr(self._backend, "max_batch", None)
+        self.device = self._held.backend.device
+        self.slots: int = getattr(self._held.backend, "slots", 1)
+        self.max_batch: int | None = getattr(self._held.backend, "max_batch", None)
 
     @property
     def substitution(self) -> str | None:
         """Why the stage is not on its planned device."""
-        return self._backend.substitution
+        return self._held.backend.substitution
 
     @property
     def healthy(self) -> bool:
         """False while the backend is replaced, and for good once it was given up."""
-        return not self._replacing and self._deaths < _MOST_DEATHS
+        return not self._replacement.locked() and self._deaths < _MOST_DEATHS
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Return the outputs of one run; see `StageBackend.run`."""
-        backend = self._backend
-        try:
-            outputs = backend.run(feeds)
-        except BackendDied as death:
-            self._replace(backend, death)
-            outputs = self._backend.run(feeds)
-        self._deaths = 0
-        return outputs
+        while True:
+            with self._lock:
+                held = self._held
+                held.users += 1
+            try:
+                outputs = held.backend.run(feeds)
+            except BackendDied as death:
+                self._replace(held, death)
+            else:
+                self._deaths = 0
+                return outputs
+            finally:
+                self._leave(held)
 
     def close(self) -> None:
         """Close the backend there is."""
-        self._backend.close()
+        self._held.backend.close()
 
-    def _replace(self, dead: StageBackend, death: BackendDied) -> None:
-        """Load the stage anew, unless another thread that saw the same death has done so."""
+    def _leave(self, held: _Held) -> None:
+        """Close a backend that was replaced when the last thread leaves it."""
         with self._lock:
-            if self._backend is not dead:
+            held.users -= 1
+            last = held.retired and held.users == 0
+        if last:
+            held.backend.close()
+
+    def _replace(self, dead: _Held, death: BackendDied) -> None:
+        """Load the stage anew, unless another thread that saw the same death has done so."""
+        with self._replacement:
+            if self._held is not dead:
                 return
             if self._deaths >= _MOST_DEATHS:
                 raise BackendError(f"given up after {self._deaths} deaths in a row: {death}") from death
             self._deaths += 1
-            self._replacing = True
             _log.warning("a stage's backend died and is loaded anew: %s", death)
             try:
-                with contextlib.suppress(BackendError):
-                    dead.close()
-                self._backend = self._load()
-                self.replaced += 1
+                self._held = _Held(self._load())
             except ConfigError as error:
                 self._deaths = _MOST_DEATHS
                 raise BackendError(f"the backend died ({death}) and cannot be loaded again: {error}") from error
-            finally:
-                self._replacing = False
+            self.replaced += 1
+            dead.retired = True  # the threads inside close it, this one among them
+
+
+class _Held:
+    """A backend, and how many threads are in it."""
+
+    def __init__(self, backend: StageBackend) -> None:
+        self.backend = backend
+        self.users = 0
+        self.retired = False
