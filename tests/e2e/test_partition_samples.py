@@ -89,6 +89,9 @@ def test_the_printed_plan_is_the_written_one_and_is_verified(made):
     assert (
         written.pop("custom_ops") == json.loads((package_of(made.folder / "serving") / "plan.json").read_text())["custom_ops"]
     )
+    found = [(stage.pop("batching"), stage.pop("execution")) for stage in written["stages"]]
+    assert all(batching["proven"] or batching["reason"] for batching, _ in found)
+    assert {execution for _, execution in found} <= {"thread", "process"}
     assert printed == written
     assert printed["verification"]["passed"] is True
     assert printed["verification"]["samples"] == 1
