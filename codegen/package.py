@@ -16,6 +16,8 @@ from typing import Any
 from cutset import __version__, serde
 from cutset.codegen.atomic import new_folder
 from cutset.codegen.batchability import prove_all
+from cutset.codegen.engines.deploy import deploy
+from cutset.codegen.engines.feedback import Engineered
 from cutset.codegen.gil import executions
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.project import write_project
@@ -46,6 +48,7 @@ class EmitOptions:
         command: The command line, for the manifest.
         seconds: Time spent so far, by step, for the manifest.
         progress: Told what is being done.
+        engines: What the GPU stages are built from, and their engines; None leaves them to onnxruntime.
     """
 
     force: bool = False
@@ -53,6 +56,7 @@ class EmitOptions:
     command: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     progress: Callable[[str], None] = lambda _text: None
+    engines: Engineered | None = None
 
 
 def package_name(name: str) -> str:
@@ -88,6 +92,8 @@ def emit(
         write_stages(graph, plan.stages, package)
         custom_ops = _copy_custom_ops(graph, package)
         document = plan.as_json() | {"custom_ops": custom_ops}
+        if options.engines is not None:
+            deploy(options.engines, package, document)
         options.progress("proving which stages can be batched")
         batching = prove_all(graph, plan.stages, package, samples.samples)
         execution = executions(graph, plan.stages, package, samples.samples[0])

@@ -26,22 +26,42 @@ class SampleInputs:
     origin: str
 
 
-def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+Shape = tuple[int, ...]
+
+
+def parse_shape(text: str) -> tuple[str, Shape]:
     """Return the name and sizes of ``name=1x3x224x224``; of ``min:opt:max`` the middle one.
 
     Raises:
         UsageError: If the text has another form; the message shows one that is right.
     """
+    name, (_, usual, _) = parse_shape_range(text)
+    return name, usual
+
+
+def parse_shape_range(text: str) -> tuple[str, tuple[Shape, Shape, Shape]]:
+    """Return the name, and least, usual and largest sizes, of ``name=MIN:OPT:MAX``; all the same without a range.
+
+    Raises:
+        UsageError: If the text has another form; the message shows one that is right.
+    """
     name, _, sizes = text.rpartition("=")
-    ranges = sizes.split(":")
-    chosen = ranges[len(ranges) // 2] if len(ranges) in (1, 3) else ""
-    try:
-        shape = tuple(int(size) for size in chosen.lower().split("x")) if chosen else ()
-    except ValueError:
-        shape = ()
-    if not name or not shape or min(shape) < 0:
+    found = [_parse_sizes(part) for part in sizes.split(":")]
+    shapes = found * 3 if len(found) == 1 else found
+    valid = len(shapes) == 3 and all(shapes) and len({len(shape) for shape in shapes}) == 1
+    if not name or not valid or any(size < 0 for shape in shapes for size in shape):
         raise UsageError(f"--shape {text!r} is not of the form name=1x3x224x224", hint="for a range: name=MIN:OPT:MAX")
-    return name, shape
+    least, usual, most = shapes
+    if not all(low <= middle <= high for low, middle, high in zip(least, usual, most, strict=True)):
+        raise UsageError(f"--shape {text!r} does not rise from MIN over OPT to MAX")
+    return name, (least, usual, most)
+
+
+def _parse_sizes(text: str) -> Shape:
+    try:
+        return tuple(int(size) for size in text.lower().split("x")) if text else ()
+    except ValueError:
+        return ()
 
 
 def collect(

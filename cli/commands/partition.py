@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cutset import serde
 from cutset.cli.arguments import split_arguments
 from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose
+from cutset.cli.engines import EngineArguments, Session, engine_options, engineer
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
 from cutset.cli.planning import PlanArguments, make_plan, plan_options, served_name, with_piece_prices
@@ -22,7 +24,9 @@ from cutset.codegen.package import EmitOptions, emit, package_name
 from cutset.codegen.verify import Verification
 from cutset.partitioner.pins import resolve, resolve_kept
 from cutset.partitioner.pins_file import write_pins
-from cutset.partitioner.plan import Plan
+from cutset.partitioner.plan import PLAN_SCHEMA, Plan
+from cutset.partitioner.support import Support
+from cutset.serde import read_json
 
 
 @click.command(name="partition")
@@ -34,6 +38,7 @@ from cutset.partitioner.plan import Plan
 @click.option("--rtol", type=Number(min=0), help="Relative tolerance of the verification.")
 @click.option("--atol", type=Number(min=0), help="Absolute tolerance of the verification.")
 @backend_option
+@engine_options
 @click.option("--plan-only", is_flag=True, help="Show the plan and write nothing.")
 @plan_options
 @model_options
@@ -46,6 +51,7 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
         check_target(target, force=force)
     tolerance = Tolerance(rtol=arguments.pop("rtol"), atol=arguments.pop("atol"))
     gpu_backend = arguments.pop("gpu_backend")
+    of_engines = EngineArguments.take(arguments)
     pins_to = arguments.pop("write_pins")
     wanted = PlanArguments.take(served_name(arguments.pop("name"), model), arguments)
     about, costs = split_arguments(model, arguments)
@@ -53,17 +59,27 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
         measured = measure(about, costs, output, progress)
         backend = choose(gpu_backend, measured.gpu, output) if measured.table.target else NO_GPU
         support = backend_support(measured, backend, resolve(measured.graph, wanted.pins), progress)
-        measured = with_piece_prices(measured, wanted, support, progress)
-        progress("planning")
+        session = Session(measured=measured, about=about, backend=backend, progress=progress)
+
+        def replan(refusals: Mapping[str, Support]) -> Plan:
+            verdicts = {**support, **refusals}
+            priced = with_piece_prices(measured, wanted, verdicts, progress)
+            progress("planning")
+            return make_plan(priced, wanted, verdicts, threads=costs.threads, seed=about.seed)
+
         start = time.perf_counter()
-        made = make_plan(measured, wanted, support, threads=costs.threads, seed=about.seed)
-        measured.seconds["plan"] = time.perf_counter() - start
-        proof = None
-        if target is not None:
-            emission = EmitOptions(
-                force=force, tolerance=tolerance, command=sys.argv, seconds=measured.seconds, progress=progress
-            )
-            proof = emit(measured.graph, made, measured.table, measured.samples, target, emission)
+        if target is None:
+            made, proof = replan({}), None
+        else:
+            with tempfile.TemporaryDirectory(prefix="cutset-engines-") as work:
+                engines = engineer(session, of_engines, replan, Path(work))
+                made = engines.plan
+                measured.seconds["plan"] = time.perf_counter() - start
+                emission = EmitOptions(
+                    force=force, tolerance=tolerance, command=sys.argv, seconds=measured.seconds, progress=progress,
+                    engines=engines,
+                )  # fmt: skip
+                proof = emit(measured.graph, made, measured.table, measured.samples, target, emission)
     if pins_to is not None:
         placed = {node.name: made.placement[node.name] for node in measured.graph.placeable}
         write_pins(pins_to, placed, resolve_kept(measured.graph, wanted.file.keeps))
@@ -73,8 +89,8 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
 def _show(made: Plan, proof: Verification | None, target: Path | None, output: Output) -> None:
     """Write the plan, the proof, and what to do next."""
     if output.as_json:
-        document = made.as_json() | {"directory": None if target is None else str(target)}
-        output.json(document | ({"verification": serde.to_builtins(proof)} if proof is not None else {}))
+        document = made.as_json() if target is None else read_json(target / "plan.json", schema=PLAN_SCHEMA)
+        output.json({**document, "directory": None if target is None else str(target)})
         return
     print_plan(made, output)
     if proof is None or target is None:

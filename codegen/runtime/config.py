@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from .dtypes import ELEMENT_TYPES, ElementType
+from .engine_config import EngineConfig
 from .errors import ConfigError
 
 SCHEMA = "cutset.plan/1"
@@ -58,6 +59,7 @@ class StageConfig:
         service_s: Seconds of one run, as predicted or measured at compile time.
         batchable: Whether compiling proved that rows of several requests can be run as one.
         execution: ``"thread"``, or ``"process"`` for a stage that would hold Python's interpreter lock.
+        engine: How to come by its engine, None for a stage that needs none.
     """
 
     index: int
@@ -69,6 +71,7 @@ class StageConfig:
     service_s: float
     batchable: bool = False
     execution: str = "thread"
+    engine: EngineConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +223,17 @@ def _stage(item: object, position: int, folder: Path) -> StageConfig:
         service_s=service_s,
         batchable=bool(_object(entry.get("batching", {}), where).get("proven", False)),
         execution=_choice({"execution": "thread", **entry}, "execution", _EXECUTIONS, where),
+        engine=_engine(entry["engine"], folder, f"{where}.engine") if entry.get("engine") else None,
     )
+
+
+def _engine(item: object, folder: Path, where: str) -> EngineConfig:
+    entry = _object(item, where)
+    model = _inside(_get(entry, "model", str, where), folder, where)
+    try:
+        return EngineConfig.read(entry, model, folder / "engines")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"this is no engine: {error!r}", where=where, hint="compile the package again") from error
 
 
 def _custom_ops(item: object, position: int, folder: Path) -> CustomOps:

@@ -1,4 +1,4 @@
-"""The command `python -m <package>`: load the package's pipeline and serve it; `bench` measures it."""
+"""The command `python -m <package>`: load the package's pipeline and serve it; `bench` measures it, `build` builds engines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from . import bench
 from .allocator import keep_freed_memory
 from .arguments import add_knobs, integer, knobs, seconds
+from .backends import build_command
 from .errors import ConfigError, PipelineError
 from .launcher import Server
 from .pipeline import Pipeline
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None, folder: str | Path | None = None) ->
         folder: The package; by default the one this module lies in.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["build"]:
+        return build_command.main(words[1:], Path(folder or Path(__file__).resolve().parent.parent))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     keep_freed_memory()
     try:
@@ -104,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {package}",
         description="Serve the model with the Open Inference Protocol v2.",
-        epilog=f"`python -m {package} bench --help`: measure the pipeline, or a server.",
+        epilog=f"`python -m {package} bench --help`: measure the pipeline, or a server; `build --help`: build its engines.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")

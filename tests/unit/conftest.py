@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -134,3 +136,15 @@ def zipmap_path(save_model: SaveModel) -> Path:
     outputs = [("label", TensorProto.INT64, [None]), maps]
     opsets = {"": 15, "ai.onnx.ml": 1}
     return save_model(nodes, [("x", TensorProto.FLOAT, [None, 4])], outputs, opsets=opsets, ir_version=8, name="iris")
+
+
+@pytest.fixture(scope="session")
+def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for LD_LIBRARY_PATH that holds a CUDA driver made of host memory, where there is a C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler to build the stand-in for CUDA's driver with")
+    folder = tmp_path_factory.mktemp("driver")
+    source = Path(__file__).with_name("fake_cuda.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "libcuda.so.1", source], check=True)
+    return folder

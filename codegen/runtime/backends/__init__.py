@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..config import StageConfig
 from ..errors import ConfigError
+from . import tensorrt
 from .base import BackendError, BackendOptions, StageBackend
 from .onnxruntime import OnnxRuntimeBackend
 from .process import ProcessBackend
@@ -15,6 +16,8 @@ _LOADERS: dict[str, Callable[[StageConfig, BackendOptions], StageBackend]] = {
     "onnxruntime-cpu": OnnxRuntimeBackend.load,
     "onnxruntime-cuda": OnnxRuntimeBackend.load,
     "python": PythonBackend.load,
+    "tensorrt": tensorrt.load,
+    "tensorrt-rtx": tensorrt.load,
 }
 
 

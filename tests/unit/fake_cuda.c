@@ -14,6 +14,8 @@ CUresult cuInit(unsigned f) { return f || getenv("FAKE_NO_DEVICE") ? 100 : 0; }
 CUresult cuDeviceGet(int *d, int n) { *d = n + 7; return n ? 101 : 0; }
 CUresult cuDeviceGetName(char *s, int n, int d) { if (d != 7) return 101; strncpy(s, "Fake GPU", n); return 0; }
 CUresult cuDeviceGetPCIBusId(char *s, int n, int d) { if (d != 7) return 101; strncpy(s, "0000:0A:00.0", n); return 0; }
+CUresult cuDriverGetVersion(int *v) { *v = 13020; return 0; }
+CUresult cuDeviceGetAttribute(int *v, int what, int d) { *v = what == 75 ? 8 : what == 76 ? 9 : -1; return d != 7; }
 CUresult cuDevicePrimaryCtxRetain(void **c, int d) { *c = &context_object; live++; return d != 7; }
 CUresult cuDevicePrimaryCtxRelease_v2(int d) { live--; return d != 7; }
 CUresult cuCtxSetCurrent(void *c) { return c != &context_object; }

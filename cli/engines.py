@@ -1,0 +1,87 @@
+"""Plans whose GPU stages really build: the options, and the step as `partition` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cutset.cli.arguments import ModelArguments
+from cutset.cli.workflow import Measured, Progress
+from cutset.codegen.engines.feedback import Engineered, Replan, plan_what_builds
+from cutset.codegen.engines.prepare import Recipe
+from cutset.codegen.engines.ranges import Runs
+from cutset.profilers.datasheets import PRECISIONS, Precision
+from cutset.profilers.gpu_backend import GpuBackend
+from cutset.profilers.inputs import draw, parse_shape_range
+from cutset.profilers.session import Arrays
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def engine_options(function: F) -> F:
+    """Add the options that say how engines are made; `EngineArguments.take` reads them."""
+    for option in (
+        click.option(
+            "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
+            help="Arithmetic of the GPU stages; each is compared with fp32 on the sample inputs.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineArguments:
+    """What the command line says about engines."""
+
+    precision: Precision = "fp32"
+
+    @classmethod
+    def take(cls, arguments: dict[str, Any]) -> EngineArguments:
+        """Return the options, removed from `arguments`."""
+        return cls(precision=arguments.pop("precision"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What one run of the command has found so far.
+
+    Args:
+        measured: The model and its costs.
+        about: Where its inputs come from.
+        backend: What runs the GPU stages.
+        progress: Told what is being done.
+    """
+
+    measured: Measured
+    about: ModelArguments
+    backend: GpuBackend
+    progress: Progress
+
+
+def engineer(session: Session, wanted: EngineArguments, replan: Replan, work: Path) -> Engineered:
+    """Return the plan of a measured model, all of whose GPU stages build.
+
+    Args:
+        session: The model, and what runs its GPU stages.
+        wanted: How engines are made.
+        replan: Plans again with other verdicts.
+        work: Folder for engines.
+    """
+    measured, about = session.measured, session.about
+    runs = Runs(usual=measured.samples.samples, extremes=extremes(measured, about.shapes, about.seed))
+    recipe = Recipe(runs=runs, precision=wanted.precision)
+    return plan_what_builds(measured.graph, replan, session.backend, recipe, work, session.progress)
+
+
+def extremes(measured: Measured, shapes: Sequence[str], seed: int) -> list[Arrays]:
+    """Return drawn inputs of the least and of the largest shapes, if a range of shapes was given."""
+    ranges = dict(parse_shape_range(text) for text in shapes)
+    if all(least == most for least, _, most in ranges.values()):
+        return []
+    ends: list[Mapping[str, tuple[int, ...]]] = [{name: sizes[end] for name, sizes in ranges.items()} for end in (0, 2)]
+    return [draw(measured.graph.inputs, end, seed=seed) for end in ends]

@@ -1,0 +1,126 @@
+"""Build the GPU stages of a plan as engines, in child processes, and find the node at fault where one does not build."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cutset.codegen.runtime.backends.engine_build import BuildJob, BuildReport, build, environment_of
+from cutset.codegen.runtime.engine_config import EngineInput
+from cutset.graph.model import ModelGraph
+from cutset.profilers.capability import Oracle
+from cutset.profilers.child import Failure, Limits, map_in_child
+from cutset.profilers.segments import segment_of, write_segment
+
+BUILD_LIMITS = Limits(time_s=1800.0)
+"""Of one engine; a large network takes minutes on a slow machine."""
+
+_NAMED = re.compile(r"\bn(\d+)\b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A GPU stage to build.
+
+    Args:
+        nodes: Its nodes, in graph order.
+        model: Its ONNX file.
+        engine: Where the engine goes.
+        inputs: What it must take.
+    """
+
+    nodes: tuple[str, ...]
+    model: Path
+    engine: Path
+    inputs: tuple[EngineInput, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Culprit:
+    """The node that keeps a part from building, and what the library said."""
+
+    node: str
+    reason: str
+
+
+def build_parts(parts: Sequence[Part], oracle: Oracle, *, tf32: bool = False) -> list[BuildReport | Failure]:
+    """Return for each part what its engine took to build, or why it did not."""
+    jobs = [
+        BuildJob(
+            model=str(part.model), engine=str(part.engine), backend=oracle.backend, inputs=part.inputs,
+            compute_capability=oracle.compute_capability, tf32=tf32,
+        )
+        for part in parts
+    ]  # fmt: skip
+    return map_in_child(build, jobs, limits=BUILD_LIMITS, environment=environment_of(oracle.backend))
+
+
+def find_culprit(
+    graph: ModelGraph, part: Part, refusal: Failure, oracle: Oracle, progress: Callable[[str], None] = lambda _text: None
+) -> Culprit:
+    """Return the node that breaks the part: the part's nodes before it build, and together with it they do not.
+
+    Groups can fail although each of their nodes builds, so it is searched for among the beginnings of the part. Whatever
+    the library does, there is one: nothing builds, the whole does not, and so does some beginning first.
+
+    Args:
+        graph: The whole model.
+        part: What did not build.
+        refusal: Why not.
+        oracle: The library.
+        progress: Told what is being tried.
+    """
+    with tempfile.TemporaryDirectory(prefix="cutset-culprit-") as folder:
+        beginnings = _Beginnings(graph, part, oracle, Path(folder), refusal)
+        good, bad = 0, len(part.nodes)
+        suggested = beginnings.around(refusal)
+        while bad - good > 1:
+            middle = next((count for count in suggested if good < count < bad), (good + bad) // 2)
+            progress(f"searching {bad - good} nodes for the one that does not build")
+            refused = beginnings.refusal_of(middle)
+            good, bad = (good, middle) if refused else (middle, bad)
+        return Culprit(node=part.nodes[bad - 1], reason=beginnings.refusals[bad])
+
+
+class _Beginnings:
+    """The first nodes of a part, as parts of their own that are tried once each."""
+
+    def __init__(self, graph: ModelGraph, part: Part, oracle: Oracle, folder: Path, whole: Failure) -> None:
+        self._graph, self._part, self._oracle, self._folder = graph, part, oracle, folder
+        self._ranges: Mapping[str, EngineInput] = {given.name: given for given in part.inputs}
+        self.refusals = {len(part.nodes): _words(whole)}
+
+    def refusal_of(self, count: int) -> str | None:
+        """Return why the first `count` nodes do not build, None when they do."""
+        segment = segment_of(self._graph, self._part.nodes[:count])
+        model = self._folder / f"{count}.onnx"
+        write_segment(self._graph, segment, model)
+        part = Part(
+            nodes=segment.nodes, model=model, engine=model.with_suffix(".engine"),
+            inputs=tuple(self._ranges[name] for name in segment.inputs),
+        )  # fmt: skip
+        (found,) = build_parts([part], self._oracle)
+        for file in self._folder.glob(f"{count}.*"):
+            file.unlink()
+        if not isinstance(found, Failure):
+            return None
+        nodes = self._graph.nodes
+        said = _NAMED.sub(lambda match: nodes[int(match[1])].name if int(match[1]) < len(nodes) else match[0], _words(found))
+        self.refusals[count] = said
+        return said
+
+    def around(self, refusal: Failure) -> list[int]:
+        """Return the beginnings that end with, and right before, the node that the library names; none if it names none."""
+        place = {name: index for index, name in enumerate(self._part.nodes)}
+        longest_first = sorted(place, key=len, reverse=True)
+        found = next((name for name in longest_first if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", refusal.detail)), None)
+        return [] if found is None else [place[found], place[found] + 1]
+
+
+def _words(failure: Failure) -> str:
+    """Return the reason of a build that failed."""
+    words = failure.detail.removeprefix("BackendError: ")
+    return words if failure.kind in {"raised", "memory"} else f"building it, the library {words}"

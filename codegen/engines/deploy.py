@@ -1,0 +1,88 @@
+"""Put what the GPU stages need into the package: what engines are built from, the engines, and what the plan says of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cutset.codegen.engines.feedback import BuiltStage, Engineered
+from cutset.codegen.engines.ranges import as_json
+from cutset.codegen.runtime.backends.cuda import Gpu
+from cutset.codegen.runtime.backends.engine_cache import Builder, EngineCache, ingredients
+from cutset.codegen.runtime.engine_config import EngineConfig
+from cutset.partitioner.support import TABLE_SOURCE
+from cutset.profilers.capability import Oracle
+
+ENGINES = "engines"
+
+
+def deploy(made: Engineered, package: Path, document: dict[str, Any]) -> None:
+    """Write the engines of a plan into its package and say so in the plan's document.
+
+    An engine that was built as a trial, by another library or for another GPU than the package's, is not written.
+
+    Args:
+        made: The plan with its engines.
+        package: The package folder, the plain stages already in it.
+        document: The plan as JSON; changed.
+    """
+    document["engines"] = summary(made)
+    builders: dict[str, Builder] = {}
+    for ready in made.stages:
+        entry = document["stages"][ready.stage.index]
+        entry["backend"] = made.backend.name
+        model = _copy_model(ready, package, str(entry["model"]))
+        if made.backend.name == "onnxruntime-cuda":
+            entry["model"] = model
+            continue
+        entry["engine"] = {
+            "backend": made.backend.name,
+            "model": model,
+            "precision": ready.prepared.precision,
+            "inputs": [as_json(given) for given in ready.inputs],
+        }
+        if ready.engine is not None and ready.report is not None and made.backend.oracle and not made.backend.proxy:
+            config = EngineConfig.read(entry["engine"], package / model, package / ENGINES)
+            version = ready.report.version
+            if version not in builders:
+                builders[version] = _builder(made.backend.oracle, version)
+            made_of = ingredients(config, builders[version])
+            EngineCache(config.folder).add(ready.stage.index, made_of, ready.engine, ready.report.seconds)
+
+
+def summary(made: Engineered) -> dict[str, Any]:
+    """Return who runs, who answered, and what was refused, as plan.json holds it."""
+    oracle = made.backend.oracle
+    return {
+        "backend": made.backend.name,
+        "answered_by": oracle.title if oracle else TABLE_SOURCE,
+        "built": [ready.stage.index for ready in made.stages if ready.engine is not None],
+        "deployed": oracle is not None and not made.backend.proxy,
+        "refusals": {name: {"reason": verdict.reason, "source": verdict.source} for name, verdict in made.refusals.items()},
+    }
+
+
+def _copy_model(ready: BuiltStage, package: Path, plain: str) -> str:
+    """Return where the file that the engine is built from lies in the package; copied there if it is not the plain stage."""
+    source = ready.prepared.model
+    if source.name == Path(plain).name:
+        return plain
+    target = package / "stages" / source.name
+    for file in (source, source.with_name(source.name + ".data")):
+        if file.is_file():
+            shutil.copyfile(file, target.with_name(file.name))
+    return target.relative_to(package).as_posix()
+
+
+def _builder(oracle: Oracle, version: str) -> Builder:
+    """Return what the engines are for: any GPU of a compute capability, or the one in this machine."""
+    if oracle.compute_capability:
+        return Builder(backend=oracle.backend, version=version, compute_capability=oracle.compute_capability)
+    gpu = Gpu()
+    try:
+        return Builder(
+            backend=oracle.backend, version=version, compute_capability=gpu.compute_capability, gpu=gpu.name, driver=gpu.driver
+        )
+    finally:
+        gpu.close()

@@ -1,0 +1,129 @@
+"""Plan, build every GPU stage, and plan again without the nodes that do not build, until all of a plan builds.
+
+Each round takes at least one node from the GPU for good, so it ends: at the latest when nothing is left there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cutset.codegen.engines.build import Part, build_parts, find_culprit
+from cutset.codegen.engines.prepare import Prepared, Recipe, prepare
+from cutset.codegen.engines.ranges import engine_inputs
+from cutset.codegen.runtime.backends.engine_build import BuildReport
+from cutset.codegen.runtime.engine_config import EngineInput
+from cutset.codegen.split import write_stages
+from cutset.graph.model import ModelGraph
+from cutset.partitioner.plan import Plan, Stage
+from cutset.partitioner.support import Support
+from cutset.profilers.capability import Oracle
+from cutset.profilers.child import Failure
+from cutset.profilers.gpu_backend import GpuBackend
+
+Replan = Callable[[Mapping[str, Support]], Plan]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltStage:
+    """A GPU stage that is ready to be deployed.
+
+    Args:
+        stage: The stage.
+        inputs: What its engine takes.
+        prepared: The file it is built from, and how far that is from the original.
+        engine: The engine, None where nothing was built.
+        report: What building took, None likewise.
+    """
+
+    stage: Stage
+    inputs: tuple[EngineInput, ...]
+    prepared: Prepared
+    engine: Path | None = None
+    report: BuildReport | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engineered:
+    """A plan all of whose GPU stages build, as far as there is a library to tell.
+
+    Args:
+        plan: The plan.
+        backend: What runs the GPU stages, and who built them.
+        stages: The GPU stages in order.
+        refusals: Nodes that were taken from the GPU because they did not build, in the order found.
+    """
+
+    plan: Plan
+    backend: GpuBackend
+    stages: tuple[BuiltStage, ...]
+    refusals: Mapping[str, Support]
+
+
+def plan_what_builds(
+    graph: ModelGraph, replan: Replan, backend: GpuBackend, recipe: Recipe, work: Path, progress: Callable[[str], None]
+) -> Engineered:
+    """Return a plan all of whose GPU stages build as engines, with the engines.
+
+    Args:
+        graph: The model.
+        replan: Returns the plan when the given nodes have these verdicts instead of their own.
+        backend: What runs the GPU stages, and who builds.
+        recipe: How a stage becomes the file that its engine is built from.
+        work: Folder for files.
+        progress: Told what is being done.
+
+    Raises:
+        PlanError: If a node that does not build is pinned to the GPU.
+        ProfileError: If the model does not run on one of the inputs.
+        VerificationError: If a stage's precision cannot be reduced within the tolerance.
+    """
+    refusals: dict[str, Support] = {}
+    built: dict[tuple[object, ...], BuiltStage] = {}
+    while True:
+        plan = replan(refusals)
+        stages = [stage for stage in plan.stages if stage.device == "gpu"]
+        fresh = [stage for stage in stages if _identity(stage) not in built]
+        folder = work / f"round-{len(refusals)}"
+        write_stages(graph, fresh, folder)
+        found: dict[str, Support] = {}
+        for stage in fresh:
+            ready = _ready(graph, stage, folder, recipe, progress)
+            if backend.oracle is not None:
+                outcome = _build(graph, ready, backend.oracle, recipe, progress)
+                if isinstance(outcome, dict):
+                    found |= outcome
+                    continue
+                ready = outcome
+            built[_identity(stage)] = ready
+        if not found:
+            done = tuple(built[_identity(stage)] for stage in stages)
+            return Engineered(plan=plan, backend=backend, stages=done, refusals=refusals)
+        refusals |= found
+
+
+def _identity(stage: Stage) -> tuple[object, ...]:
+    """Return what a stage's file depends on; its index is in its name."""
+    return stage.index, stage.nodes, stage.inputs, stage.outputs
+
+
+def _ready(graph: ModelGraph, stage: Stage, folder: Path, recipe: Recipe, progress: Callable[[str], None]) -> BuiltStage:
+    inputs = engine_inputs(graph, stage.inputs, recipe.runs)
+    prepared = prepare(graph, stage, folder / stage.model, inputs, recipe, progress)
+    return BuiltStage(stage=stage, inputs=inputs, prepared=prepared)
+
+
+def _build(
+    graph: ModelGraph, ready: BuiltStage, oracle: Oracle, recipe: Recipe, progress: Callable[[str], None]
+) -> BuiltStage | dict[str, Support]:
+    """Return the stage with its engine, or the verdict on the node that keeps it from building."""
+    stage = ready.stage
+    progress(f"building stage {stage.index} ({len(stage.nodes)} nodes) with {oracle.title}")
+    engine = ready.prepared.model.with_suffix(".engine")
+    part = Part(nodes=stage.nodes, model=ready.prepared.model, engine=engine, inputs=ready.inputs)
+    (outcome,) = build_parts([part], oracle, tf32=recipe.precision == "tf32")
+    if isinstance(outcome, Failure):
+        culprit = find_culprit(graph, part, outcome, oracle, progress)
+        return {culprit.node: Support(ok=False, reason=culprit.reason, source=oracle.title)}
+    return replace(ready, engine=engine, report=outcome)

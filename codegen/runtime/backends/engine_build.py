@@ -1,0 +1,200 @@
+"""Build one TensorRT engine from a stage's ONNX file, with TensorRT or TensorRT-RTX, through polygraphy.
+
+The libraries can crash, hang and take all memory, so this runs in a process of its own: the compiler's measuring child, or
+``python -m <package>.runtime.backends.engine_build JOB.json``. Which of the two libraries polygraphy uses is fixed by an
+environment variable that it reads when it is imported.
+
+Engines are strongly typed: their precision is that of the ONNX file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine_config import EngineInput
+from .base import BackendError
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+TIMEOUT_S = 1800.0
+_ENVIRONMENT = "POLYGRAPHY_USE_TENSORRT_RTX"
+_WORDS = 500  # characters of the library's words that are kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildJob:
+    """What to build.
+
+    Args:
+        model: The ONNX file; its weights may lie beside it.
+        engine: Where the engine is written.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        inputs: Shapes, and elements of inputs that are shapes, which the engine must take.
+        compute_capability: GPU to build for, such as ``8.9``, without one (TensorRT-RTX); empty for this machine's.
+        tf32: Whether float32 products may be computed in tf32.
+        timing_cache: File in which full TensorRT keeps what it measured, None for none.
+    """
+
+    model: str
+    engine: str
+    backend: str
+    inputs: tuple[EngineInput, ...]
+    compute_capability: str = ""
+    tf32: bool = False
+    timing_cache: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """An engine that was written.
+
+    Args:
+        version: Of the library.
+        seconds: Time to parse and build.
+        size_bytes: Of the engine.
+    """
+
+    version: str
+    seconds: float
+    size_bytes: int
+
+
+def environment_of(backend: str) -> dict[str, str]:
+    """Return the environment variables that a process which builds for `backend` must be started with."""
+    return {_ENVIRONMENT: "1" if backend == "tensorrt-rtx" else "0"}
+
+
+def build(job: BuildJob) -> BuildReport:
+    """Write the engine of `job`.
+
+    Raises:
+        BackendError: If the library is missing, or its parser or builder refuses; the message has its words.
+    """
+    if os.environ.get(_ENVIRONMENT, "0") != environment_of(job.backend)[_ENVIRONMENT]:
+        raise BackendError(f"a process that builds for {job.backend} needs {_ENVIRONMENT} set")
+    trt, polygraphy = _libraries(job.backend)
+    errors: list[str] = []
+    polygraphy.util.TRT_LOGGER = _logger(trt, errors)
+    start = time.perf_counter()
+    step = "parser"
+    try:
+        builder, network, parser = polygraphy.network_from_onnx_path(job.model, strongly_typed=True)
+        step = "builder"
+        plan = polygraphy.engine_bytes_from_network(
+            (builder, network, parser), config=_config(trt, polygraphy, job, network), save_timing_cache=_timing_cache(job)
+        )
+        data = bytes(plan)
+    except Exception as error:  # polygraphy's own kind derives from Exception alone
+        words = _said(errors) or str(error)
+        raise BackendError(f"the {step} refuses: {' '.join(words.split())[:_WORDS]}") from error
+    Path(job.engine).write_bytes(data)
+    return BuildReport(version=trt.__version__, seconds=time.perf_counter() - start, size_bytes=len(data))
+
+
+def build_apart(job: BuildJob, timeout_s: float = TIMEOUT_S) -> BuildReport:
+    """Write the engine of `job` from a process of its own, so that a crash of the library is an error like any other.
+
+    Raises:
+        BackendError: As `build`, or if the process crashed or took too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="engine-build-") as folder:
+        request, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+        request.write_text(json.dumps(asdict(job)), "utf-8")
+        variables = environment_of(job.backend) | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        try:
+            done = subprocess.run(  # noqa: S603
+                [sys.executable, "-m", __name__, str(request), str(answer)],
+                env={**os.environ, **variables},
+                capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise BackendError(f"the build did not finish within {timeout_s:g} s") from None
+        if not answer.is_file():
+            lines = done.stderr.strip().splitlines()
+            said = f": {lines[-1][:_WORDS]}" if lines else ""
+            raise BackendError(f"the process that builds ended with status {done.returncode}{said}")
+        document = json.loads(answer.read_text("utf-8"))
+    if "error" in document:
+        raise BackendError(document["error"])
+    return BuildReport(**document)
+
+
+def main(arguments: list[str]) -> int:
+    """Build the job in the file ``arguments[0]`` and write the report, or the error, to ``arguments[1]``."""
+    document = json.loads(Path(arguments[0]).read_text("utf-8"))
+    inputs = tuple(EngineInput.read(entry) for entry in document.pop("inputs"))
+    try:
+        answer: dict[str, Any] = asdict(build(BuildJob(**document, inputs=inputs)))
+    except BackendError as error:
+        answer = {"error": str(error)}
+    Path(arguments[1]).write_text(json.dumps(answer), "utf-8")
+    return 0
+
+
+def _libraries(backend: str) -> tuple[Any, Any]:
+    try:
+        trt = importlib.import_module(MODULES[backend])
+        polygraphy = importlib.import_module("polygraphy.backend.trt")
+    except (ImportError, OSError) as error:
+        raise BackendError(f"{backend} or polygraphy cannot be used: {error}") from error
+    return trt, polygraphy
+
+
+def _logger(trt: Any, errors: list[str]) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in {trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR}:
+                errors.append(message)
+
+    return Logger()
+
+
+def _said(errors: list[str]) -> str:
+    """Return the last error; of the parser's the one that has a reason."""
+    return next((text for text in reversed(errors) if "In node" in text or "Error Code" in text), errors[-1] if errors else "")
+
+
+def _timing_cache(job: BuildJob) -> str | None:
+    return job.timing_cache if job.backend == "tensorrt" else None
+
+
+def _config(trt: Any, polygraphy: Any, job: BuildJob, network: Any) -> Any:
+    """Return what makes the builder's configuration: the inputs' ranges, the GPU and the arithmetic of float32."""
+    profile = polygraphy.Profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        given = next(entry for entry in job.inputs if entry.name == tensor.name)
+        profile.add(tensor.name, *(given.values if tensor.is_shape_tensor else given.shapes))
+    common: Mapping[str, Any] = {"profiles": [profile], "profiling_verbosity": trt.ProfilingVerbosity.DETAILED}
+    if job.backend == "tensorrt-rtx":
+        create = importlib.import_module("polygraphy.backend.tensorrt_rtx").CreateConfigRTX
+        capability = tuple(int(part) for part in job.compute_capability.split(".")) if job.compute_capability else None
+        target = {"compute_capabilities": [capability]} if capability else {"use_gpu": True}
+        made = create(**common, **target)
+    else:
+        cache = _timing_cache(job)
+        made = polygraphy.CreateConfig(**common, load_timing_cache=cache if cache and Path(cache).is_file() else None)
+
+    def configure(builder: Any, network: Any) -> Any:
+        config = made(builder, network)
+        change = config.set_flag if job.tf32 else config.clear_flag
+        change(trt.BuilderFlag.TF32)
+        return config
+
+    return configure
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

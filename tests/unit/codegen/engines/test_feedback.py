@@ -1,0 +1,175 @@
+"""Plans whose GPU stages build: the loop, the search for the culprit, and what engines must take."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from cutset.codegen.engines import build as building
+from cutset.codegen.engines import feedback
+from cutset.codegen.engines.build import Part, find_culprit
+from cutset.codegen.engines.feedback import plan_what_builds
+from cutset.codegen.engines.prepare import Recipe
+from cutset.codegen.engines.ranges import Runs, engine_inputs
+from cutset.codegen.runtime.backends.engine_build import BuildReport
+from cutset.graph.load import load
+from cutset.partitioner.plan import Part as StagePart
+from cutset.partitioner.plan import form_stages
+from cutset.profilers.capability import Oracle
+from cutset.profilers.child import Failure
+from cutset.profilers.gpu_backend import GpuBackend
+from cutset.profilers.ort_cpu import observe_shapes
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+ORACLE = Oracle(backend="tensorrt-rtx", version="1.7", compute_capability="8.9")
+RTX = GpuBackend(name="tensorrt-rtx", oracle=ORACLE)
+needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+
+
+class OnlyStages:
+    """As much of a plan as the loop looks at."""
+
+    def __init__(self, stages):
+        self.stages = stages
+
+
+def chain(save_model, length=12):
+    """A chain of Relus called r0, r1, ... over six columns."""
+    nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"], name=f"r{i}") for i in range(length)]
+    shape = ["n", 6]
+    graph = load(save_model(nodes, [("v0", FLOAT, shape)], [(f"v{length}", FLOAT, shape)]))
+    inputs = {"v0": np.ones((2, 6), np.float32)}
+    return graph.with_measured(*observe_shapes(graph, inputs)), inputs
+
+
+def by_refusals(graph, asked):
+    """Return a planner that puts everything on the GPU that was not refused, in runs of nodes."""
+
+    def replan(refusals):
+        asked.append(set(refusals))
+        parts = []
+        for node in graph.placeable:
+            device = "cpu" if node.name in refusals else "gpu"
+            if parts and parts[-1].device == device:
+                parts[-1] = StagePart(device=device, nodes=(*parts[-1].nodes, node.name))
+            else:
+                parts.append(StagePart(device=device, nodes=(node.name,)))
+        return OnlyStages(form_stages(graph, parts))
+
+    return replan
+
+
+def refusing(monkeypatch, breaks):
+    """Replace the library by a rule on the set of nodes of a part; return what was tried."""
+    tried = []
+
+    def build_parts(parts, _oracle, **_options):
+        tried.append(parts[0].nodes)
+        reason = breaks(set(parts[0].nodes))
+        parts[0].engine.write_bytes(b"plan")
+        report = BuildReport(version="1.7", seconds=0.1, size_bytes=4)
+        return [Failure(kind="raised", detail=f"BackendError: {reason}") if reason else report]
+
+    monkeypatch.setattr(building, "build_parts", build_parts)
+    monkeypatch.setattr(feedback, "build_parts", build_parts)
+    return tried
+
+
+def run(graph, inputs, tmp_path, asked):
+    recipe = Recipe(runs=Runs(usual=[inputs]))
+    return plan_what_builds(graph, by_refusals(graph, asked), RTX, recipe, tmp_path, lambda _text: None)
+
+
+def test_each_round_takes_a_culprit_away_until_all_builds(save_model, tmp_path, monkeypatch):
+    graph, inputs = chain(save_model)
+
+    def breaks(nodes):
+        if "r7" in nodes:
+            return "the builder refuses: r7 has no runners"
+        return "the builder refuses: too deep" if {"r1", "r4"} <= nodes else ""
+
+    refusing(monkeypatch, breaks)
+    asked = []
+    made = run(graph, inputs, tmp_path, asked)
+    assert {name: verdict.reason for name, verdict in made.refusals.items()} == {
+        "r7": "the builder refuses: r7 has no runners", "r4": "the builder refuses: too deep",
+    }  # fmt: skip
+    assert all(verdict.source == ORACLE.title and not verdict.ok for verdict in made.refusals.values())
+    assert [ready.stage.nodes for ready in made.stages] == [
+        tuple(f"r{i}" for i in part) for part in ((0, 1, 2, 3), (5, 6), (8, 9, 10, 11))
+    ]
+    assert all(ready.engine is not None and ready.engine.is_file() for ready in made.stages)
+    assert len(asked) == len({frozenset(one) for one in asked}), "no round asks the same twice"
+
+
+def test_nothing_builds_and_the_loop_ends(save_model, tmp_path, monkeypatch):
+    graph, inputs = chain(save_model, 5)
+    refusing(monkeypatch, lambda _nodes: "the builder refuses: everything")
+    made = run(graph, inputs, tmp_path, [])
+    assert made.stages == ()
+    assert set(made.refusals) == {node.name for node in graph.nodes}
+
+
+def test_a_named_culprit_takes_two_builds(save_model, tmp_path, monkeypatch):
+    graph, inputs = chain(save_model, 64)
+    nodes = tuple(node.name for node in graph.nodes)
+    tried = refusing(monkeypatch, lambda found: "no runners implement n41" if "r41" in found else "")
+    part = Part(
+        nodes=nodes, model=tmp_path / "m", engine=tmp_path / "e", inputs=engine_inputs(graph, ["v0"], Runs(usual=[inputs]))
+    )
+    whole = Failure(kind="raised", detail="BackendError: the builder refuses: `r41` has no runners, and r4 is fine")
+    found = find_culprit(graph, part, whole, ORACLE)
+    assert (found.node, found.reason) == ("r41", "no runners implement r41")
+    assert len(tried) == 2
+
+
+def test_a_crash_is_a_reason(save_model, tmp_path, monkeypatch):
+    graph, inputs = chain(save_model, 3)
+    monkeypatch.setattr(building, "build_parts", lambda *_: [Failure(kind="crashed", detail="crashed with SIGSEGV")])
+    part = Part(
+        nodes=("r0", "r1", "r2"), model=tmp_path / "m", engine=tmp_path / "e",
+        inputs=engine_inputs(graph, ["v0"], Runs(usual=[inputs])),
+    )  # fmt: skip
+    found = find_culprit(graph, part, Failure(kind="timeout", detail="did not finish within 9 s"), ORACLE)
+    assert (found.node, found.reason) == ("r0", "building it, the library crashed with SIGSEGV")
+
+
+def test_engines_take_what_was_seen_and_the_ends_of_the_range(save_model):
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"], name="shape"),
+        helper.make_node("Relu", ["x"], ["h"], name="relu"),
+        helper.make_node("Expand", ["h", "shape"], ["y"], name="expand"),
+    ]
+    graph = load(save_model(nodes, [("x", FLOAT, ["n", 6])], [("y", FLOAT, ["n", 6])]))
+    usual, least, most = ({"x": np.ones((rows, 6), np.float32)} for rows in (4, 1, 9))
+    found = {given.name: given for given in engine_inputs(graph, ["h", "shape"], Runs(usual=[usual], extremes=[least, most]))}
+    assert found["h"].shapes == ((1, 6), (4, 6), (9, 6))
+    assert found["h"].values == ((), (), ())
+    assert (found["shape"].shapes, found["shape"].values) == (((2,), (2,), (2,)), ((1, 6), (4, 6), (9, 6)))
+    assert found["h"].takes((3, 6))
+    assert not found["h"].takes((3, 7))
+    assert not found["h"].takes((10, 6))
+    assert engine_inputs(graph, [], Runs(usual=[usual])) == ()
+
+
+@needs_rtx
+def test_two_recurrent_layers_that_build_alone_and_not_together(save_model, tmp_path):
+    """What the parser accepts, node by node and whole, and the builder does not; a shape is an input of the second part."""
+    rng = np.random.default_rng(0)
+    nodes, weights, value = [], {}, "x"
+    for index, op in enumerate(("lstm_0", "lstm_1")):
+        for name, shape in (("w", (1, 64, 16)), ("r", (1, 64, 16))):
+            weights[f"{name}{index}"] = rng.normal(0, 0.2, shape).astype(np.float32)
+        nodes.append(helper.make_node("LSTM", [value, f"w{index}", f"r{index}"], [f"a{index}"], name=op, hidden_size=16))
+        nodes.append(helper.make_node("Squeeze", [f"a{index}", "one"], [f"s{index}"], name=f"squeeze_{index}"))
+        value = f"s{index}"
+    nodes.append(helper.make_node("Relu", [value], ["y"], name="relu"))
+    weights["one"] = np.array([1])
+    graph = load(save_model(nodes, [("x", FLOAT, [5, 1, 16])], [("y", FLOAT, [5, 1, 16])], weights))
+    inputs = {"x": rng.normal(size=(5, 1, 16)).astype(np.float32)}
+    graph = graph.with_measured(*observe_shapes(graph, inputs))
+    made = run(graph, inputs, tmp_path, [])
+    assert len(made.refusals) <= 1
+    assert {name for ready in made.stages for name in ready.stage.nodes} == {n.name for n in graph.nodes} - set(made.refusals)
+    assert all(ready.report.size_bytes == ready.engine.stat().st_size > 1000 for ready in made.stages)
