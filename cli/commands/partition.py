@@ -62,10 +62,11 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
         session = Session(measured=measured, about=about, backend=backend, progress=progress)
 
         def replan(refusals: Mapping[str, Support]) -> Plan:
+            nonlocal measured
             verdicts = {**support, **refusals}
-            priced = with_piece_prices(measured, wanted, verdicts, progress)
+            measured = with_piece_prices(measured, wanted, verdicts, progress)
             progress("planning")
-            return make_plan(priced, wanted, verdicts, threads=costs.threads, seed=about.seed)
+            return make_plan(measured, wanted, verdicts, threads=costs.threads, seed=about.seed)
 
         start = time.perf_counter()
         if target is None:
