@@ -1,174 +1,155 @@
-"""The options that say what to plan for, and planning as commands share it."""
+"""From a measured model to its plan, as commands share it: sizes are explored, then the best one is planned in full."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
 
-import click
-
-from cutset.cli.options import MOST_THREADS
-from cutset.cli.workflow import Measured
-from cutset.errors import UsageError
+from cutset.cli.arguments import CostArguments, ModelArguments
+from cutset.cli.output import Output
+from cutset.cli.plan_arguments import PlanArguments
+from cutset.cli.workflow import Measured, Progress, measure
+from cutset.errors import ProfileError, UsageError
 from cutset.partitioner.atoms import Evidence, broken_pieces
+from cutset.partitioner.batches import between
 from cutset.partitioner.cost import Machine
 from cutset.partitioner.options import PlanOptions
-from cutset.partitioner.pins import Pin, parse_pin, resolve, resolve_kept
-from cutset.partitioner.pins_file import PinsFile, read_pins
-from cutset.partitioner.plan import Plan
-from cutset.partitioner.planner import plan
+from cutset.partitioner.pins import resolve, resolve_kept
+from cutset.partitioner.plan import Operating
+from cutset.partitioner.planner import Outcome, plan_evidence
+from cutset.partitioner.sizing import size_up, worker_counts
 from cutset.partitioner.support import Support
 from cutset.profilers.pieces import with_pieces
 from cutset.profilers.profile import batched
 
-F = TypeVar("F", bound=Callable[..., Any])
+AUTO_BATCH = 8
+"""Largest batch that ``--batch auto`` measures."""
 
 
-def plan_options(function: F) -> F:
-    """Add the options that say what to plan for; `PlanArguments.take` reads them."""
-    for option in (
-        click.option(
-            "--flow", type=click.Choice(["scipy", "networkx"]), default="scipy", show_default=True, help="Engine of the cut."
-        ),
-        click.option(
-            "--pins", "pins_file", type=click.Path(path_type=Path), metavar="FILE",
-            help="YAML file of pins and of nodes to keep together.",
-        ),
-        click.option(
-            "--pin", "pins", multiple=True, metavar="GLOB=cpu|gpu",
-            help="Where nodes run, by name or op:TYPE; may be repeated.",
-        ),
-        click.option(
-            "--cpu-workers", default="auto", show_default=True, metavar="N|auto", help="Threads that serve CPU stages."
-        ),
-        click.option(
-            "--min-gpu-nodes", type=click.IntRange(min=0), default=0,
-            help="Smallest GPU stage worth building, in fused groups.",
-        ),
-        click.option(
-            "--max-stages", type=click.IntRange(min=1), default=5, show_default=True, help="Most stages of the pipeline."
-        ),
-        click.option(
-            "--objective", type=click.Choice(["throughput", "latency"]), default="throughput", show_default=True,
-            help="What to make best.",
-        ),
-    ):  # fmt: skip
-        function = option(function)
-    return function
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sized:
+    """A model as measured at the batch to deploy, what to plan for, and what other sizes would reach."""
+
+    measured: Measured
+    options: PlanOptions
+    pareto: tuple[Operating, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanArguments:
-    """What the command line says about planning.
+class Planner:
+    """What plans one model for one command line.
 
     Args:
-        name: Served model name.
-        workers: Threads that serve CPU stages, None to choose.
-        pins: Pins of the command line, then those of the file.
-        file: The pins file, empty without one.
-        settings: Fields of `PlanOptions` that are passed on as they are.
+        about: The model and its inputs.
+        costs: How to measure.
+        wanted: What to plan for.
+        output: Where notices go.
+        progress: Told each step.
     """
 
-    name: str
-    workers: int | None
-    pins: tuple[Pin, ...]
-    file: PinsFile
-    settings: dict[str, Any]
+    about: ModelArguments
+    costs: CostArguments
+    wanted: PlanArguments
+    output: Output
+    progress: Progress
 
-    @classmethod
-    def take(cls, name: str, arguments: dict[str, Any]) -> PlanArguments:
-        """Return the planning options, removed from `arguments`; each is checked before anything is measured.
+    def measure(self) -> dict[int, Measured]:
+        """Return the model measured at the wanted batch; for ``auto`` alone and at the largest batch, if it takes batches."""
+        if self.costs.batch != "auto":
+            found = self._measure_at(self.costs.batch)
+            return {found.batch: found}
+        alone = self._measure_at("1")
+        try:
+            return {1: alone, AUTO_BATCH: self._measure_at(str(AUTO_BATCH))}
+        except (UsageError, ProfileError) as error:
+            self.output.notice(f"planning without batches: {error.what}")
+            return {1: alone}
+
+    def size(self, batches: Mapping[int, Measured], support: Mapping[str, Support]) -> Sized:
+        """Return the best batch and workers, and the model as measured at that batch.
+
+        Args:
+            batches: From `measure`.
+            support: Which nodes the GPU backend takes.
 
         Raises:
-            UsageError: If one of them makes no sense.
+            PlanError: If pins, the stage limit and the latency target leave no plan at any size.
         """
-        path = arguments.pop("pins_file")
-        file = PinsFile() if path is None else read_pins(path)
-        return cls(
-            name=name,
-            workers=parse_workers(arguments.pop("cpu_workers")),
-            pins=(*(parse_pin(text) for text in arguments.pop("pins")), *file.pins),
-            file=file,
-            settings={key: arguments.pop(key) for key in ("objective", "max_stages", "min_gpu_nodes", "flow")},
+        first = next(iter(batches.values()))
+        workers = self._workers(first)
+        options = self._options(first, workers)
+        if len(batches) == 1 and len(workers) == 1:
+            return Sized(measured=first, options=options)
+        batches = {batch: self._with_pieces(entry, support) for batch, entry in batches.items()}
+        self.progress("choosing batch and workers")
+        sizing = size_up(self._evidences(batches, support), options, workers)
+        batch = sizing.options.machine.batch
+        chosen = batches.get(batch) or self._measure_at(str(batch))
+        return Sized(measured=chosen, options=sizing.options, pareto=sizing.pareto)
+
+    def plan(self, sized: Sized, support: Mapping[str, Support]) -> tuple[Sized, Outcome]:
+        """Return the plan at a size, and the size with the prices that planning had to measure.
+
+        Args:
+            sized: From `size`.
+            support: Which nodes the GPU backend takes.
+
+        Raises:
+            PlanError: If pins, the stage limit and the latency target leave no plan.
+        """
+        sized = replace(sized, measured=self._with_pieces(sized.measured, support))
+        self.progress("planning")
+        outcome = plan_evidence(self._evidence(sized.measured, support), sized.options)
+        if sized.pareto:
+            outcome = replace(outcome, plan=replace(outcome.plan, pareto=sized.pareto))
+        return sized, outcome
+
+    def _measure_at(self, batch: str) -> Measured:
+        return measure(self.about, replace(self.costs, batch=batch), self.output, self.progress)
+
+    def _with_pieces(self, measured: Measured, support: Mapping[str, Support]) -> Measured:
+        """Return the measured model with the prices of what is left of the groups that the GPU takes in part."""
+        graph = measured.graph
+        inputs = batched(graph, measured.samples.samples[0], measured.batch)
+        pieces = broken_pieces(self._evidence(measured, support))
+        table = with_pieces(graph, measured.table, inputs, pieces, measured.options, self.progress)
+        return replace(measured, table=table)
+
+    def _evidence(self, measured: Measured, support: Mapping[str, Support]) -> Evidence:
+        graph = measured.graph
+        return Evidence(
+            graph=graph,
+            table=measured.table,
+            support=support,
+            pins=resolve(graph, self.wanted.pins),
+            kept=resolve_kept(graph, self.wanted.file.keeps),
         )
 
+    def _evidences(self, measured: Mapping[int, Measured], support: Mapping[str, Support]) -> dict[int, Evidence]:
+        """Return the evidence at each measured batch and at the powers of two between them."""
+        found = {batch: self._evidence(entry, support) for batch, entry in measured.items()}
+        small, large = min(found), max(found)
+        for batch in (2**power for power in range(1, 16)):
+            if small < batch < large:
+                line = between(found[small], found[large], batch)
+                if line is not None:
+                    found[batch] = line
+        return found
 
-def with_piece_prices(
-    measured: Measured, wanted: PlanArguments, support: Mapping[str, Support], progress: Callable[[str], None]
-) -> Measured:
-    """Return the measured model with the prices of what is left of the groups that the GPU takes in part.
+    def _workers(self, measured: Measured) -> tuple[int, ...]:
+        if self.wanted.workers is not None:
+            return (self.wanted.workers,)
+        cores = int(measured.table.environment["usable_cores"])
+        return worker_counts(cores, self.costs.threads, gpu=measured.table.target is not None)
 
-    Args:
-        measured: The model and its costs.
-        wanted: What to plan for.
-        support: Which nodes the GPU backend takes.
-        progress: Told what is being measured.
-
-    Raises:
-        PlanError: If a pin asks for what a device cannot do.
-    """
-    graph = measured.graph
-    evidence = Evidence(graph=graph, table=measured.table, support=support, pins=resolve(graph, wanted.pins))
-    inputs = batched(graph, measured.samples.samples[0], measured.batch)
-    table = with_pieces(graph, measured.table, inputs, broken_pieces(evidence), measured.options, progress)
-    return replace(measured, table=table)
-
-
-def make_plan(measured: Measured, wanted: PlanArguments, support: Mapping[str, Support], *, threads: int, seed: int) -> Plan:
-    """Return the plan of a measured model.
-
-    Args:
-        measured: The model and its costs.
-        wanted: What to plan for.
-        support: Which nodes the GPU backend takes.
-        threads: Intra-op threads of a CPU session.
-        seed: Seed of all that is drawn.
-
-    Raises:
-        PlanError: If pins and the stage limit leave no placement.
-    """
-    graph = measured.graph
-    options = PlanOptions(
-        name=wanted.name,
-        machine=_machine(measured, wanted.workers, threads),
-        threads=threads,
-        seed=seed,
-        kept=resolve_kept(graph, wanted.file.keeps),
-        **wanted.settings,
-    )
-    return plan(graph, measured.table, support, resolve(graph, wanted.pins), options)
-
-
-def _machine(measured: Measured, workers: int | None, threads: int) -> Machine:
-    """Return what serves the plan: by default one core is left to feed the GPU."""
-    cores = int(measured.table.environment["usable_cores"])
-    return Machine(cpu_workers=workers or max(1, (cores - 1) // threads), cores=max(1, cores // threads), batch=measured.batch)
-
-
-def served_name(name: str | None, model: Path) -> str:
-    """Return the name that the server answers to; the file's stem by default.
-
-    Raises:
-        UsageError: If it could not be one segment of a URL.
-    """
-    chosen = model.stem if name is None else name
-    if not chosen or "/" in chosen or not chosen.isprintable():
-        raise UsageError(f"{chosen!r} cannot be a served model's name", hint="give another with --name")
-    return chosen
-
-
-def parse_workers(text: str) -> int | None:
-    """Return the number of CPU workers, or None for ``auto``.
-
-    Raises:
-        UsageError: If it is not such a number, or more than the runtime takes.
-    """
-    if text == "auto":
-        return None
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
-        raise UsageError(
-            f"--cpu-workers {text!r} is not a number from 1 to {MOST_THREADS} or auto", hint="for example --cpu-workers 4"
+    def _options(self, measured: Measured, workers: Sequence[int]) -> PlanOptions:
+        """Return the options at the largest number of workers: by default one core is left to feed the GPU."""
+        cores = int(measured.table.environment["usable_cores"])
+        return PlanOptions(
+            name=self.wanted.name,
+            machine=Machine(cpu_workers=workers[-1], cores=max(1, cores // self.costs.threads), batch=measured.batch),
+            threads=self.costs.threads,
+            seed=self.about.seed,
+            slo_s=self.wanted.slo_s,
+            **self.wanted.settings,
         )
-    return int(text)

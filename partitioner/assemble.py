@@ -10,14 +10,14 @@ from cutset.graph.model import ModelGraph
 from cutset.partitioner.atoms import Atom, least_sure
 from cutset.partitioner.baselines import Baseline
 from cutset.partitioner.cost import Costed
-from cutset.partitioner.decide import Candidate, Case, Choice
+from cutset.partitioner.decide import Candidate, Case, Choice, operation_of
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import BoundaryTensor, Part, Plan, Prediction, Stage, finite, form_stages
 from cutset.partitioner.problem import CPU, GPU, RESOURCES, IntArray, Placement
 from cutset.partitioner.reasons import Moves, reasons_of
-from cutset.partitioner.simulate import enough_tokens
+from cutset.partitioner.simulate import Simulation
+from cutset.partitioner.sizing import front_of, points_of
 from cutset.partitioner.solve import Solution
-from cutset.partitioner.steps import Step, steps_of
 from cutset.profilers.table import CostTable
 
 DEVICES = {CPU: "cpu", GPU: "gpu"}
@@ -90,9 +90,8 @@ def assemble(case: Case, costed: Costed, solution: Solution, choice: Choice) -> 
     stages = form_stages(graph, parts)
     placement = node_placement(graph, costed.atoms, chosen.placement)
     workers = machine.cores if chosen.decision == "unsplit-cpu" else machine.cpu_workers
-    prediction = _prediction(case, solution, chosen, workers)
-    steps = _steps(costed, chosen)
-    tokens, _ = enough_tokens(steps, {"cpu": workers}, machine.batch)
+    tokens, loaded = operation_of(case, chosen)
+    prediction = _prediction(case, solution, chosen, loaded)
     moves = None
     if chosen.decision == "split":
         moves = Moves(costed, chosen.placement, chosen.evaluation, options.max_stages)
@@ -105,6 +104,7 @@ def assemble(case: Case, costed: Costed, solution: Solution, choice: Choice) -> 
             "max_stages": options.max_stages,
             "min_gpu_nodes": options.min_gpu_nodes,
             "flow": options.flow,
+            "slo_s": options.slo_s,
             "seed": options.seed,
         },
         decision=chosen.decision,
@@ -120,23 +120,24 @@ def assemble(case: Case, costed: Costed, solution: Solution, choice: Choice) -> 
         reasons=reasons_of(graph, costed, chosen.placement, moves),
         pins={name: pin.device for name, pin in case.evidence.pins.items()},
         stages=stages,
-        steps=steps,
+        steps=chosen.steps,
         boundary=boundary_of(graph, table, stages),
         prediction=prediction,
         baselines={name: _baseline_json(baseline, machine.batch) for name, baseline in solution.baselines.items()},
         robustness=choice.robustness,
+        pareto=front_of(points_of(case, chosen)),
         notes=solution.notes,
     )
 
 
-def _prediction(case: Case, solution: Solution, chosen: Candidate, workers: int) -> Prediction:
+def _prediction(case: Case, solution: Solution, chosen: Candidate, loaded: Simulation) -> Prediction:
     """Return what the chosen placement should reach.
 
     The bound is of the cost model with the pool's workers; replicas on every core can be quicker than it allows.
     """
     evaluation = chosen.evaluation
     throughput = finite(chosen.throughput_per_s)
-    servers = {"cpu": workers}
+    servers = chosen.servers
     value_s = 1 / case.score(chosen)
     a_request = case.options.objective == "throughput"
     bound_s = min(solution.lower_bound_s * (1 if a_request else case.options.machine.batch), value_s)
@@ -147,14 +148,8 @@ def _prediction(case: Case, solution: Solution, chosen: Candidate, workers: int)
         utilisation={name: float(evaluation.demand_s[name]) * throughput / servers.get(name, 1) for name in RESOURCES},
         lower_bound_s=bound_s,
         gap=value_s / bound_s - 1 if bound_s > 0 else 0.0,
+        loaded_latency_s=loaded.latency_p50_s,
     )
-
-
-def _steps(costed: Costed, chosen: Candidate) -> tuple[Step, ...]:
-    """Return what a request does; replicas of the unsplit model take it whole."""
-    if chosen.decision == "unsplit-cpu" or not chosen.evaluation.stages:
-        return (Step(stage=0, resource="cpu", fixed_s=0.0, each_s=chosen.latency_s / costed.batch),)
-    return steps_of(costed.problem, chosen.placement, chosen.evaluation, costed.batch)
 
 
 def _baseline_json(baseline: Baseline | None, batch: int) -> dict[str, Any] | None:

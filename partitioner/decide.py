@@ -16,21 +16,44 @@ from cutset.partitioner.evaluation import Evaluation, evaluate
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import Decision, finite
 from cutset.partitioner.problem import CPU, GPU, Placement
+from cutset.partitioner.simulate import Simulation, enough_tokens, tokens_within
 from cutset.partitioner.solve import Solution, solve
+from cutset.partitioner.steps import Step, steps_of
 
 MIN_GAIN = 0.02
 """A split that gains less than this over the best unsplit plan is not worth its moving parts."""
 
 
+Ends = Mapping[str, tuple[Costed, Solution]]
+"""The problem and its solution at the ends of the GPU costs' interval, by end."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:
-    """A deployable placement and what it reaches."""
+    """A deployable placement and what it reaches.
+
+    Attributes:
+        decision: Whether it cuts anything.
+        placement: Of the atoms.
+        evaluation: Its cost.
+        throughput_per_s: Requests a second, zero where it misses the latency target.
+        latency_s: Seconds of one batch alone.
+        steps: What a request does.
+        servers: Servers of its steps' resources, where that is not one.
+    """
 
     decision: Decision
     placement: Placement
     evaluation: Evaluation
     throughput_per_s: float
     latency_s: float
+    steps: tuple[Step, ...]
+    servers: Mapping[str, int]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it meets the latency target, if there is one."""
+        return self.throughput_per_s > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,8 +113,8 @@ class Case:
         return evaluation.bottleneck_s if self.options.objective == "throughput" else evaluation.latency_s
 
     def score(self, candidate: Candidate) -> float:
-        """Return what is to be large: requests a second, or the inverse of seconds a request."""
-        if self.options.objective == "throughput":
+        """Return what is to be large: requests a second, or the inverse of seconds a request; zero for the impossible."""
+        if self.options.objective == "throughput" or not candidate.feasible:
             return candidate.throughput_per_s
         return 1 / max(candidate.latency_s, 1e-12)
 
@@ -103,12 +126,10 @@ def choose(case: Case, costed: Costed, solution: Solution) -> Choice:
     end of the GPU costs' interval: a gain that a wrong guess of the GPU's speed turns into a loss is none.
     """
     ends = ends_of(case)
-    split = candidate_of(costed, solution.placement)
+    split = candidate_of(case, costed, solution.placement)
     best = best_unsplit(case, costed)
-    if best is None:
-        if split.decision != "split":
-            raise PlanError("no placement satisfies the pins", hint="remove one of the pins")
-        return Choice(candidate=split, why="as the pins demand", robustness=robustness_of(case, split, ends))
+    if best is None or not best.feasible:
+        return _only(case, split, best, ends)
     if split.decision != "split":
         return Choice(candidate=best, why="no split gains anything", robustness=robustness_of(case, best, ends))
     gain = case.score(split) / case.score(best)
@@ -122,7 +143,26 @@ def choose(case: Case, costed: Costed, solution: Solution) -> Choice:
     return Choice(candidate=best, why=why, robustness=robustness_of(case, best, ends))
 
 
-def ends_of(case: Case) -> dict[str, tuple[Costed, Solution]]:
+def _only(case: Case, split: Candidate, best: Candidate | None, ends: Ends) -> Choice:
+    """Return the split where no unsplit plan is possible."""
+    if split.decision != "split" and best is None:
+        raise PlanError("no placement satisfies the pins", hint="remove one of the pins")
+    if not split.feasible:
+        raise out_of_reach(case.options, min(found.latency_s for found in (split, best) if found is not None))
+    why = "as the pins demand" if best is None else "which alone answers in time"
+    return Choice(candidate=split, why=why, robustness=robustness_of(case, split, ends))
+
+
+def out_of_reach(options: PlanOptions, quickest_s: float) -> PlanError:
+    """Return the error of a latency target that nothing meets."""
+    target_s = options.slo_s or 0.0
+    return PlanError(
+        f"no plan answers within {target_s * 1e3:g} ms: the quickest found takes {quickest_s * 1e3:.2f} ms",
+        hint="allow more with --slo-ms, or plan for a faster device",
+    )
+
+
+def ends_of(case: Case) -> Ends:
     """Return the problem and its solution at both ends of the GPU costs' interval."""
     if not case.evidence.table.groups_on("gpu"):
         return {}
@@ -130,46 +170,65 @@ def ends_of(case: Case) -> dict[str, tuple[Costed, Solution]]:
     return {end: (costed, case.solve(costed)) for end, costed in problems_at.items()}
 
 
-def candidate_of(costed: Costed, placement: Placement) -> Candidate:
+def candidate_of(case: Case, costed: Costed, placement: Placement) -> Candidate:
     """Return a placement with what it reaches; the whole model on the CPU runs as replicas on every core.
 
     A request waits for the batch that it is part of.
     """
-    problem = costed.problem
+    problem, batch = costed.problem, costed.batch
     evaluation = evaluate(problem, placement)
     devices = {int(device) for device in placement[problem.real]}
     throughput, latency_s = evaluation.throughput_per_s, evaluation.latency_s
+    steps = steps_of(problem, placement, evaluation, batch)
+    servers = {"cpu": problem.cpu_workers}
     if devices <= {CPU} and problem.whole_cpu_s:
         throughput, latency_s = problem.whole_cores / problem.whole_cpu_s, problem.whole_cpu_s
+        steps, servers = (Step(stage=0, resource="cpu", fixed_s=0.0, each_s=latency_s),), {"cpu": problem.whole_cores}
     decision: Decision = "unsplit-cpu" if devices <= {CPU} else "unsplit-gpu" if devices == {GPU} else "split"
+    if case.options.slo_s is not None:
+        admitted = tokens_within(steps, servers, batch, case.options.slo_s) if steps else None
+        throughput = 0.0 if admitted is None else min(throughput, admitted[1].throughput_per_s)
     return Candidate(
         decision=decision,
         placement=placement,
         evaluation=evaluation,
         throughput_per_s=throughput,
-        latency_s=latency_s * costed.batch,
+        latency_s=latency_s * batch,
+        steps=steps,
+        servers=servers,
     )
+
+
+def operation_of(case: Case, candidate: Candidate) -> tuple[int, Simulation]:
+    """Return how many requests to let in, and what the candidate then does at saturation."""
+    batch, slo_s = case.options.machine.batch, case.options.slo_s
+    if slo_s is None:
+        return enough_tokens(candidate.steps, candidate.servers, batch)
+    found = tokens_within(candidate.steps, candidate.servers, batch, slo_s)
+    if found is None:
+        raise out_of_reach(case.options, candidate.latency_s)
+    return found
 
 
 def best_unsplit(case: Case, costed: Costed) -> Candidate | None:
     """Return the best plan that cuts nothing, or None where pins and support forbid all."""
     pure = [
-        candidate_of(costed, placement)
+        candidate_of(case, costed, placement)
         for name, placement in pure_placements(costed.problem).items()
         if name in {"all_cpu", "all_gpu"}
     ]
     return max(pure, key=case.score, default=None)
 
 
-def robustness_of(case: Case, chosen: Candidate, ends: Mapping[str, tuple[Costed, Solution]]) -> dict[str, dict[str, Any]]:
+def robustness_of(case: Case, chosen: Candidate, ends: Ends) -> dict[str, dict[str, Any]]:
     """Return, for both ends of the GPU costs, what the placement gives there and how far it is from the one found there."""
     found = {}
     for end, (costed, solution) in ends.items():
-        here = candidate_of(costed, chosen.placement)
+        here = candidate_of(case, costed, chosen.placement)
         unsplit = best_unsplit(case, costed)
         found[f"gpu_{end}"] = {
             "throughput_per_s": finite(here.throughput_per_s),
-            "gain": None if unsplit is None else case.score(here) / case.score(unsplit),
+            "gain": case.score(here) / case.score(unsplit) if unsplit is not None and unsplit.feasible else None,
             "moved_groups": int(np.count_nonzero(solution.placement != chosen.placement)),
         }
     return found

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from cutset.partitioner.cost import Machine
 from cutset.partitioner.cut import Flow
-from cutset.partitioner.pins import Kept
 from cutset.partitioner.plan import Objective
 
 
@@ -23,7 +22,7 @@ class PlanOptions:
         min_gpu_nodes: GPU stages with fewer fused groups than this are not worth building.
         flow: Engine of the minimum cut.
         seed: Seed of the polish.
-        kept: Nodes that stay together.
+        slo_s: Seconds within which a request that was let in is to be answered, None for no target.
     """
 
     name: str
@@ -34,4 +33,4 @@ class PlanOptions:
     min_gpu_nodes: int = 0
     flow: Flow = "scipy"
     seed: int = 0
-    kept: tuple[Kept, ...] = ()
+    slo_s: float | None = None

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cutset import serde
 from cutset.graph.model import ModelGraph
 from cutset.graph.types import TensorSpec
 from cutset.partitioner.steps import Step
@@ -67,7 +68,17 @@ class BoundaryTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What the plan should reach, and the proven bound on what any placement could."""
+    """What the plan should reach, and the proven bound on what any placement could.
+
+    Args:
+        latency_s: Seconds of one batch alone.
+        throughput_per_s: Requests a second with all tokens taken.
+        bottleneck: The resource that limits it.
+        utilisation: Busy share of each resource at that rate.
+        lower_bound_s: The objective of no placement is smaller.
+        gap: How far above the bound the plan is, as a fraction.
+        loaded_latency_s: Seconds of a request, once let in, with all tokens taken.
+    """
 
     latency_s: float
     throughput_per_s: float
@@ -75,6 +86,20 @@ class Prediction:
     utilisation: Mapping[str, float]
     lower_bound_s: float
     gap: float
+    loaded_latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operating:
+    """A size and a load, and what they reach: a point of the front of throughput and latency."""
+
+    batch: int
+    cpu_workers: int
+    tokens: int
+    decision: Decision
+    stages: int
+    throughput_per_s: float
+    latency_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +129,7 @@ class Plan:
     baselines: Mapping[str, Any]
     steps: tuple[Step, ...] = ()
     robustness: Mapping[str, Any] = field(default_factory=dict)
+    pareto: tuple[Operating, ...] = ()
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -120,6 +146,7 @@ class Plan:
             "cpu_workers": self.cpu_workers,
             "intra_op_threads": self.intra_op_threads,
             "batch": self.batch,
+            "max_batch": self.batch if self.batch > 1 else None,
             "tokens": self.tokens,
             "queue_limit": self.queue_limit,
             "inputs": [_spec_json(spec) for spec in self.inputs],
@@ -134,7 +161,9 @@ class Plan:
                 "utilisation": dict(self.prediction.utilisation),
                 "lower_bound_s": self.prediction.lower_bound_s,
                 "gap": self.prediction.gap,
+                "loaded_latency_s": self.prediction.loaded_latency_s,
             },
+            "pareto": [serde.to_builtins(point) for point in self.pareto],
             "baselines": dict(self.baselines),
             "robustness": dict(self.robustness),
             "notes": list(self.notes),

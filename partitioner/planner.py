@@ -59,7 +59,7 @@ def plan(
     Raises:
         PlanError: If pins and the stage limit leave no placement.
     """
-    evidence = Evidence(graph=graph, table=table, support=support, pins=pins, kept=options.kept)
+    evidence = Evidence(graph=graph, table=table, support=support, pins=pins)
     return plan_evidence(evidence, options).plan
 
 

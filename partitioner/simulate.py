@@ -99,6 +99,11 @@ def simulate(steps: Sequence[Step], servers: Mapping[str, int], load: Load) -> S
     return _Run(steps, servers, load).finish()
 
 
+def saturated(steps: Sequence[Step], servers: Mapping[str, int], tokens: int, batch: int = 1) -> Simulation:
+    """Return what the pipeline does when more requests wait outside than ever get in."""
+    return simulate(steps, servers, Load(requests=REQUESTS_A_TOKEN * tokens, tokens=tokens, batch=batch))
+
+
 def enough_tokens(steps: Sequence[Step], servers: Mapping[str, int], batch: int = 1) -> tuple[int, Simulation]:
     """Return the tokens at which the saturated pipeline reaches `ENOUGH` of its bottleneck, and what it then does.
 
@@ -108,10 +113,32 @@ def enough_tokens(steps: Sequence[Step], servers: Mapping[str, int], batch: int 
     limit_s = interval_s(steps, servers, batch)
     first = tokens = tokens_for(latency_s(steps, batch), 1 / limit_s if limit_s else 0.0, servers.get("cpu", 1), batch)
     while True:
-        found = simulate(steps, servers, Load(requests=REQUESTS_A_TOKEN * tokens, tokens=tokens, batch=batch))
-        if found.throughput_per_s * limit_s >= ENOUGH or tokens >= MOST_TOKENS * first:
+        found = saturated(steps, servers, tokens, batch)
+        if not limit_s or found.throughput_per_s * limit_s >= ENOUGH or tokens >= MOST_TOKENS * first:
             return tokens, found
         tokens += batch * max(1, tokens // (4 * batch))
+
+
+def tokens_within(
+    steps: Sequence[Step], servers: Mapping[str, int], batch: int, limit_s: float
+) -> tuple[int, Simulation] | None:
+    """Return the most tokens at which requests that were let in are answered within `limit_s`, and what is then done.
+
+    None if even one batch alone takes longer. Ninety-nine of a hundred count, as the latency of none can be promised.
+    """
+    tokens, found = enough_tokens(steps, servers, batch)
+    if found.latency_p99_s <= limit_s:
+        return tokens, found
+    best = None
+    fits, fails = 0, tokens // batch
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        tried = saturated(steps, servers, middle * batch, batch)
+        if tried.latency_p99_s <= limit_s:
+            fits, best = middle, (middle * batch, tried)
+        else:
+            fails = middle
+    return best
 
 
 class _Run:

@@ -39,8 +39,8 @@ class Step:
 def steps_of(problem: Problem, placement: Placement, evaluation: Evaluation, batch: int = 1) -> tuple[Step, ...]:
     """Return the steps of a placement in order; their times a request are its demands.
 
-    A copy is made once a direction, right before the first stage that needs it. Of what a batch costs only the stage
-    overheads are known not to grow with it.
+    A model without a stage is one step that takes no time. A copy is made once a direction, right before the first stage
+    that needs it. Of what a batch costs only the stage overheads are known not to grow with it.
 
     Args:
         problem: The costs, seconds a request in batches of `batch`.
@@ -49,6 +49,8 @@ def steps_of(problem: Problem, placement: Placement, evaluation: Evaluation, bat
         batch: Requests in a batch.
     """
     steps: list[Step] = []
+    if not evaluation.stages:
+        return (Step(stage=0, resource="cpu", fixed_s=0.0, each_s=0.0),)
     copies = _copies(problem, placement, evaluation)
     for stage in range(evaluation.stages):
         device = (evaluation.first + stage) % 2

@@ -16,8 +16,8 @@ from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose
 from cutset.cli.engines import EngineArguments, Session, engine_options, engineer
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
-from cutset.cli.planning import PlanArguments, make_plan, plan_options, served_name, with_piece_prices
-from cutset.cli.workflow import measure
+from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
+from cutset.cli.planning import Planner
 from cutset.codegen.atomic import check_target
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.package import EmitOptions, emit, package_name
@@ -56,17 +56,18 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
     wanted = PlanArguments.take(served_name(arguments.pop("name"), model), arguments)
     about, costs = split_arguments(model, arguments)
     with output.progress() as progress:
-        measured = measure(about, costs, output, progress)
-        backend = choose(gpu_backend, measured.gpu, output) if measured.table.target else NO_GPU
-        support = backend_support(measured, backend, resolve(measured.graph, wanted.pins), progress)
-        session = Session(measured=measured, about=about, backend=backend, progress=progress)
+        planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress)
+        batches = planner.measure()
+        first = next(iter(batches.values()))
+        backend = choose(gpu_backend, first.gpu, output) if first.table.target else NO_GPU
+        support = backend_support(first, backend, resolve(first.graph, wanted.pins), progress)
+        sized = planner.size(batches, support)
+        session = Session(measured=sized.measured, about=about, backend=backend, progress=progress)
 
         def replan(refusals: Mapping[str, Support]) -> Plan:
-            nonlocal measured
-            verdicts = {**support, **refusals}
-            measured = with_piece_prices(measured, wanted, verdicts, progress)
-            progress("planning")
-            return make_plan(measured, wanted, verdicts, threads=costs.threads, seed=about.seed)
+            nonlocal sized
+            sized, outcome = planner.plan(sized, {**support, **refusals})
+            return outcome.plan
 
         start = time.perf_counter()
         if target is None:
@@ -74,7 +75,7 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
         else:
             with tempfile.TemporaryDirectory(prefix="cutset-engines-") as work:
                 engines = engineer(session, of_engines, replan, Path(work))
-                made = engines.plan
+                made, measured = engines.plan, sized.measured
                 measured.seconds["plan"] = time.perf_counter() - start
                 emission = EmitOptions(
                     force=force, tolerance=tolerance, command=sys.argv, seconds=measured.seconds, progress=progress,
@@ -82,8 +83,8 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
                 )  # fmt: skip
                 proof = emit(measured.graph, made, measured.table, measured.samples, target, emission)
     if pins_to is not None:
-        placed = {node.name: made.placement[node.name] for node in measured.graph.placeable}
-        write_pins(pins_to, placed, resolve_kept(measured.graph, wanted.file.keeps))
+        placed = {node.name: made.placement[node.name] for node in first.graph.placeable}
+        write_pins(pins_to, placed, resolve_kept(first.graph, wanted.file.keeps))
     _show(made, proof, target, output)
 
 

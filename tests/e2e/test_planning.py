@@ -39,3 +39,26 @@ def test_a_pins_file_with_a_mistake_is_refused_before_anything_is_measured(cutse
     assert done.code == 2
     assert done.error["where"] == f"{file}:2"
     assert "..." not in done.err
+
+
+def test_batch_and_workers_are_chosen(cutset, cnn_file):
+    done = cutset("partition", cnn_file, *PLAN, "--batch", "auto", "--cpu-workers", "auto").json
+    assert done["batch"] in {1, 2, 4, 8}
+    assert done["tokens"] % done["batch"] == 0
+    assert {point["batch"] for point in done["pareto"]} <= {1, 2, 4, 8}
+    front = [(point["latency_s"], point["throughput_per_s"]) for point in done["pareto"]]
+    assert front == sorted(front)
+
+
+def test_a_model_that_takes_no_batches_is_planned_without(cutset, mixed):
+    done = cutset("partition", mixed, *PLAN, "--batch", "auto")
+    assert done.json["batch"] == 1
+    assert "planning without batches" in done.err
+
+
+def test_a_latency_target(cutset, mixed):
+    done = cutset("partition", mixed, *PLAN, "--slo-ms", "500").json
+    assert 0 < done["prediction"]["loaded_latency_s"] <= 0.5
+    late = cutset("partition", mixed, *PLAN, "--slo-ms", "0.001")
+    assert late.code == 1
+    assert late.error["what"].startswith("no plan answers within 0.001 ms")

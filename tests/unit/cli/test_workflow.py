@@ -8,7 +8,7 @@ import pytest
 from cutset.cli.commands.serve import find_package
 from cutset.cli.options import Number
 from cutset.cli.output import Output
-from cutset.cli.planning import parse_workers, served_name
+from cutset.cli.plan_arguments import parse_workers, served_name
 from cutset.cli.workflow import ModelArguments, cache_folder, choose_target, parse_batch, read_model
 from cutset.errors import UnavailableError, UsageError
 from cutset.profilers.cache import default_folder
