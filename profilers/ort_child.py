@@ -24,7 +24,7 @@ from cutset.profilers.session import explain_refusal, register_library, run, ses
 from cutset.profilers.table import Latency, OptimizationLevel
 from cutset.profilers.timing import Run, repeat, summarise
 from cutset.profilers.trace import KernelEvent, read_trace
-from cutset.profilers.trace_cost import TraceCost, kernel_runs, lower_half, measure_trace_cost
+from cutset.profilers.trace_cost import TraceCost, kernel_runs, measure_trace_cost, typical_run
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -116,19 +116,16 @@ def time_kernels(job: SessionJob) -> KernelTime:
         job = replace(job, optimised_model=Path(folder) / "optimised.onnx")
         cost = _trace_cost()
         session = _open(job, enable_profiling=True, profile_file_prefix=str(Path(folder) / "trace"))
-        repeat(lambda: run(session, job.feed), budget_s=job.budget_s, max_runs=MAX_TRACED_RUNS)
+        runs = repeat(lambda: run(session, job.feed), budget_s=job.budget_s, max_runs=MAX_TRACED_RUNS)
         kernels = kernels_of(onnx.load(str(job.optimised_model), load_external_data=False).graph)
         inside = {kernel.name for kernel in kernels if kernel.op_type not in LAYOUT_OPS}
-        times: dict[str, list[float]] = {}
-        for event in kernel_runs(Path(session.end_profiling()), cost):
-            if event.name in inside:
-                times.setdefault(event.name, []).append(max(cost.node_s, event.seconds))
-    if not times:
+        events = kernel_runs(Path(session.end_profiling()), cost)
+        typical = typical_run(events, inside, [run.quiet for run in runs], least_s=cost.node_s)
+    if not typical.kernels:
         return KernelTime(seconds=0.0, low_s=0.0, high_s=0.0)
-    runs = np.array([sum(one) for one in zip(*times.values(), strict=True)])
-    low, middle, high = np.percentile(runs, [10, 50, 90])
-    seconds = sum(lower_half(found) for found in times.values())
-    return KernelTime(seconds=seconds, low_s=seconds * float(low / middle), high_s=seconds * float(high / middle))
+    low, high = np.percentile(typical.totals, [10, 90])
+    seconds = sum(typical.kernels.values())
+    return KernelTime(seconds=seconds, low_s=min(seconds, float(low)), high_s=max(seconds, float(high)))
 
 
 @cache

@@ -27,8 +27,8 @@ from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
 from cutset.profilers.table import Latency, OptimizationLevel
-from cutset.profilers.timing import repeat, summarise
-from cutset.profilers.trace_cost import KernelRun, kernel_runs, lower_half, measure_trace_cost
+from cutset.profilers.timing import Run, repeat, summarise, time_once
+from cutset.profilers.trace_cost import KernelRun, kernel_runs, measure_trace_cost, typical_run
 
 UNFUSED_RUNS = 3
 TRACED_RUNS = 60
@@ -157,17 +157,18 @@ class _Workdir:
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         return open_session(self.model, custom_ops=self.graph.custom_ops, options=options, where=str(self.graph.path))
 
-    def _profiled(
-        self, feed: Mapping[str, Any], runs: Callable[[Callable[[], object]], object], **settings: Any
-    ) -> list[KernelRun]:
+    def _traced(
+        self, feed: Mapping[str, Any], repeated: Callable[[Callable[[], object]], list[Run]], **settings: Any
+    ) -> tuple[list[KernelRun], list[Run]]:
+        """Return the kernel events of a traced session, and the runs it made."""
         session = self.open(enable_profiling=True, profile_file_prefix=str(self.folder / "trace"), **settings)
         try:
-            runs(lambda: run(session, feed))
+            runs = repeated(lambda: run(session, feed))
         finally:
             trace = Path(session.end_profiling())
         events = list(kernel_runs(trace, self.cost))
         trace.unlink()
-        return events
+        return events, runs
 
     def whole(self, feed: Mapping[str, Any], budget_s: float) -> Latency:
         session = self.open()
@@ -185,7 +186,7 @@ class _Workdir:
         return summarise(runs, threads=self.threads)
 
     def unfused(self, feed: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, tuple[int, ...]], dict[str, str]]:
-        events = self._profiled(feed, lambda call: [call() for _ in range(UNFUSED_RUNS)], level="none")
+        events, _ = self._traced(feed, lambda call: [time_once(call) for _ in range(UNFUSED_RUNS)], level="none")
         names = {f"n{index}": node for index, node in enumerate(self.graph.nodes)}
         seconds: dict[str, list[float]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -228,18 +229,15 @@ class _Workdir:
     def fused(self, feed: Mapping[str, Any], budget_s: float) -> tuple[list[Group], list[float]]:
         target = self.folder / "optimised.onnx"
         most = min(TRACED_RUNS, max(MIN_TRACED_RUNS, TRACED_EVENTS // max(1, len(self.graph.nodes))))
-        events = self._profiled(
+        events, runs = self._traced(
             feed,
             lambda call: repeat(call, budget_s=budget_s, max_runs=most, settled=0.0),
             optimized_model_filepath=str(target),
         )
         kernels = kernels_of(onnx.load(str(target), load_external_data=False).graph)
-        index_of = {kernel.name: index for index, kernel in enumerate(kernels)}
-        samples: list[list[float]] = [[] for _ in kernels]
-        for event in events:  # those of bodies lie inside their parent's time and are no kernels of this graph
-            if event.name in index_of:
-                samples[index_of[event.name]].append(event.seconds)
-        if kernels and not any(samples):
+        names = {kernel.name for kernel in kernels}
+        typical = typical_run(events, names, [run.quiet for run in runs], least_s=self.cost.node_s)
+        if kernels and not typical.kernels:
             raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
-        times = [max(self.cost.node_s, lower_half(seconds)) if seconds else 0.0 for seconds in samples]
+        times = [typical.kernels.get(kernel.name, 0.0) for kernel in kernels]
         return attribute(self.graph, kernels, self.originals), times

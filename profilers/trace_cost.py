@@ -7,18 +7,19 @@ all of it lies inside every event around it, and the body of a Loop writes an ev
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.profilers.session import open_session, session_options
-from cutset.profilers.timing import time_once
+from cutset.profilers.timing import MIN_QUIET_RUNS, time_once
 from cutset.profilers.trace import node_events
 
 CHAIN = 128
@@ -123,3 +124,42 @@ def kernel_runs(trace: Path, cost: TraceCost) -> Iterator[KernelRun]:
             seconds=event["dur"] * 1e-6 - cost.inside_s - inside * cost.whole_s,
             outputs=event["args"].get("output_type_shape", []),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypicalRun:
+    """Seconds of each kernel in a run that nothing disturbed, and of all of them in every run that is like it."""
+
+    kernels: Mapping[str, float]
+    totals: npt.NDArray[np.float64]
+
+
+def typical_run(events: Iterable[KernelRun], names: Collection[str], quiet: Sequence[bool], *, least_s: float) -> TypicalRun:
+    """Return what each kernel takes in a typical run.
+
+    Whole runs are chosen, not single kernels, so that the times add up to what a run takes: of the undisturbed ones
+    those whose totals lie in the middle half, or, with too few of those, the quicker half of all. Means over them see
+    below the microsecond in which onnxruntime counts.
+
+    Args:
+        events: The trace.
+        names: Kernels of the main graph; those of bodies lie inside their parent's time.
+        quiet: Whether each run was undisturbed, in order; what the trace holds before them was warm-up.
+        least_s: No kernel takes less.
+    """
+    found: dict[str, list[float]] = {}
+    for event in events:
+        if event.name in names:
+            found.setdefault(event.name, []).append(event.seconds)
+    if not found or not quiet:
+        return TypicalRun(kernels={}, totals=np.zeros(0))
+    count = len(quiet)
+    seconds = np.array([([0.0] * count + times)[-count:] for times in found.values()])
+    undisturbed = np.flatnonzero(quiet)
+    enough = len(undisturbed) >= MIN_QUIET_RUNS
+    candidates = undisturbed if enough else np.arange(count)
+    ordered = candidates[np.argsort(seconds[:, candidates].sum(axis=0), kind="stable")]
+    quarter = len(ordered) // 4
+    kept = ordered[quarter : len(ordered) - quarter] if enough else ordered[: (count + 1) // 2]
+    means = np.maximum(least_s, seconds[:, kept].mean(axis=1))
+    return TypicalRun(kernels=dict(zip(found, means.tolist(), strict=True)), totals=seconds[:, candidates].sum(axis=0))

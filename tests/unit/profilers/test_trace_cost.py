@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.profilers.session import session_options
-from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, lower_half, measure_trace_cost
+from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, lower_half, measure_trace_cost, typical_run
 
 COST = TraceCost(node_s=0.0, inside_s=1e-6, whole_s=4e-6)
 
@@ -132,3 +132,30 @@ def test_an_event_costs_something_and_leaves_no_file(tmp_path, monkeypatch):
     assert cost.whole_s > 0
     assert cost.inside_s >= 0
     assert list(tmp_path.iterdir()) == []
+
+
+def events(*runs):
+    """Return events of runs that give each kernel's seconds."""
+    return [KernelRun(name=name, seconds=seconds, outputs=[]) for run in runs for name, seconds in run.items()]
+
+
+def test_a_typical_run_is_chosen_whole():
+    """The middle half of the undisturbed runs by their totals: not the quickest of each kernel, nor the slow runs."""
+    middle = [{"a": 2.0, "b": 3.0}, {"a": 3.0, "b": 2.5}] * 3
+    quick, slow, disturbed = {"a": 1.0, "b": 1.0}, {"a": 9.0, "b": 9.0}, {"a": 2.0, "b": 50.0}
+    warmup = {"a": 70.0, "b": 70.0}
+    runs = [*middle, quick, quick, slow, slow, disturbed]
+    found = typical_run(events(warmup, *runs), {"a", "b"}, [True] * 10 + [False], least_s=0.0)
+    assert found.kernels == pytest.approx({"a": 2.5, "b": 2.75})
+    assert sorted(found.totals) == pytest.approx(sorted(sum(run.values()) for run in runs[:-1]))
+
+
+def test_with_no_quiet_run_the_quicker_half_counts():
+    runs = [{"a": 1.0}, {"a": 3.0}, {"a": 50.0}, {"a": 90.0}]
+    assert typical_run(events(*runs), {"a"}, [False] * 4, least_s=0.0).kernels == {"a": 2.0}
+
+
+def test_kernels_of_bodies_and_models_without_kernels_count_nothing():
+    assert typical_run(events({"body": 1.0}), {"a"}, [True], least_s=0.0).kernels == {}
+    assert typical_run([], set(), [], least_s=0.0).kernels == {}
+    assert typical_run(events({"a": -1.0}), {"a"}, [True], least_s=0.5).kernels == {"a": 0.5}
