@@ -1,6 +1,6 @@
 """Whether the measured costs of the CPU add up, how long measuring takes, and how well it repeats.
 
-usage: python benchmarks/profiling.py [-o FILE] [--markdown] [--rounds N] [--models NAME ...]
+usage: python benchmarks/profiling.py [-o FILE] [--markdown] [--rounds N] [--models NAME ...] [--parts sums time repeated]
 
 Adding up: the kernel times of one profile, before they are scaled, over the latency of the whole session; and for a cut
 at the group boundary that is nearest to half of the time, the sum of each half's groups over the latency of that half as
@@ -52,6 +52,7 @@ TIMED = ("smart_turn_v32_int8", "light_resnet50", "slanet_plus", "piper_en_us_jo
 REPEATED = ("light_resnet50", "light_shufflenet", "detector", "encoder", "minilm_l6_int8", "smart_turn_v32_int8", "slanet_plus")
 SUM_BOUNDS, HALF_BOUNDS = (0.95, 1.08), (0.92, 1.10)
 DEAREST = 10
+PARTS = ("sums", "time", "repeated")
 CACHED_RUNS = 3
 
 
@@ -309,15 +310,15 @@ def markdown(result: dict[str, Any]) -> str:
     timed = ["| model | nodes | empty cache | full cache | of that, profiling |", "|---|--:|--:|--:|--:|"]
     timed += [
         f"| {row.model} | {row.nodes} | {row.first_s:.2f} s | {row.again_s:.2f} s | {row.profile_again_s:.2f} s |"
-        for row in result["time"]
+        for row in result.get("time", ())
     ]
     again = ["| model | first | second | differ by | of ten, moved | largest swap |", "|---|--:|--:|--:|--:|--:|"]
     again += [
         f"| {r.model} | {r.totals_s[0] * 1e3:.2f} ms | {r.totals_s[1] * 1e3:.2f} ms | {r.difference:.1%} | {r.moved}"
         f" | {r.largest_swap:.1%} |"
-        for r in result["repeated"]
+        for r in result.get("repeated", ())
     ]
-    return "\n\n".join([sums_table(result["sums"]), "\n".join(timed), "\n".join(again)]) + "\n"
+    return "\n\n".join([sums_table(result.get("sums", ())), "\n".join(timed), "\n".join(again)]) + "\n"
 
 
 def main() -> None:
@@ -327,16 +328,20 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--markdown", action="store_true", help="write the tables to stdout, not JSON")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each repeated measurement")
     arguments = parser.parse_args()
     call_s = call_seconds()
     result: dict[str, Any] = {"environment": environment(), "load": os.getloadavg(), "call_s": call_s}
     with tempfile.TemporaryDirectory() as place:
         subjects = [subject(name, Path(place)) for name in arguments.models]
-        rounds = [{of.name: measure_round(of, arguments.seconds) for of in subjects} for _ in range(arguments.rounds)]
-        result["sums"] = [sums(of, [one[of.name] for one in rounds], call_s=call_s) for of in subjects]
-        result["time"] = [seconds_taken(of, Path(place)) for of in subjects if of.name in TIMED]
-        result["repeated"] = [repetition(of, arguments.seconds) for of in subjects if of.name in REPEATED]
+        if "sums" in arguments.parts:
+            rounds = [{of.name: measure_round(of, arguments.seconds) for of in subjects} for _ in range(arguments.rounds)]
+            result["sums"] = [sums(of, [one[of.name] for one in rounds], call_s=call_s) for of in subjects]
+        if "time" in arguments.parts:
+            result["time"] = [seconds_taken(of, Path(place)) for of in subjects if of.name in TIMED]
+        if "repeated" in arguments.parts:
+            result["repeated"] = [repetition(of, arguments.seconds) for of in subjects if of.name in REPEATED]
     text = serde.dumps(result)
     if arguments.output:
         arguments.output.write_text(text, "utf-8")
