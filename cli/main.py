@@ -22,6 +22,8 @@ COMMANDS = {
     "inspect": "Show operators, shapes, sizes and which device can run each node.",
     "profile": "Measure what every operator costs, and model or replay the GPU.",
     "partition": "Split a model between CPU and GPU and emit a running package.",
+    "explain": "Say why every node is where it is, and what a change would buy.",
+    "capacity": "Say what other numbers of workers, batches and replicas would do, and cost.",
     "serve": "Start the server of an emitted package.",
     "samples": "List the sample models, write one, or fetch a real one.",
 }

@@ -49,6 +49,7 @@ class EmitOptions:
         seconds: Time spent so far, by step, for the manifest.
         progress: Told what is being done.
         engines: What the GPU stages are built from, and their engines; None leaves them to onnxruntime.
+        documents: Texts to write beside the plan, by file name.
     """
 
     force: bool = False
@@ -57,6 +58,7 @@ class EmitOptions:
     seconds: Mapping[str, float] = field(default_factory=dict)
     progress: Callable[[str], None] = lambda _text: None
     engines: Engineered | None = None
+    documents: Mapping[str, str] = field(default_factory=dict)
 
 
 def package_name(name: str) -> str:
@@ -107,6 +109,8 @@ def emit(
         document = document | {"verification": serde.to_builtins(proof)}
         for folder in (work, package):
             (folder / "plan.json").write_text(serde.dumps(document), "utf-8")
+        for name, text in options.documents.items():
+            (work / name).write_text(text, "utf-8")
         (work / "profile.json").write_text(serde.dumps(table), "utf-8")
         write_report(document, table, work / "report.html")
         (work / "manifest.json").write_text(serde.dumps(_manifest(work, table, options)), "utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -44,11 +44,19 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costed:
-    """A planner's problem, what its op indices mean, and how many requests make the batch whose costs a request shares."""
+    """A planner's problem and what it means.
+
+    Args:
+        problem: Seconds a request.
+        atoms: What the op indices stand for; those behind are pseudo-ops.
+        batch: Requests that share the costs of one run.
+        copy_fixed_s: Seconds a request of a copy, whatever its size, by direction.
+    """
 
     problem: Problem
     atoms: tuple[Atom, ...]
     batch: int = 1
+    copy_fixed_s: Mapping[str, float] = field(default_factory=dict)
 
 
 def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid") -> Costed:
@@ -72,6 +80,7 @@ def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid
     return Costed(
         atoms=tuple(atoms),
         batch=machine.batch,
+        copy_fixed_s={transfer.direction: transfer.fixed_s * scale for transfer in table.transfers},
         problem=Problem(
             names=(*(atom.name for atom in atoms), INPUT, OUTPUT),
             cpu_s=np.array([atom.cpu_s for atom in atoms] + [0.0, 0.0]) * scale * slowed,

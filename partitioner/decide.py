@@ -179,7 +179,7 @@ def candidate_of(case: Case, costed: Costed, placement: Placement) -> Candidate:
     evaluation = evaluate(problem, placement)
     devices = {int(device) for device in placement[problem.real]}
     throughput, latency_s = evaluation.throughput_per_s, evaluation.latency_s
-    steps = steps_of(problem, placement, evaluation, batch)
+    steps = steps_of(costed, placement, evaluation)
     servers = {"cpu": problem.cpu_workers}
     if devices <= {CPU} and problem.whole_cpu_s:
         throughput, latency_s = problem.whole_cores / problem.whole_cpu_s, problem.whole_cpu_s

@@ -57,7 +57,7 @@ def merge_units(
     home = {name: index for index, unit in enumerate(units) for name in unit}
     edges = _edges(graph, home)
     forced = [sorted({home[name] for name in names}) for names in kept]
-    merges = _proposals(graph, home, kinds)
+    merges = _proposals(graph, units, home, kinds)
     while True:
         merged = _contract(len(units), [*forced, *(members for _, members in merges)])
         cyclic = _cyclic(merged, edges)
@@ -82,15 +82,32 @@ def _edges(graph: ModelGraph, home: dict[str, int]) -> list[tuple[int, int]]:
     return sorted((u, v) for u, v in found if u != v)
 
 
-def _proposals(graph: ModelGraph, home: dict[str, int], kinds: Sequence[object]) -> list[tuple[int, list[int]]]:
-    """Return rank and units of every merge that joins units of one kind, strongest rule first."""
+def _proposals(
+    graph: ModelGraph, units: Sequence[Unit], home: dict[str, int], kinds: Sequence[object]
+) -> list[tuple[int, list[int]]]:
+    """Return rank and units of every merge that joins units of one kind, strongest rule first.
+
+    A unit may hold more than the pattern's nodes, such as the activation before a convolution. No merge may thereby join
+    more products than the pattern has, or whole networks would hang together link by link.
+    """
+    sets: nx.utils.UnionFind = nx.utils.UnionFind(range(len(units)))
+    products = dict(enumerate(_products(graph, unit) for unit in units))
     found = []
     for rank, rule in enumerate(RULES):
         for names in rule.find(graph):
             members = sorted({home[name] for name in names})
-            if len(members) > 1 and len({kinds[index] for index in members}) == 1:
+            roots = {sets[index] for index in members}
+            total = sum(products[root] for root in roots)
+            most = max(_products(graph, names), *(products[root] for root in roots))
+            if len(roots) > 1 and len({kinds[index] for index in members}) == 1 and total <= most:
+                sets.union(*members)
+                products[sets[members[0]]] = total
                 found.append((rank, members))
     return found
+
+
+def _products(graph: ModelGraph, names: Iterable[str]) -> int:
+    return sum(graph.by_name[name].op.op_type in ANCHORS for name in names)
 
 
 def _contract(size: int, merges: Iterable[Sequence[int]]) -> list[int]:

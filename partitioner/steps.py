@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cutset.partitioner.cost import Costed
 from cutset.partitioner.evaluation import Evaluation
-from cutset.partitioner.problem import CPU, GPU, Placement, Problem
+from cutset.partitioner.problem import CPU, GPU, Placement
 
 TOKEN_FACTOR = 1.5
 """Requests inside the pipeline, as a multiple of latency over bottleneck: enough to keep the bottleneck busy."""
@@ -36,49 +37,49 @@ class Step:
         return self.fixed_s + self.each_s * requests
 
 
-def steps_of(problem: Problem, placement: Placement, evaluation: Evaluation, batch: int = 1) -> tuple[Step, ...]:
+def steps_of(costed: Costed, placement: Placement, evaluation: Evaluation) -> tuple[Step, ...]:
     """Return the steps of a placement in order; their times a request are its demands.
 
     A model without a stage is one step that takes no time. A copy is made once a direction, right before the first stage
-    that needs it. Of what a batch costs only the stage overheads are known not to grow with it.
+    that needs it. Of what a batch costs only the overheads of stages and copies are known not to grow with it.
 
     Args:
-        problem: The costs, seconds a request in batches of `batch`.
+        costed: The costs.
         placement: 0 (CPU) or 1 (GPU) for each op.
         evaluation: Of the placement.
-        batch: Requests in a batch.
     """
-    steps: list[Step] = []
     if not evaluation.stages:
         return (Step(stage=0, resource="cpu", fixed_s=0.0, each_s=0.0),)
-    copies = _copies(problem, placement, evaluation)
+    problem = costed.problem
+    steps: list[Step] = []
+    copies = _copies(costed, placement, evaluation)
     for stage in range(evaluation.stages):
-        device = (evaluation.first + stage) % 2
-        members = evaluation.labels == stage
-        each_s = float((problem.gpu_s if device == GPU else problem.cpu_s)[members].sum())
-        overhead_s = problem.gpu_stage_s if device == GPU else problem.cpu_stage_s
-        steps += _copy_steps(stage, copies.get(stage, {}))
-        resource = "gpu" if device == GPU else "cpu"
-        steps.append(Step(stage=stage, resource=resource, fixed_s=overhead_s * batch, each_s=each_s))
-    return (*steps, *_copy_steps(NO_STAGE, copies.get(NO_STAGE, {})))
+        on_gpu = (evaluation.first + stage) % 2 == GPU
+        costs, overhead_s = (problem.gpu_s, problem.gpu_stage_s) if on_gpu else (problem.cpu_s, problem.cpu_stage_s)
+        each_s = float(costs[evaluation.labels == stage].sum())
+        steps += copies.get(stage, {}).values()
+        steps.append(Step(stage=stage, resource="gpu" if on_gpu else "cpu", fixed_s=overhead_s * costed.batch, each_s=each_s))
+    return (*steps, *copies.get(NO_STAGE, {}).values())
 
 
-def _copy_steps(stage: int, seconds: dict[str, float]) -> list[Step]:
-    return [Step(stage=stage, resource=resource, fixed_s=0.0, each_s=value) for resource, value in seconds.items() if value]
-
-
-def _copies(problem: Problem, placement: Placement, evaluation: Evaluation) -> dict[int, dict[str, float]]:
-    """Return the seconds a request of copies by the stage that needs them first and by direction."""
-    found: dict[int, dict[str, float]] = {}
-    for tensor in problem.tensors:
+def _copies(costed: Costed, placement: Placement, evaluation: Evaluation) -> dict[int, dict[str, Step]]:
+    """Return the copies by the stage that needs them first and by direction."""
+    found: dict[int, dict[str, Step]] = {}
+    for tensor in costed.problem.tensors:
         there = GPU if placement[tensor.producer] == CPU else CPU
         readers = [v for v in tensor.consumers if placement[v] == there]
         if not readers:
             continue
         direction, seconds = ("h2d", tensor.h2d_s) if there == GPU else ("d2h", tensor.d2h_s)
-        labels = [int(evaluation.labels[v]) for v in readers if v not in problem.pseudo]
-        at = found.setdefault(min(labels, default=NO_STAGE), {})
-        at[direction] = at.get(direction, 0.0) + seconds
+        fixed_s = min(seconds, costed.copy_fixed_s.get(direction, 0.0))
+        stage = min((int(evaluation.labels[v]) for v in readers if v not in costed.problem.pseudo), default=NO_STAGE)
+        before = found.setdefault(stage, {}).get(direction)
+        found[stage][direction] = Step(
+            stage=stage,
+            resource=direction,
+            fixed_s=fixed_s * costed.batch + (before.fixed_s if before else 0.0),
+            each_s=seconds - fixed_s + (before.each_s if before else 0.0),
+        )
     return found
 
 

@@ -25,6 +25,8 @@ from cutset.codegen.verify import Verification
 from cutset.partitioner.pins import resolve, resolve_kept
 from cutset.partitioner.pins_file import write_pins
 from cutset.partitioner.plan import PLAN_SCHEMA, Plan
+from cutset.partitioner.planner import Outcome
+from cutset.partitioner.study import dump_study, study_of
 from cutset.partitioner.support import Support
 from cutset.serde import read_json
 
@@ -64,8 +66,10 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
         sized = planner.size(batches, support)
         session = Session(measured=sized.measured, about=about, backend=backend, progress=progress)
 
+        outcome: Outcome | None = None
+
         def replan(refusals: Mapping[str, Support]) -> Plan:
-            nonlocal sized
+            nonlocal sized, outcome
             sized, outcome = planner.plan(sized, {**support, **refusals})
             return outcome.plan
 
@@ -79,7 +83,7 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
                 measured.seconds["plan"] = time.perf_counter() - start
                 emission = EmitOptions(
                     force=force, tolerance=tolerance, command=sys.argv, seconds=measured.seconds, progress=progress,
-                    engines=engines,
+                    engines=engines, documents={} if outcome is None else {"problem.json": dump_study(study_of(outcome))},
                 )  # fmt: skip
                 proof = emit(measured.graph, made, measured.table, measured.samples, target, emission)
     if pins_to is not None:

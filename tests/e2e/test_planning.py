@@ -62,3 +62,31 @@ def test_a_latency_target(cutset, mixed):
     late = cutset("partition", mixed, *PLAN, "--slo-ms", "0.001")
     assert late.code == 1
     assert late.error["what"].startswith("no plan answers within 0.001 ms")
+
+
+def test_explain_and_capacity_of_an_emitted_plan(cutset, mixed, tmp_path):
+    out = tmp_path / "out"
+    pins = ("--pin", "dense=gpu", "--pin", "relu=cpu")
+    assert cutset.partition(mixed, out, *pins).code == 0
+    told = cutset("explain", out, "--json").json
+    assert {node["node"] for node in told["nodes"]} == {"concat", "dense", "relu", "nms"}
+    assert {(c["tensor"], c["direction"]) for c in told["crossings"]} == {("x", "h2d"), ("hidden", "d2h")}
+    assert {entry["stage"] for entry in told["forced"]}
+    assert all(entry["gain"] >= 1 - 1e-9 for entry in told["forced"])
+    assert "2 CPU workers" in {entry["change"] for entry in told["what_if"]}
+    one = cutset("explain", out, "nms")
+    assert one.out.startswith("nms: CPU, stage ")
+    assert cutset("explain", out, "nothing*").code == 2
+    table = cutset("capacity", out, "--rate", "10", "--slo-ms", "1000", "--gpu-per-hour", "0.6", "--json").json
+    assert table["source"] == "modelled"
+    assert table["recommended"]["replicas"] == 1
+    assert table["recommended"]["latency_p99_s"] <= 1
+    assert table["recommended"]["cost_per_million"] > 0
+    assert "CPU worker(s)" in cutset("capacity", out).out
+    assert cutset("capacity", mixed.parent).code == 2
+
+
+def test_explain_a_model_that_is_planned_for_it(cutset, mixed):
+    done = cutset("explain", mixed, "dense", "--target", "t4", *QUICK)
+    assert done.code == 0, done.err
+    assert done.out.startswith("dense: ")

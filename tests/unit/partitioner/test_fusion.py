@@ -156,6 +156,19 @@ def test_units_that_run_on_different_devices_stay_apart(build):
     assert merged(graph, kinds=["both", "cpu"]) == []
 
 
+def test_units_that_hold_the_activation_before_them_do_not_chain(build):
+    """The CPU runs an activation with the convolution behind it; the GPU with the one before."""
+    graph = build(
+        ("conv1", "Conv", "x w", "c1", {}),
+        ("act1", "HardSwish", "c1", "a1", {}),
+        ("conv2", "Conv", "a1 w", "c2", {}),
+        ("act2", "HardSwish", "c2", "a2", {}),
+        ("conv3", "Conv", "a2 w", "y", {}),
+    )
+    units = [("conv1",), ("act1", "conv2"), ("act2", "conv3")]
+    assert merge_units(graph, units, [0, 0, 0]) == ((0,), (1,), (2,))
+
+
 @pytest.fixture(scope="module")
 def bypass(build):
     """A shape chain that reads before and after a convolution which needs it."""

@@ -1,0 +1,152 @@
+"""`cutset explain`: why every node is where it is, what crosses, what forces a stage, and what a change would buy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cutset import serde
+from cutset.cli.arguments import split_arguments
+from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose
+from cutset.cli.options import cost_options, model_options, shared
+from cutset.cli.output import Output, seconds, size
+from cutset.cli.packages import read_plan_document
+from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
+from cutset.cli.planning import Planner
+from cutset.errors import UsageError
+from cutset.partitioner.explain import Crossing, Forced, Reach, WhatIf, best_reach, crossings, forced_stages, what_ifs
+from cutset.partitioner.pins import resolve
+from cutset.partitioner.study import Study, read_study, study_of
+
+SHOWN = 40
+"""Nodes and tensors shown without --json."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What was found out by planning again."""
+
+    now: Reach
+    forced: tuple[Forced, ...]
+    what_if: tuple[WhatIf, ...]
+
+
+@click.command(name="explain")
+@click.argument("subject", metavar="DIR|MODEL", type=click.Path(path_type=Path))
+@click.argument("nodes", metavar="[NODE-GLOB]", required=False)
+@backend_option
+@plan_options
+@model_options
+@cost_options
+@shared
+def command(subject: Path, nodes: str | None, output: Output, **arguments: Any) -> None:
+    """Say why every node is where it is: of an output folder of `partition`, or of a model that is planned first.
+
+    With NODE-GLOB only the reasons of those nodes are shown, at once. Without it the plan is made again for each change:
+    without the nodes that force a stage, with more stages, workers, bandwidth.
+    """
+    document, study = _read(subject) if subject.is_dir() else _plan(subject, arguments, output)
+    rows = _nodes(document, nodes)
+    if nodes is not None:
+        _show_nodes(document, rows, output)
+        return
+    with output.progress() as progress:
+        progress("planning again for each change")
+        now = best_reach(study)
+        answers = Answers(now=now, forced=tuple(forced_stages(study, now)), what_if=tuple(what_ifs(study, now)))
+    if output.as_json:
+        output.json(
+            {
+                "verdict": document["verdict"], "nodes": rows, "crossings": serde.to_builtins(crossings(study)),
+                "prices": dict(study.prices), **serde.to_builtins(answers),
+            }
+        )  # fmt: skip
+        return
+    output.line(document["verdict"])
+    _show_crossings(crossings(study), document, output)
+    _show_answers(answers, study, output)
+    output.line("why a node is where it is: cutset explain " + f"{subject} 'NODE-GLOB'")
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], Study]:
+    document = read_plan_document(directory)
+    path = directory / "problem.json"
+    if not path.is_file():
+        raise UsageError(f"{directory} holds no problem.json", hint="partition the model again with this version of cutset")
+    return document, read_study(path)
+
+
+def _plan(model: Path, arguments: dict[str, Any], output: Output) -> tuple[dict[str, Any], Study]:
+    gpu_backend = arguments.pop("gpu_backend")
+    wanted = PlanArguments.take(served_name(None, model), arguments)
+    about, costs = split_arguments(model, arguments)
+    with output.progress() as progress:
+        planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress)
+        batches = planner.measure()
+        first = next(iter(batches.values()))
+        backend = choose(gpu_backend, first.gpu, output) if first.table.target else NO_GPU
+        support = backend_support(first, backend, resolve(first.graph, wanted.pins), progress)
+        _, outcome = planner.plan(planner.size(batches, support), support)
+    return outcome.plan.as_json(), study_of(outcome)
+
+
+def _nodes(document: dict[str, Any], pattern: str | None) -> list[dict[str, Any]]:
+    """Return device, stage and reason of the nodes that a pattern matches, a name that reads as a glob meaning itself."""
+    home = {name: stage["index"] for stage in document["stages"] for name in stage["nodes"]}
+    names: Sequence[str] = list(document["placement"])
+    if pattern is not None:
+        names = [pattern] if pattern in document["placement"] else [name for name in names if fnmatchcase(name, pattern)]
+        if not names:
+            raise UsageError(f"{pattern!r} matches no node", hint=f"for example {', '.join(list(document['placement'])[:6])}")
+    return [
+        {"node": name, "device": document["placement"][name], "stage": home.get(name), "reason": document["reasons"][name]}
+        for name in names
+    ]
+
+
+def _show_nodes(document: dict[str, Any], rows: list[dict[str, Any]], output: Output) -> None:
+    if output.as_json:
+        output.json({"verdict": document["verdict"], "nodes": rows})
+        return
+    for row in rows[:SHOWN]:
+        stage = "no stage" if row["stage"] is None else f"stage {row['stage']}"
+        output.line(f"{row['node']}: {row['device'].upper()}, {stage}: {row['reason']}")
+    if len(rows) > SHOWN:
+        output.line(f"... and {len(rows) - SHOWN} more (--json lists all)")
+
+
+def _show_crossings(found: Sequence[Crossing], document: dict[str, Any], output: Output) -> None:
+    if found:
+        source = document["target"]["source"]
+        rows = [(c.tensor, c.direction, size(c.size_bytes), f"{seconds(c.seconds)} ({source})") for c in found[:SHOWN]]
+        output.table("What is copied", ("tensor", "direction", "bytes", "time"), rows)
+
+
+def _show_answers(answers: Answers, study: Study, output: Output) -> None:
+    output.line(f"the best plan in the cost model: {_reach(answers.now)}")
+    if answers.forced:
+        output.table(
+            "What only the CPU runs, and what the plan would gain at most without it",
+            ("stage", "between GPU stages", "nodes", "at most", "why"),
+            [(str(f.stage), "yes" if f.between else "no", _names(f.nodes), f"{f.gain:.2f}x", f.reason) for f in answers.forced],
+        )
+    output.table(
+        "What a change would buy",
+        ("with", "gain", "best plan then"),
+        [(w.change, f"{w.gain:.2f}x", _reach(w.reach)) for w in answers.what_if],
+    )
+    weights = ", ".join(f"{name} {price:.0%}" for name, price in study.prices.items() if price > 1e-6)
+    output.line(f"what a second less of each resource would lower the bound by: {weights}")
+
+
+def _names(nodes: Sequence[str]) -> str:
+    return ", ".join(nodes[:3]) + (f" (+{len(nodes) - 3})" if len(nodes) > 3 else "")
+
+
+def _reach(reach: Reach) -> str:
+    return f"{reach.throughput_per_s:.1f} requests/s, {seconds(reach.latency_s)} alone, {reach.stages} stage(s)"

@@ -1,0 +1,120 @@
+"""The problem that a plan solves as `problem.json` keeps it, so that questions about the plan need no measuring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutset import serde
+from cutset.errors import PlanError, UsageError
+from cutset.partitioner.cost import Costed
+from cutset.partitioner.plan import Objective
+from cutset.partitioner.planner import Outcome
+from cutset.partitioner.problem import Placement, Problem, Tensor
+
+PROBLEM_SCHEMA = "cutset.problem/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Study:
+    """What a plan was chosen from.
+
+    Attributes:
+        problem: The costs, seconds a request.
+        placement: The one that is deployed.
+        nodes: Nodes of each op; pseudo-ops have none.
+        reasons: Why each op had no choice, empty where it had one.
+        sizes: Bytes of each tensor in one batch.
+        copy_fixed_s: Seconds a request of a copy, whatever its size, by direction.
+        objective: What was made best.
+        max_stages: Most stages.
+        batch: Requests in a batch.
+        prices: Weight of each resource in the proof of the bound.
+    """
+
+    problem: Problem
+    placement: Placement
+    nodes: tuple[tuple[str, ...], ...]
+    reasons: tuple[str, ...]
+    sizes: tuple[int, ...]
+    copy_fixed_s: Mapping[str, float]
+    objective: Objective
+    max_stages: int
+    batch: int
+    prices: Mapping[str, float]
+
+
+def study_of(outcome: Outcome) -> Study:
+    """Return what the plan of an outcome was chosen from."""
+    costed, options = outcome.costed, outcome.case.options
+    pseudo = len(costed.problem.pseudo)
+    return Study(
+        problem=costed.problem,
+        placement=outcome.choice.candidate.placement,
+        nodes=(*(atom.nodes for atom in costed.atoms), *((),) * pseudo),
+        reasons=(*(atom.reason for atom in costed.atoms), *("",) * pseudo),
+        sizes=_sizes(outcome, costed),
+        copy_fixed_s=costed.copy_fixed_s,
+        objective=options.objective,
+        max_stages=options.max_stages,
+        batch=costed.batch,
+        prices=outcome.solution.prices,
+    )
+
+
+def _sizes(outcome: Outcome, costed: Costed) -> tuple[int, ...]:
+    graph = outcome.case.evidence.graph
+    return tuple(graph.nbytes(t.name) if graph.knows_shape(t.name) and graph.values[t.name].is_tensor else 0
+                 for t in costed.problem.tensors)  # fmt: skip
+
+
+def dump_study(study: Study) -> str:
+    """Return a study as JSON; a cost that is infinite is null."""
+    document = {field.name: getattr(study, field.name) for field in fields(study)}
+    problem = {field.name: _encoded(getattr(study.problem, field.name)) for field in fields(Problem) if field.init}
+    return serde.dumps({"schema": PROBLEM_SCHEMA} | document | {"problem": problem, "placement": study.placement.tolist()})
+
+
+def read_study(path: Path) -> Study:
+    """Return the study in a file.
+
+    Raises:
+        UsageError: If it is none of this version.
+    """
+    document = serde.read_json(path, schema=PROBLEM_SCHEMA)
+    try:
+        data = document["problem"]
+        problem = Problem(**{field.name: _decoded(field.name, data[field.name]) for field in fields(Problem) if field.init})
+        return Study(
+            problem=problem,
+            placement=np.array(document["placement"], dtype=np.int8),
+            nodes=tuple(tuple(names) for names in document["nodes"]),
+            **{name: document[name] for name in ("copy_fixed_s", "objective", "max_stages", "batch", "prices")},
+            reasons=tuple(document["reasons"]),
+            sizes=tuple(document["sizes"]),
+        )
+    except (KeyError, TypeError, ValueError, PlanError) as error:
+        raise UsageError(
+            f"{path} does not have the expected fields", cause=repr(error), hint="partition the model again"
+        ) from error
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [entry if math.isfinite(entry) else None for entry in value.tolist()]
+    return sorted(value) if isinstance(value, frozenset) else value
+
+
+def _decoded(name: str, value: Any) -> Any:
+    if name == "tensors":
+        return tuple(Tensor(**(entry | {"consumers": tuple(entry["consumers"])})) for entry in value)
+    if name == "names":
+        return tuple(value)
+    if name == "pseudo":
+        return frozenset(value)
+    return np.array([math.inf if entry is None else entry for entry in value]) if isinstance(value, list) else value
