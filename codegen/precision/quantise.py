@@ -1,0 +1,83 @@
+"""Symmetric int8 with calibration: onnxruntime's static quantisation of a part, in the form that TensorRT takes."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from cutset.errors import ModelError
+from cutset.profilers.session import Arrays
+
+QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators with int8 kernels worth having; the others stay in float32 between them."""
+
+PER_CHANNEL_OPSET = 13
+LEAST_OPSET = 11
+
+
+def quantise(model: onnx.ModelProto, feeds: Sequence[Arrays], keep: Collection[str] = ()) -> onnx.ModelProto:
+    """Return a part with symmetric int8 Q/DQ pairs around its matrix products.
+
+    Args:
+        model: The part in float32, weights inside.
+        feeds: Inputs to calibrate with.
+        keep: Names of nodes to leave in float32.
+
+    Raises:
+        ModelError: If onnxruntime cannot quantise it.
+    """
+    from onnxruntime import quantization as ort  # noqa: PLC0415 (heavy, and only for int8)
+
+    opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
+    if opset < LEAST_OPSET:
+        raise ModelError(f"opset {opset} is too old for int8: {LEAST_OPSET} or later", hint="export the model anew")
+
+    class Reader(ort.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds: Iterator[Arrays] = iter(feeds)
+
+        def get_next(self) -> dict[str, object] | None:
+            feed = next(self._feeds, None)
+            return None if feed is None else dict(feed)
+
+    with tempfile.TemporaryDirectory(prefix="cutset-int8-") as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(model.SerializeToString())
+        level = logging.getLogger().level
+        try:
+            logging.getLogger().setLevel(logging.ERROR)  # it warns through the root logger about models without shapes
+            ort.quantize_static(
+                source,
+                target,
+                Reader(),
+                op_types_to_quantize=list(QUANTISED),
+                per_channel=opset >= PER_CHANNEL_OPSET,
+                activation_type=ort.QuantType.QInt8,
+                weight_type=ort.QuantType.QInt8,
+                nodes_to_exclude=sorted(keep),
+                extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+            )
+        except Exception as error:  # it raises whatever onnx and onnxruntime raise
+            raise ModelError("onnxruntime cannot quantise the part", cause=" ".join(str(error).split())[:300]) from error
+        finally:
+            logging.getLogger().setLevel(level)
+        return onnx.load(target)
+
+
+def is_quantised(model: onnx.ModelProto) -> bool:
+    """Return whether a part carries symmetric int8 Q/DQ already."""
+    zero_points = {weight.name: weight for weight in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    return bool(pairs) and all(_symmetric(node, zero_points) for node in pairs)
+
+
+def _symmetric(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> bool:
+    if len(node.input) < 3 or not node.input[2]:
+        return node.op_type == "DequantizeLinear"  # without a zero point QuantizeLinear makes uint8
+    zero_point = weights.get(node.input[2])
+    return zero_point is None or (zero_point.data_type == TensorProto.INT8 and not numpy_helper.to_array(zero_point).any())
