@@ -10,6 +10,7 @@ from typing import Any
 
 from cutset.cli.options import NO_CACHE
 from cutset.profilers.cache import default_folder
+from cutset.profilers.datasheets import Precision
 from cutset.profilers.table import OptimizationLevel
 
 PROFILE_FILE = re.compile(r"(?P<file>.+\.json)(?:#(?P<machine>\d+))?")
@@ -37,11 +38,12 @@ class CostArguments:
     profile_seconds: float = 3.0
     cache: str | None = None
     optimization: OptimizationLevel = "all"
+    precision: Precision = "fp32"
 
 
 def split_arguments(model: Path, arguments: dict[str, Any]) -> tuple[ModelArguments, CostArguments]:
     """Return the options of the command line as the two values that the steps take."""
-    names = ("target", "batch", "threads", "profile_seconds", "cache", "optimization")
+    names = ("target", "batch", "threads", "profile_seconds", "cache", "optimization", "precision")
     of_costs = {name: arguments.pop(name) for name in names if name in arguments}
     return ModelArguments(model=model, **arguments), CostArguments(**of_costs)
 

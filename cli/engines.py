@@ -10,13 +10,17 @@ from typing import Any, TypeVar
 import click
 
 from cutset.cli.arguments import ModelArguments
+from cutset.cli.options import Number
 from cutset.cli.workflow import Measured, Progress
 from cutset.codegen.engines.feedback import Engineered, Replan, plan_what_builds
 from cutset.codegen.engines.prepare import Recipe
 from cutset.codegen.engines.ranges import Runs
+from cutset.codegen.numerics import ABSOLUTE_SHARE, Tolerance
+from cutset.codegen.precision.error import TOLERANCES
+from cutset.errors import UsageError
 from cutset.profilers.datasheets import PRECISIONS, Precision
 from cutset.profilers.gpu_backend import GpuBackend
-from cutset.profilers.inputs import draw, parse_shape_range
+from cutset.profilers.inputs import draw, parse_shape_range, read_samples
 from cutset.profilers.session import Arrays
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,6 +29,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 def engine_options(function: F) -> F:
     """Add the options that say how engines are made; `EngineArguments.take` reads them."""
     for option in (
+        click.option(
+            "--precision-tolerance", type=Number(min=0), metavar="X",
+            help="Largest error of the precision, over an output's largest magnitude; 0.01 for fp16, 0.05 bf16, 0.1 int8.",
+        ),
+        click.option(
+            "--calibration", type=click.Path(path_type=Path), metavar="FILE.npz",
+            help="Inputs to calibrate int8 with; arrays of one axis more than the model's hold several samples.",
+        ),
         click.option(
             "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
             help="Arithmetic of the GPU stages; each is compared with fp32 on the sample inputs.",
@@ -39,11 +51,32 @@ class EngineArguments:
     """What the command line says about engines."""
 
     precision: Precision = "fp32"
+    calibration: Path | None = None
+    tolerance: float | None = None
 
     @classmethod
     def take(cls, arguments: dict[str, Any]) -> EngineArguments:
-        """Return the options, removed from `arguments`."""
-        return cls(precision=arguments.pop("precision"))
+        """Return the options, removed from `arguments` but for the precision, which costs depend on too.
+
+        Raises:
+            UsageError: If they contradict each other.
+        """
+        wanted = cls(
+            precision=arguments["precision"],
+            calibration=arguments.pop("calibration"),
+            tolerance=arguments.pop("precision_tolerance"),
+        )
+        if wanted.calibration is not None and wanted.precision != "int8":
+            raise UsageError("--calibration is for --precision int8", hint="add --precision int8, or leave it out")
+        return wanted
+
+    def tolerate(self, given: Tolerance, backend: GpuBackend) -> Tolerance:
+        """Return what the verification of the parts may tolerate: more where they run in the reduced precision here."""
+        deployed = backend.name == "onnxruntime-cuda" or (backend.oracle is not None and not backend.oracle.compute_capability)
+        if given != Tolerance() or self.precision not in TOLERANCES or not deployed:
+            return given
+        # `compare` takes a tenth of it, times the largest magnitude, as the absolute tolerance
+        return Tolerance(rtol=(self.tolerance or TOLERANCES[self.precision]) / ABSOLUTE_SHARE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +107,12 @@ def engineer(session: Session, wanted: EngineArguments, replan: Replan, work: Pa
     """
     measured, about = session.measured, session.about
     runs = Runs(usual=measured.samples.samples, extremes=extremes(measured, about.shapes, about.seed))
-    recipe = Recipe(runs=runs, precision=wanted.precision)
+    recipe = Recipe(
+        runs=runs,
+        precision=wanted.precision,
+        calibration=[] if wanted.calibration is None else read_samples(wanted.calibration, measured.graph.inputs),
+        tolerance=wanted.tolerance,
+    )
     return plan_what_builds(measured.graph, replan, session.backend, recipe, work, session.progress)
 
 

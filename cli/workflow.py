@@ -99,6 +99,7 @@ def profile_options(costs: CostArguments) -> ProfileOptions:
         budget_s=costs.profile_seconds,
         cache=CostCache(cache_folder(costs.cache)),
         optimization=costs.optimization,
+        precision=costs.precision,
     )
 
 

@@ -104,6 +104,12 @@ def read_npz(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
     Raises:
         UsageError: If the file cannot be read or an array is missing, unknown, or of the wrong type or shape.
     """
+    arrays = _read_arrays(file, specs)
+    return {spec.name: check(arrays[spec.name], spec, where=str(file)) for spec in specs}
+
+
+def _read_arrays(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name, one an input."""
     try:
         with zipfile.ZipFile(file) as archive:
             arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in archive.namelist()}
@@ -116,7 +122,25 @@ def read_npz(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
     if missing or extra:
         what = f"lacks input `{missing[0]}`" if missing else f"holds `{extra[0]}`, which is not an input"
         raise UsageError(f"{file} {what}", hint=f"the inputs are {_names(specs)}")
-    return {spec.name: check(arrays[spec.name], spec, where=str(file)) for spec in specs}
+    return arrays
+
+
+def read_samples(file: Path, specs: Sequence[TensorSpec]) -> list[dict[str, np.ndarray]]:
+    """Return the samples of a file whose arrays have the shapes of the inputs, or one axis more, along which the samples lie.
+
+    Raises:
+        UsageError: As `read_npz`, or if the arrays hold different numbers of samples.
+    """
+    arrays = _read_arrays(file, specs)
+    several = all(spec.shape is not None and arrays[spec.name].ndim == len(spec.shape) + 1 for spec in specs)
+    if not several:
+        return [{spec.name: check(arrays[spec.name], spec, where=str(file)) for spec in specs}]
+    counts = {len(arrays[spec.name]) for spec in specs}
+    if len(counts) != 1 or not counts - {0}:
+        raise UsageError(f"the arrays of {file} hold {sorted(counts)} samples", hint="give every input the same number")
+    return [
+        {spec.name: check(arrays[spec.name][index], spec, where=str(file)) for spec in specs} for index in range(counts.pop())
+    ]
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

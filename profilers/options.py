@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cutset.profilers.cache import CostCache
+from cutset.profilers.datasheets import Precision
 from cutset.profilers.table import OptimizationLevel
 
 
@@ -18,6 +19,7 @@ class ProfileOptions:
         budget_s: Seconds for each repeated measurement.
         cache: Where measured costs are kept.
         optimization: How far onnxruntime may rewrite the graph; packages are deployed with ``all``.
+        precision: Of the GPU stages, where their costs are modelled.
     """
 
     threads: int = 1
@@ -25,3 +27,4 @@ class ProfileOptions:
     budget_s: float = 3.0
     cache: CostCache = field(default_factory=lambda: CostCache(None))
     optimization: OptimizationLevel = "all"
+    precision: Precision = "fp32"

@@ -74,7 +74,7 @@ def profile(
     if isinstance(target, MeasuredGpu):
         feed = batched(graph, inputs, options.batch)
         return measured, with_measured_gpu(measured, table, feed, target, options, progress)
-    return measured, table if target is None else with_gpu(measured, table, target)
+    return measured, table if target is None else with_gpu(measured, table, target, options.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from cutset.errors import UnknownShapeError, UsageError
 from cutset.graph.model import ModelGraph
 from cutset.profilers import calibrated
 from cutset.profilers.calibrated import calibrate, calibrated_group
-from cutset.profilers.datasheets import Datasheet, datasheets
+from cutset.profilers.datasheets import Datasheet, Precision, datasheets
 from cutset.profilers.recorded import Recording, carried
 from cutset.profilers.roofline import model_group, transfer_times
 from cutset.profilers.table import CostTable, Coverage, GroupCost, TransferModel
@@ -27,13 +27,14 @@ Provider = Callable[[GroupCost], GroupCost | None]
 """Returns what a group costs on the GPU, or None to ask the next one."""
 
 
-def with_gpu(graph: ModelGraph, table: CostTable, target: Datasheet | CostTable) -> CostTable:
+def with_gpu(graph: ModelGraph, table: CostTable, target: Datasheet | CostTable, precision: Precision = "fp32") -> CostTable:
     """Return `table` with the costs of the target's GPU: every group, each of its nodes alone, and transfers.
 
     Args:
         graph: The model, with the shapes of the run.
         table: Costs of the CPU.
         target: Data sheet of the GPU, or a profile taken where it is.
+        precision: Of what the data sheet models.
 
     Raises:
         UsageError: If the profile holds no GPU costs, or nothing says what a transfer costs.
@@ -42,7 +43,7 @@ def with_gpu(graph: ModelGraph, table: CostTable, target: Datasheet | CostTable)
         return replace(
             table,
             target={"id": target.id, "name": target.name, "source": "modelled"},
-            groups=table.groups + _priced(table, [partial(datasheet_group, graph, sheet=target)]),
+            groups=table.groups + _priced(table, [partial(datasheet_group, graph, sheet=target, precision=precision)]),
             transfers=transfer_times(target),
         )
     return _replayed(graph, table, target)
@@ -95,14 +96,14 @@ def _unpriced(group: GroupCost, reason: str) -> GroupCost:
     )  # fmt: skip
 
 
-def datasheet_group(graph: ModelGraph, group: GroupCost, *, sheet: Datasheet) -> GroupCost:
+def datasheet_group(graph: ModelGraph, group: GroupCost, *, sheet: Datasheet, precision: Precision = "fp32") -> GroupCost:
     """Return what `group` should cost on the GPU of `sheet`; without a cost, and with the reason, where a size is not known."""
     try:
-        cost = model_group(graph, group.canonical, sheet)
+        cost = model_group(graph, group.canonical, sheet, precision)
         alone: Mapping[str, float] = (
             {group.canonical[0]: cost.latency_s}
             if len(group.canonical) == 1
-            else {name: model_group(graph, [name], sheet).latency_s for name in group.canonical}
+            else {name: model_group(graph, [name], sheet, precision).latency_s for name in group.canonical}
         )
     except UnknownShapeError as error:
         return _unpriced(group, f"its cost cannot be modelled: {error.what}")

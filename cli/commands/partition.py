@@ -82,9 +82,14 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
                 made, measured = engines.plan, sized.measured
                 measured.seconds["plan"] = time.perf_counter() - start
                 emission = EmitOptions(
-                    force=force, tolerance=tolerance, command=sys.argv, seconds=measured.seconds, progress=progress,
-                    engines=engines, documents={} if outcome is None else {"problem.json": dump_study(study_of(outcome))},
-                )  # fmt: skip
+                    force=force,
+                    tolerance=of_engines.tolerate(tolerance, backend),
+                    command=sys.argv,
+                    seconds=measured.seconds,
+                    progress=progress,
+                    engines=engines,
+                    documents={} if outcome is None else {"problem.json": dump_study(study_of(outcome))},
+                )
                 proof = emit(measured.graph, made, measured.table, measured.samples, target, emission)
     if pins_to is not None:
         placed = {node.name: made.placement[node.name] for node in first.graph.placeable}

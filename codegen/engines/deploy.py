@@ -11,8 +11,10 @@ from cutset.codegen.engines.ranges import as_json
 from cutset.codegen.runtime.backends.cuda import Gpu
 from cutset.codegen.runtime.backends.engine_cache import Builder, EngineCache, ingredients
 from cutset.codegen.runtime.engine_config import EngineConfig
+from cutset.errors import UsageError
 from cutset.partitioner.support import TABLE_SOURCE
 from cutset.profilers.capability import Oracle
+from cutset.serde import to_builtins
 
 ENGINES = "engines"
 
@@ -28,6 +30,11 @@ def deploy(made: Engineered, package: Path, document: dict[str, Any]) -> None:
         document: The plan as JSON; changed.
     """
     document["engines"] = summary(made)
+    if made.backend.name == "onnxruntime-cuda" and any(r.prepared.reduced.precision == "bf16" for r in made.stages):
+        raise UsageError(
+            "bf16 needs an engine: onnxruntime has no bfloat16 kernels on the CPU, so the parts could not be proven",
+            hint="use --precision fp16, or install a library that builds engines: pip install 'cutset[tensorrt-rtx]'",
+        )
     builders: dict[str, Builder] = {}
     for ready in made.stages:
         entry = document["stages"][ready.stage.index]
@@ -39,7 +46,7 @@ def deploy(made: Engineered, package: Path, document: dict[str, Any]) -> None:
         entry["engine"] = {
             "backend": made.backend.name,
             "model": model,
-            "precision": ready.prepared.precision,
+            "precision": ready.prepared.reduced.precision,
             "inputs": [as_json(given) for given in ready.inputs],
         }
         if ready.engine is not None and ready.report is not None and made.backend.oracle and not made.backend.proxy:
@@ -59,7 +66,21 @@ def summary(made: Engineered) -> dict[str, Any]:
         "answered_by": oracle.title if oracle else TABLE_SOURCE,
         "built": [ready.stage.index for ready in made.stages if ready.engine is not None],
         "deployed": oracle is not None and not made.backend.proxy,
+        "precision": [_precision(ready) for ready in made.stages],
         "refusals": {name: {"reason": verdict.reason, "source": verdict.source} for name, verdict in made.refusals.items()},
+    }
+
+
+def _precision(ready: BuiltStage) -> dict[str, Any]:
+    """Return how far a stage's numbers are from float32, as plan.json holds it."""
+    reduced = ready.prepared.reduced
+    return {
+        "stage": ready.stage.index,
+        "precision": reduced.precision,
+        "tolerance": reduced.tolerance,
+        "errors": to_builtins(reduced.errors),
+        "reduced_nodes": len(reduced.reduced),
+        "kept_in_fp32": list(reduced.kept),
     }
 
 

@@ -110,7 +110,7 @@ def _identity(stage: Stage) -> tuple[object, ...]:
 
 def _ready(graph: ModelGraph, stage: Stage, folder: Path, recipe: Recipe, progress: Callable[[str], None]) -> BuiltStage:
     inputs = engine_inputs(graph, stage.inputs, recipe.runs)
-    prepared = prepare(graph, stage, folder / stage.model, inputs, recipe, progress)
+    prepared = prepare(graph, stage, folder / stage.model, recipe, progress)
     return BuiltStage(stage=stage, inputs=inputs, prepared=prepared)
 
 

@@ -6,10 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from cutset.codegen.engines.ranges import Runs
-from cutset.codegen.runtime.engine_config import EngineInput
+from cutset.codegen.precision.reduce import Reduced, reduce_part
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
+from cutset.profilers.datasheets import Precision
+from cutset.profilers.segments import Segment, boundary_values
+from cutset.profilers.session import Arrays
+
+EXTERNAL_FROM_BYTES = 1 << 30
+"""Larger models keep their weights in a file beside them: protobuf ends at 2 GiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +25,16 @@ class Recipe:
     """How stages become engines.
 
     Args:
-        runs: Inputs of the whole model whose shapes engines must take.
-        precision: ``fp32``, ``tf32``, ``fp16``, ``bf16`` or ``int8``.
+        runs: Inputs of the whole model: engines must take their shapes, and precisions are compared on the usual ones.
+        precision: Of the engines.
+        calibration: Inputs of the whole model to calibrate int8 with.
+        tolerance: Largest error of a precision over an output's largest magnitude; None takes the precision's own.
     """
 
     runs: Runs
-    precision: str = "fp32"
+    precision: Precision = "fp32"
+    calibration: Sequence[Arrays] = ()
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,20 +43,47 @@ class Prepared:
 
     Args:
         model: The ONNX file.
-        precision: Of the file.
+        reduced: What its precision changed.
     """
 
     model: Path
-    precision: str = "fp32"
+    reduced: Reduced
 
 
-def prepare(
-    graph: ModelGraph,
-    stage: Stage,
-    model: Path,
-    inputs: Sequence[EngineInput],
-    recipe: Recipe,
-    progress: Callable[[str], None],
-) -> Prepared:
-    """Return the file that the engine of a stage is built from."""
-    return Prepared(model=model, precision=recipe.precision)
+def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progress: Callable[[str], None]) -> Prepared:
+    """Return the file that the engine of a stage is built from, beside the stage's own.
+
+    Args:
+        graph: The whole model.
+        stage: The stage.
+        model: Its file.
+        recipe: How it becomes an engine.
+        progress: Told what is being done.
+
+    Raises:
+        UsageError: If int8 is asked for and there is nothing to calibrate with.
+        VerificationError: If the precision's error is beyond the tolerance.
+    """
+    narrower = recipe.precision not in {"fp32", "tf32"}
+    if narrower:
+        progress(f"comparing stage {stage.index} in {recipe.precision} with fp32")
+    reduced = reduce_part(
+        model,
+        recipe.precision,
+        _feeds(graph, stage, recipe.runs.usual) if narrower else (),
+        calibration=_feeds(graph, stage, recipe.calibration) if recipe.precision == "int8" else (),
+        tolerance=recipe.tolerance,
+    )
+    if reduced.model is None:
+        return Prepared(model=model, reduced=reduced)
+    target = model.with_name(f"{model.stem}.{recipe.precision}.onnx")
+    large = reduced.model.ByteSize() > EXTERNAL_FROM_BYTES
+    onnx.save(reduced.model, str(target), save_as_external_data=large, location=f"{target.name}.data")
+    return Prepared(model=target, reduced=reduced)
+
+
+def _feeds(graph: ModelGraph, stage: Stage, runs: Sequence[Arrays]) -> list[Arrays]:
+    """Return what the stage reads in runs of the whole model."""
+    cut = Segment(nodes=(), inputs=stage.inputs, outputs=())
+    found = [boundary_values(graph, inputs, [cut]) for inputs in runs]
+    return [{name: values[name] for name in stage.inputs} for values in found]

@@ -17,7 +17,7 @@ from cutset.graph.load import load
 from cutset.profilers.datasheets import Precision
 from cutset.profilers.session import Arrays
 
-MOST_TESTS = {"fp16": 40, "bf16": 40, "int8": 12}
+MOST_TESTS = {"fp16": 40, "bf16": 40, "int8": 24}
 """Runs of a part in the search for what stays in float32; one of int8 calibrates anew."""
 
 
@@ -32,7 +32,6 @@ class Reduced:
         errors: Of each output against float32 on the sample inputs.
         reduced: Nodes in the precision.
         kept: Nodes that could be in it and stay in float32 because of their error.
-        emulated: Whether the narrow type was emulated by rounding because onnxruntime has no kernels for it here.
     """
 
     model: onnx.ModelProto | None = field(repr=False)
@@ -41,7 +40,6 @@ class Reduced:
     errors: tuple[OutputError, ...]
     reduced: tuple[str, ...]
     kept: tuple[str, ...]
-    emulated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +70,12 @@ def reduce_part(
         UsageError: If int8 is asked for without anything to calibrate with.
         VerificationError: If the tolerance leaves no matrix product in the precision.
     """
+    as_it_is = Reduced(model=None, precision=precision, tolerance=0.0, errors=(), reduced=(), kept=())
+    if precision in {"fp32", "tf32"}:
+        return as_it_is
     model = onnx.load(str(path))
-    if precision in {"fp32", "tf32"} or (precision == "int8" and not calibration and is_quantised(model)):
-        return Reduced(model=None, precision=precision, tolerance=0.0, errors=(), reduced=(), kept=())
+    if precision == "int8" and not calibration and is_quantised(model):
+        return as_it_is
     if precision == "int8" and not calibration:
         raise UsageError(
             "--precision int8 needs inputs to calibrate with: the model has no symmetric Q/DQ of its own",
@@ -119,7 +120,6 @@ def _within(
         errors=errors,
         reduced=everything.reduced,
         kept=tuple(node.name for node in model.graph.node if node.name in kept),
-        emulated=precision == "bf16",
     )
 
 

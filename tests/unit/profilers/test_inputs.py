@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from cutset.errors import UnknownShapeError, UsageError
 from cutset.graph.types import TensorSpec
-from cutset.profilers.inputs import SAMPLES_TO_DRAW, collect, draw, parse_shape, read_npz, sizes_of, write_npz
+from cutset.profilers.inputs import (
+    SAMPLES_TO_DRAW,
+    collect,
+    draw,
+    parse_shape,
+    parse_shape_range,
+    read_npz,
+    read_samples,
+    sizes_of,
+    write_npz,
+)
 
 NOWHERE = Path("no-such-folder/m.onnx")
 
@@ -257,3 +267,32 @@ def test_a_size_for_no_input():
 def test_only_tensors_can_be_drawn():
     with pytest.raises(UsageError, match="only plain tensors"):
         draw([spec(dtype="seq(float32)", shape=None)], {"x": (1,)}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "ranges"),
+    [("x=2x3", ((2, 3),) * 3), ("a=b=1x3:8x3:32x3", ((1, 3), (8, 3), (32, 3))), ("x=4:4:4", ((4,), (4,), (4,)))],
+)
+def test_ranges_of_shapes(text, ranges):
+    assert parse_shape_range(text)[1] == ranges
+    assert parse_shape(text)[1] == ranges[1]
+
+
+@pytest.mark.parametrize("text", ["x=8x3:1x3:32x3", "x=1:2:3x4", "x=1x3:2x3", "x=1:2:3:4", "x=::", "=1:2:3"])
+def test_ranges_that_are_none(text):
+    with pytest.raises(UsageError, match="--shape"):
+        parse_shape_range(text)
+
+
+def test_samples_of_one_and_of_several(tmp_path):
+    spec = TensorSpec(name="x", dtype="float32", shape=("n", 3))
+    for array, count in ((np.ones((2, 3), "f"), 1), (np.ones((4, 2, 3), "f"), 4)):
+        np.savez(tmp_path / "x.npz", x=array)
+        found = read_samples(tmp_path / "x.npz", [spec])
+        assert [sample["x"].shape for sample in found] == [(2, 3)] * count
+    np.savez(tmp_path / "x.npz", x=np.ones((0, 2, 3), "f"))
+    with pytest.raises(UsageError, match="samples"):
+        read_samples(tmp_path / "x.npz", [spec])
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 2, 5), "f"))
+    with pytest.raises(UsageError, match=r"\[2, 5\]"):
+        read_samples(tmp_path / "x.npz", [spec])

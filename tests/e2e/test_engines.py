@@ -1,0 +1,109 @@
+"""Engines as a user meets them: built into the package, rebuilt by it, and the clear word where there is no library."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.harness import QUICK, package_of
+
+needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+ON_GPU = ("--pin", "dense=gpu", *QUICK)
+
+
+@pytest.fixture(scope="module")
+def without_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which neither library can be imported."""
+    folder = tmp_path_factory.mktemp("without-libraries")
+    code = (
+        "import sys\n"
+        "class Nothing:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name in {'tensorrt', 'tensorrt_rtx'}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Nothing)\n"
+    )
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_engines_are_in_the_package_and_the_package_builds_others(cutset, alone, mixed, tmp_path, precision):
+    out = tmp_path / "out"
+    words = ("--target", "l4", "--precision", precision, "--json", *ON_GPU)
+    done = cutset("partition", mixed, "-o", out, *words)
+    assert done.code == 0, done.err
+    plan = done.json
+    assert plan["engines"]["backend"] == "tensorrt-rtx"
+    assert plan["engines"]["built"] == [1]
+    assert plan["engines"]["answered_by"].endswith("for compute capability 8.9, no GPU")
+    stage = plan["stages"][1]
+    assert stage["engine"]["precision"] == precision
+    package = package_of(out / "serving")
+    listed = json.loads((package / "engines" / "engines.json").read_text())["engines"]
+    assert [(entry["stage"], entry["made_of"]["compute_capability"]) for entry in listed] == [(1, "8.9")]
+    assert (package / "engines" / listed[0]["file"]).stat().st_size == listed[0]["size_bytes"]
+    build = "import sys, importlib; sys.exit(importlib.import_module(sys.argv[1] + '.runtime.main').main(sys.argv[2:]))"
+    for capability, said in (("8.9", "there is an engine for TensorRT-RTX"), ("12.0", "built for TensorRT-RTX")):
+        made = alone.python(out / "serving", build, package.name, "build", "--compute-capability", capability)
+        assert made.code == 0, made.err
+        assert said in made.out
+    assert len(list((package / "engines").glob("*.engine"))) == 2
+    with np.load(mixed.with_suffix(".npz")) as sample:
+        expected = sample["x"].shape
+    assert alone.answers(out / "serving", mixed.with_suffix(".npz"))["y"].shape == expected
+    if precision == "fp16":
+        assert stage["engine"]["model"] == "stages/01_gpu.fp16.onnx"
+        (found,) = plan["engines"]["precision"]
+        assert 0 < found["errors"][0]["max_rel"] < 0.01
+
+
+def test_without_a_library_the_table_answers_and_says_so(cutset, mixed, tmp_path, without_libraries):
+    out = tmp_path / "out"
+    done = cutset("partition", mixed, "-o", out, "--target", "l4", *ON_GPU, env=without_libraries)
+    assert done.code == 0, done.err
+    assert "neither tensorrt nor tensorrt-rtx answers here" in done.err
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["engines"]["answered_by"] == "TensorRT-RTX 1.7.1, recorded"
+    assert [stage["backend"] for stage in plan["stages"]] == ["onnxruntime-cpu", "onnxruntime-cuda"]
+    assert not (package_of(out / "serving") / "engines").exists()
+    inspected = cutset("inspect", mixed, "--json", env=without_libraries).json
+    assert {node["source"] for node in inspected["nodes"]} == {"TensorRT-RTX 1.7.1, recorded", "cutset default"}
+
+
+def test_a_library_that_is_asked_for_and_missing(cutset, mixed, without_libraries):
+    words = ("--plan-only", "--json", "--target", "l4", "--gpu-backend", "tensorrt", *QUICK)
+    done = cutset("partition", mixed, *words, env=without_libraries)
+    assert done.code == 3
+    assert "pip install 'cutset[tensorrt]'" in done.error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--precision", "fp16", "--calibration", "x.npz"], 2, "--calibration is for --precision int8"),
+        (["--precision", "int8"], 2, "needs inputs to calibrate with"),
+        (["--precision", "int8", "--calibration", "missing.npz"], 2, "cannot read sample inputs from missing.npz"),
+        (["--precision", "fp16", "--precision-tolerance", "1e-9"], 4, "cannot be computed in fp16"),
+        (["--precision", "bf16", "--gpu-backend", "onnxruntime-cuda"], 2, "bf16 needs an engine"),
+    ],
+)
+def test_precisions_that_cannot_be_had(cutset, mixed, tmp_path: Path, words, code, said):
+    done = cutset("partition", mixed, "-o", tmp_path / "out", "--target", "l4", "--json", *ON_GPU, *words)
+    assert (done.code, said in done.error["what"]) == (code, True), done.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_less_precision_for_onnxruntime_is_in_the_stage_itself(cutset, mixed, tmp_path):
+    out = tmp_path / "out"
+    words = ("--target", "l4", "--precision", "fp16", "--gpu-backend", "onnxruntime-cuda", "--json", *ON_GPU)
+    done = cutset("partition", mixed, "-o", out, *words)
+    assert done.code == 0, done.err
+    assert done.json["stages"][1]["model"] == "stages/01_gpu.fp16.onnx"
+    assert done.json["verification"]["passed"]
+    assert 0 < done.json["verification"]["max_rel"] < 0.01
