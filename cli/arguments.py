@@ -35,7 +35,7 @@ class CostArguments:
     target: str = "auto"
     batch: str = "1"
     threads: int = 1
-    profile_seconds: float = 3.0
+    profile_seconds: float = 6.0
     cache: str | None = None
     optimization: OptimizationLevel = "all"
     precision: Precision = "fp32"

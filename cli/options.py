@@ -77,8 +77,8 @@ def cost_options(function: F) -> F:
             "--cache", metavar="DIR|none", help="Where measured costs are kept; the user's cache folder by default."
         ),
         click.option(
-            "--profile-seconds", type=Number(min=0.05, max=3600), default=3.0, show_default=True,
-            help="Time for each repeated measurement.",
+            "--profile-seconds", type=Number(min=0.05, max=3600), default=6.0, show_default=True,
+            help="Most time to repeat runs of one input size.",
         ),
         click.option(
             "--threads", type=click.IntRange(1, MOST_THREADS), default=1, show_default=True,

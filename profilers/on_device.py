@@ -49,7 +49,7 @@ def with_measured_gpu(
     if isinstance(copies, Failure):
         raise _unavailable(gpu, copies)
     progress(f"profiling the model on {copies.device}")
-    found = profile_cuda(graph, inputs, device=gpu.device, threads=options.threads, budget_s=options.budget_s)
+    found = profile_cuda(graph, inputs, device=gpu.device, threads=options.threads, budget_s=options.budget_s / 2)
     if isinstance(found, Failure):
         raise _unavailable(gpu, found)
     session = SessionCost(

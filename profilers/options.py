@@ -16,7 +16,7 @@ class ProfileOptions:
     Args:
         threads: Intra-op threads of the CPU session, as deployed.
         batch: Samples in one run; above one, batches 1, middle and `batch` are measured and fitted.
-        budget_s: Seconds for each repeated measurement.
+        budget_s: Seconds to repeat runs of one input size, on one device.
         cache: Where measured costs are kept.
         optimization: How far onnxruntime may rewrite the graph; packages are deployed with ``all``.
         precision: Of the GPU stages, where their costs are modelled.
@@ -24,7 +24,7 @@ class ProfileOptions:
 
     threads: int = 1
     batch: int = 1
-    budget_s: float = 3.0
+    budget_s: float = 6.0
     cache: CostCache = field(default_factory=lambda: CostCache(None))
     optimization: OptimizationLevel = "all"
     precision: Precision = "fp32"

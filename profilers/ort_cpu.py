@@ -31,7 +31,10 @@ from cutset.profilers.timing import Run, repeat, summarise, time_once
 from cutset.profilers.trace_cost import KernelRun, kernel_runs, measure_trace_cost, typical_run
 
 UNFUSED_RUNS = 3
-TRACED_RUNS = 60
+ALONE_SHARE, LOADED_SHARE, TRACED_SHARE = 0.4, 0.2, 0.4
+"""How the time to repeat runs is divided among the three measurements."""
+
+TRACED_RUNS = 200
 TRACED_EVENTS = 120_000
 """Kernels in all traced runs together, about: each takes some 300 bytes of trace and 10 us to read."""
 MIN_TRACED_RUNS = 15
@@ -80,8 +83,8 @@ def profile_cpu(
     Args:
         graph: The model.
         inputs: One array a graph input.
-        options: Intra-op threads, seconds to repeat the run (alone, loaded and traced, each), and how far onnxruntime may
-            rewrite the graph: what it fuses there are the groups. The defaults when None; batch and cache are not used.
+        options: Intra-op threads, seconds to repeat the run (alone, loaded and traced together), and how far onnxruntime
+            may rewrite the graph: what it fuses there are the groups. The defaults when None; batch and cache are not used.
         workers: Requests that run at once in the loaded measurement; it is left out for one.
         progress: Told what is being measured.
 
@@ -97,10 +100,10 @@ def profile_cpu(
         progress("running the model unfused for its shapes")
         unfused_s, shapes, dtypes = work.unfused(feed)
         progress("timing the whole model")
-        latency = work.whole(feed, budget_s)
-        loaded = work.loaded(feed, budget_s, workers) if workers > 1 else None
+        latency = work.whole(feed, ALONE_SHARE * budget_s)
+        loaded = work.loaded(feed, LOADED_SHARE * budget_s, workers) if workers > 1 else None
         progress("profiling its kernels")
-        groups, kernel_s = work.fused(feed, budget_s)
+        groups, kernel_s = work.fused(feed, TRACED_SHARE * budget_s)
     release_memory()
     raw = [sum(kernel_s[k] for k in group.kernels) for group in groups]
     total = sum(raw)

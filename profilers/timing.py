@@ -18,7 +18,10 @@ from cutset.profilers.table import Latency
 MIN_QUIET_RUNS = 5
 MIN_RUNS = 5
 SETTLED_RUNS = 15
-MAX_RUNS = 200
+MAX_RUNS = 1000
+
+SETTLED_S = 0.5
+"""Least seconds before a median counts as settled: what else the machine does changes within tenths of a second."""
 
 SETTLED = 0.05
 """Half the width of the median's interval over the median, under which more runs would tell nothing new."""
@@ -50,7 +53,7 @@ def time_once(call: Callable[[], object]) -> Run:
 def repeat(
     call: Callable[[], object], *, budget_s: float, max_runs: int = MAX_RUNS, warmup: int = 2, settled: float = SETTLED
 ) -> list[Run]:
-    """Return the runs made: at least five, until their median has settled, `max_runs` or `budget_s` seconds are spent.
+    """Return the runs made: at least five, until their median has settled, `max_runs` are made or `budget_s` is spent.
 
     Args:
         call: What to time.
@@ -62,8 +65,11 @@ def repeat(
     for _ in range(warmup):
         call()
     runs: list[Run] = []
-    end = time.perf_counter() + budget_s
-    while len(runs) < MIN_RUNS or (len(runs) < max_runs and time.perf_counter() < end and not _settled(runs, settled)):
+    start = time.perf_counter()
+    while len(runs) < max(MIN_RUNS, max_runs):
+        spent_s = time.perf_counter() - start
+        if len(runs) >= MIN_RUNS and (spent_s >= budget_s or (spent_s >= SETTLED_S and _settled(runs, settled))):
+            break
         runs.append(time_once(call))
     return runs
 
