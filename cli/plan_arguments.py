@@ -42,6 +42,10 @@ def plan_options(function: F) -> F:
             "--max-stages", type=click.IntRange(min=1), default=5, show_default=True, help="Most stages of the pipeline."
         ),
         click.option(
+            "--calibrate/--no-calibrate", default=False, show_default=True,
+            help="Measure whole stages on this machine and plan again with what they really take.",
+        ),
+        click.option(
             "--slo-ms", type=Number(min=0.001), metavar="MS",
             help="Answer requests that were let in within so many milliseconds.",
         ),
@@ -65,6 +69,7 @@ class PlanArguments:
         file: The pins file, empty without one.
         settings: Fields of `PlanOptions` that are passed on as they are.
         slo_s: Seconds within which a request is to be answered, None for no target.
+        calibrate: Whether to measure whole stages and plan again.
     """
 
     name: str
@@ -73,6 +78,7 @@ class PlanArguments:
     file: PinsFile
     settings: dict[str, Any]
     slo_s: float | None = None
+    calibrate: bool = False
 
     @classmethod
     def take(cls, name: str, arguments: dict[str, Any]) -> PlanArguments:
@@ -85,6 +91,7 @@ class PlanArguments:
         file = PinsFile() if path is None else read_pins(path)
         slo_ms = arguments.pop("slo_ms")
         return cls(
+            calibrate=arguments.pop("calibrate"),
             slo_s=None if slo_ms is None else slo_ms / 1e3,
             name=name,
             workers=parse_workers(arguments.pop("cpu_workers")),

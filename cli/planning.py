@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cutset.cli.arguments import CostArguments, ModelArguments
+from cutset.cli.calibration import StageTimer
 from cutset.cli.output import Output
 from cutset.cli.plan_arguments import PlanArguments
 from cutset.cli.workflow import Measured, Progress, measure
 from cutset.errors import ProfileError, UsageError
 from cutset.partitioner.atoms import Evidence, broken_pieces
-from cutset.partitioner.batches import between
+from cutset.partitioner.batches import between, fitted_steps
+from cutset.partitioner.calibrate import calibrate
 from cutset.partitioner.cost import Machine
+from cutset.partitioner.decide import Case, candidate_of
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import resolve, resolve_kept
-from cutset.partitioner.plan import Operating
+from cutset.partitioner.plan import Operating, Plan
 from cutset.partitioner.planner import Outcome, plan_evidence
 from cutset.partitioner.sizing import size_up, worker_counts
 from cutset.partitioner.support import Support
 from cutset.profilers.pieces import with_pieces
 from cutset.profilers.profile import batched
+from cutset.profilers.segments import Backend
 
 AUTO_BATCH = 8
 """Largest batch that ``--batch auto`` measures."""
@@ -28,11 +32,12 @@ AUTO_BATCH = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sized:
-    """A model as measured at the batch to deploy, what to plan for, and what other sizes would reach."""
+    """A model as measured at the batch to deploy, what to plan for, what other sizes would reach, and all measurements."""
 
     measured: Measured
     options: PlanOptions
     pareto: tuple[Operating, ...] = ()
+    batches: Mapping[int, Measured] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,7 @@ class Planner:
         wanted: What to plan for.
         output: Where notices go.
         progress: Told each step.
+        gpu_backend: What runs GPU stages on this machine, None where the GPU is elsewhere.
     """
 
     about: ModelArguments
@@ -52,6 +58,7 @@ class Planner:
     wanted: PlanArguments
     output: Output
     progress: Progress
+    gpu_backend: Backend | None = None
 
     def measure(self) -> dict[int, Measured]:
         """Return the model measured at the wanted batch; for ``auto`` alone and at the largest batch, if it takes batches."""
@@ -85,10 +92,10 @@ class Planner:
         sizing = size_up(self._evidences(batches, support), options, workers)
         batch = sizing.options.machine.batch
         chosen = batches.get(batch) or self._measure_at(str(batch))
-        return Sized(measured=chosen, options=sizing.options, pareto=sizing.pareto)
+        return Sized(measured=chosen, options=sizing.options, pareto=sizing.pareto, batches=batches)
 
     def plan(self, sized: Sized, support: Mapping[str, Support]) -> tuple[Sized, Outcome]:
-        """Return the plan at a size, and the size with the prices that planning had to measure.
+        """Return the plan at a size, and the size with the costs that planning measured or calibrated.
 
         Args:
             sized: From `size`.
@@ -97,12 +104,39 @@ class Planner:
         Raises:
             PlanError: If pins, the stage limit and the latency target leave no plan.
         """
-        sized = replace(sized, measured=self._with_pieces(sized.measured, support))
+        measured = self._with_pieces(sized.measured, support)
         self.progress("planning")
-        outcome = plan_evidence(self._evidence(sized.measured, support), sized.options)
+        evidence = self._evidence(measured, support)
+        if self.wanted.calibrate:
+            timer = StageTimer(measured=measured, progress=self.progress, gpu_backend=self.gpu_backend)
+            outcome, calibration = calibrate(evidence, sized.options, timer)
+            outcome = replace(outcome, plan=replace(outcome.plan, calibration=calibration.as_json()))
+            measured = replace(measured, table=outcome.case.evidence.table)
+        else:
+            outcome = plan_evidence(evidence, sized.options)
         if sized.pareto:
             outcome = replace(outcome, plan=replace(outcome.plan, pareto=sized.pareto))
-        return sized, outcome
+        plan = self._with_batch_scaling(outcome, sized.batches, support)
+        return replace(sized, measured=measured), replace(outcome, plan=plan)
+
+    def _with_batch_scaling(self, outcome: Outcome, batches: Mapping[int, Measured], support: Mapping[str, Support]) -> Plan:
+        """Return the plan with steps that grow with the batch as measured, where it was at two sizes."""
+        plan = outcome.plan
+        if len(batches) < 2:
+            return plan
+        first, last = min(batches), max(batches)
+        ends = []
+        for batch in (first, last):
+            machine = replace(outcome.case.options.machine, batch=batch)
+            options = replace(outcome.case.options, machine=machine, slo_s=None)
+            case = Case(evidence=self._evidence(batches[batch], support), options=options)
+            costed = case.costed()
+            placement = costed.placement_of(plan.placement)
+            if placement is None:
+                return plan
+            ends.append(candidate_of(case, costed, placement).steps)
+        steps = fitted_steps(ends[0], first, ends[1], last)
+        return plan if steps is None else replace(plan, steps=steps, batch_scaling="measured")
 
     def _measure_at(self, batch: str) -> Measured:
         return measure(self.about, replace(self.costs, batch=batch), self.output, self.progress)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cutset.partitioner.atoms import Evidence
+from cutset.partitioner.steps import Step
 from cutset.profilers.table import CostTable, GroupCost, Latency, SessionCost
 
 Dims = tuple[int, ...]
@@ -33,6 +34,25 @@ def between(small: Evidence, large: Evidence, batch: int) -> Evidence | None:
         loaded=_sessions(small.table.loaded, large.table.loaded, share, batch),
     )
     return replace(large, table=table, graph=large.graph.with_measured(shapes, {}))
+
+
+def fitted_steps(small: Sequence[Step], first: int, large: Sequence[Step], last: int) -> tuple[Step, ...] | None:
+    """Return steps whose times lie on the line through two batch sizes; None where the two are not the same steps.
+
+    Args:
+        small: Steps of a placement at batch `first`.
+        first: The smaller batch.
+        large: Steps of the same placement at batch `last`.
+        last: The larger batch.
+    """
+    if [(step.stage, step.resource) for step in small] != [(step.stage, step.resource) for step in large]:
+        return None
+    found = []
+    for a, b in zip(small, large, strict=True):
+        begin, end = a.seconds(first), b.seconds(last)
+        each_s = min((end - begin) / (last - first), begin / first)
+        found.append(replace(a, fixed_s=max(0.0, begin - each_s * first), each_s=max(0.0, each_s)))
+    return tuple(found)
 
 
 def batch_of(table: CostTable) -> int:

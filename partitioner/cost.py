@@ -11,7 +11,7 @@ import numpy as np
 from cutset.errors import UnknownShapeError
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.atoms import Atom, Evidence, atoms_of
-from cutset.partitioner.problem import Problem, Tensor
+from cutset.partitioner.problem import CPU, GPU, Placement, Problem, Tensor
 from cutset.profilers.table import CostTable
 
 INPUT, OUTPUT = "<input>", "<output>"
@@ -57,6 +57,16 @@ class Costed:
     atoms: tuple[Atom, ...]
     batch: int = 1
     copy_fixed_s: Mapping[str, float] = field(default_factory=dict)
+
+    def placement_of(self, devices: Mapping[str, str]) -> Placement | None:
+        """Return the placement of the atoms that puts every node on its device, None if that parts the nodes of an atom."""
+        placement = np.full(self.problem.size, CPU, dtype=np.int8)
+        for index, atom in enumerate(self.atoms):
+            found = {devices[name] for name in atom.nodes}
+            if len(found) != 1:
+                return None
+            placement[index] = GPU if found == {"gpu"} else CPU
+        return placement
 
 
 def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid") -> Costed:

@@ -128,8 +128,10 @@ class Plan:
     prediction: Prediction
     baselines: Mapping[str, Any]
     steps: tuple[Step, ...] = ()
+    batch_scaling: Literal["overheads", "measured"] = "overheads"
     robustness: Mapping[str, Any] = field(default_factory=dict)
     pareto: tuple[Operating, ...] = ()
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -154,6 +156,7 @@ class Plan:
             "stages": [_stage_json(stage) for stage in self.stages],
             "boundary": [_boundary_json(tensor) for tensor in self.boundary],
             "steps": [_step_json(step) for step in self.steps],
+            "batch_scaling": self.batch_scaling,
             "prediction": {
                 "latency_s": self.prediction.latency_s,
                 "throughput_per_s": self.prediction.throughput_per_s,
@@ -166,6 +169,7 @@ class Plan:
             "pareto": [serde.to_builtins(point) for point in self.pareto],
             "baselines": dict(self.baselines),
             "robustness": dict(self.robustness),
+            "calibration": dict(self.calibration) or None,
             "notes": list(self.notes),
             "placement": dict(self.placement),
             "reasons": dict(self.reasons),

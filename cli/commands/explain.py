@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ def _plan(model: Path, arguments: dict[str, Any], output: Output) -> tuple[dict[
         first = next(iter(batches.values()))
         backend = choose(gpu_backend, first.gpu, output) if first.table.target else NO_GPU
         support = backend_support(first, backend, resolve(first.graph, wanted.pins), progress)
+        planner = replace(planner, gpu_backend=backend.name if first.gpu.here else None)
         _, outcome = planner.plan(planner.size(batches, support), support)
     return outcome.plan.as_json(), study_of(outcome)
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
         first = next(iter(batches.values()))
         backend = choose(gpu_backend, first.gpu, output) if first.table.target else NO_GPU
         support = backend_support(first, backend, resolve(first.graph, wanted.pins), progress)
+        planner = replace(planner, gpu_backend=backend.name if first.gpu.here else None)
         sized = planner.size(batches, support)
         session = Session(measured=sized.measured, about=about, backend=backend, progress=progress)
 
@@ -114,6 +116,18 @@ def _show(made: Plan, proof: Verification | None, target: Path | None, output: O
     output.line(f"report: {target / 'report.html'}")
 
 
+def describe_calibration(found: Mapping[str, Any]) -> str:
+    """Return in words how far the stages are from what the plan says of them."""
+    devices = " and ".join(device.upper() for device in found["devices"])
+    if found["worst_error"] is None:
+        return f"{found['state']}: no stage could be measured here"
+    kept = "" if "gpu" in found["devices"] else "; the GPU's costs stay as they were"
+    return (
+        f"{found['state']}: {devices} stages measured within {found['worst_error']:.1%} of the plan "
+        f"after {len(found['rounds'])} rounds{kept}"
+    )
+
+
 def print_plan(made: Plan, output: Output) -> None:
     """Write the verdict, the stages, what crosses between them, and the baselines."""
     output.line(made.verdict)
@@ -139,6 +153,8 @@ def print_plan(made: Plan, output: Output) -> None:
                 for t in made.boundary
             ],
         )
+    if made.calibration:
+        output.line(describe_calibration(made.calibration))
     source = note.get(str(made.target["source"]), "")
     rows = [("this plan", f"{made.prediction.throughput_per_s:.1f}", seconds(made.prediction.latency_s))]
     for name, baseline in made.baselines.items():

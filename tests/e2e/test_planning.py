@@ -48,6 +48,7 @@ def test_batch_and_workers_are_chosen(cutset, cnn_file):
     assert {point["batch"] for point in done["pareto"]} <= {1, 2, 4, 8}
     front = [(point["latency_s"], point["throughput_per_s"]) for point in done["pareto"]]
     assert front == sorted(front)
+    assert done["batch_scaling"] == "measured"
 
 
 def test_a_model_that_takes_no_batches_is_planned_without(cutset, mixed):
@@ -90,3 +91,15 @@ def test_explain_a_model_that_is_planned_for_it(cutset, mixed):
     done = cutset("explain", mixed, "dense", "--target", "t4", *QUICK)
     assert done.code == 0, done.err
     assert done.out.startswith("dense: ")
+
+
+def test_stages_are_measured_and_the_plan_says_how_far_off_it_is(cutset, mixed):
+    done = cutset("partition", mixed, *PLAN, "--pin", "dense=gpu", "--pin", "relu=cpu", "--calibrate").json
+    found = done["calibration"]
+    assert found["devices"] == ["cpu"]
+    assert found["state"] == ("calibrated" if found["worst_error"] <= 0.1 else "uncalibrated")
+    assert found["rounds"][0]["what"] == "the whole model on one core"
+    measured = [stage for stage in found["rounds"][-1]["stages"] if stage["device"] == "cpu"]
+    assert len(measured) == sum(stage["device"] == "cpu" for stage in done["stages"])
+    assert all(stage["measured_s"] > 0 for stage in measured)
+    assert cutset("partition", mixed, *PLAN).json["calibration"] is None

@@ -6,11 +6,12 @@ import pytest
 
 from cutset.errors import PlanError
 from cutset.partitioner.atoms import Evidence
-from cutset.partitioner.batches import batch_of, between
+from cutset.partitioner.batches import batch_of, between, fitted_steps
 from cutset.partitioner.cost import Machine
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.planner import plan_evidence
 from cutset.partitioner.sizing import size_up, worker_counts
+from cutset.partitioner.steps import Step
 
 FIXED = 0.9
 """Share of a group's time on the GPU that does not grow with the batch, in these tests."""
@@ -118,3 +119,15 @@ def test_shapes_between_two_batches(gpu_bound):
     small = replace(small, table=replace(small.table, shapes={"x": (1, 3), "odd": (2,)}))
     large = replace(large, table=replace(large.table, shapes={"x": (8, 3), "odd": (2, 2)}))
     assert between(small, large, 4).table.shapes == {"x": (4, 3), "odd": (2, 2)}
+
+
+def test_steps_between_two_batches_grow_as_both_were_measured():
+    def at(seconds, batch):
+        return [Step(stage=0, resource="gpu", fixed_s=0.0, each_s=seconds / batch)]
+
+    (found,) = fitted_steps(at(2.0, 1), 1, at(9.0, 8), 8)
+    assert (found.fixed_s, found.each_s) == pytest.approx((1, 1))
+    (slower_in_batches,) = fitted_steps(at(1.0, 1), 1, at(16.0, 8), 8)
+    assert slower_in_batches.fixed_s == 0
+    other = [Step(stage=0, resource="cpu", fixed_s=0.0, each_s=1.0)]
+    assert fitted_steps(at(1.0, 1), 1, other, 8) is None

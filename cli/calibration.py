@@ -1,0 +1,61 @@
+"""Timing the stages of a plan on this machine, for `--calibrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cutset.cli.workflow import Measured, Progress
+from cutset.errors import ProfileError
+from cutset.partitioner.calibrate import StageNodes, Timing
+from cutset.profilers.child import Failure
+from cutset.profilers.profile import batched
+from cutset.profilers.segments import Backend, Segment, SegmentOptions, boundary_values, segment_of, time_segments
+from cutset.profilers.table import Latency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimer:
+    """Times stages as sessions of their own, and those of the GPU where it is in this machine.
+
+    Args:
+        measured: The model, its inputs and how it was measured.
+        progress: Told what is being measured.
+        gpu_backend: What runs GPU stages here, None where the GPU is elsewhere.
+    """
+
+    measured: Measured
+    progress: Progress
+    gpu_backend: Backend | None = None
+
+    def __call__(self, stages: Sequence[StageNodes]) -> list[Timing | None]:
+        """Return what each stage takes, None for one that cannot be measured here."""
+        found: list[Timing | None] = [None] * len(stages)
+        for device, backend in (("cpu", "onnxruntime-cpu"), ("gpu", self.gpu_backend)):
+            places = [place for place, stage in enumerate(stages) if stage.device == device]
+            if backend is not None and places:
+                self.progress(f"measuring {len(places)} stage(s) on the {device.upper()}")
+                timings = self._times([stages[place] for place in places], backend)
+                for place, timing in zip(places, timings, strict=True):
+                    found[place] = timing
+        return found
+
+    def _times(self, stages: Sequence[StageNodes], backend: Backend) -> list[Timing | None]:
+        measured, graph = self.measured, self.measured.graph
+        try:
+            segments: list[Segment] = [segment_of(graph, stage.nodes) for stage in stages]
+            inputs = batched(graph, measured.samples.samples[0], measured.batch)
+            values = boundary_values(graph, inputs, segments)
+        except ProfileError as error:
+            self.progress(f"stages are not measured: {error.what}")
+            return [None] * len(stages)
+        options = SegmentOptions(
+            backend=backend, threads=measured.options.threads, budget_s=min(1.0, measured.options.budget_s)
+        )
+        times = time_segments(graph, segments, values, options=options)
+        return [None if isinstance(time, Failure) else _timing(time.latency) for time in times]
+
+
+def _timing(latency: Latency) -> Timing:
+    low, high = latency.low or latency.median, latency.high or latency.median
+    return Timing(seconds=latency.median, noise=(high - low) / 2 / latency.median if latency.median else 0.0)
