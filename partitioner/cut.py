@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from cutset.partitioner.network import CAP_INF, SINK, SOURCE, Network, Template, as_digraph, price
-from cutset.partitioner.problem import BoolArray, FloatArray, IntArray
+from cutset.partitioner.problem import GPU, BoolArray, FloatArray, IntArray
 
 Flow = Literal["scipy", "networkx"]
 
@@ -111,14 +111,19 @@ class Oracle:
         """Return the demands this oracle minimises, shape ``(4,)``."""
         return self.template.demands(labels, self.transfer_weight)
 
-    def cheapest(self, prices: FloatArray, ceiling_s: float) -> Answer:
-        """Return the minimum of ``prices @ demands``.
+    def gpu_bytes(self, labels: IntArray) -> float:
+        """Return the bytes a labelling keeps on the GPU."""
+        return float(self.template.problem.gpu_bytes[self.template.placement(labels) == GPU].sum())
+
+    def cheapest(self, prices: FloatArray, ceiling_s: float, byte_price: float = 0.0) -> Answer:
+        """Return the minimum of ``prices @ demands + byte_price * gpu_bytes``.
 
         Args:
             prices: Price of a second of each of `RESOURCES`, shape ``(4,)``.
-            ceiling_s: ``prices @ demands`` of some labelling; the tighter, the more exact the integers.
+            ceiling_s: The value of some labelling; the tighter, the more exact the integers.
+            byte_price: Price of a byte on the GPU.
         """
-        network = price(self.template, prices, ceiling_s, self.transfer_weight)
+        network = price(self.template, prices, ceiling_s, self.transfer_weight, byte_price)
         cut = minimum_cut(network, self.flow)
         # One rounding error of each float sum is taken off, so that the value stays a bound.
         value_s = network.offset_s + cut.value / network.scale

@@ -22,6 +22,7 @@ class Evaluation:
         bottleneck_s: Seconds between requests at full load: the largest demand over its servers.
         latency_s: Seconds of one request alone: the sum of demands.
         stages: Number of stages.
+        gpu_bytes: Bytes the ops keep on the GPU.
         first: Device of stage 0.
         labels: Stage of each op, shape ``(ops,)``; -1 for pseudo-ops.
     """
@@ -31,6 +32,7 @@ class Evaluation:
     bottleneck_s: float
     latency_s: float
     stages: int
+    gpu_bytes: float
     first: int
     labels: IntArray
 
@@ -72,7 +74,7 @@ def evaluate(problem: Problem, placement: Placement) -> Evaluation:
     """
     stages = stages_of(problem, placement)
     demand = demands(problem, placement) + stage_overheads(problem, stages)
-    load = demand / problem.servers
+    load = problem.shares @ demand if np.isfinite(demand).all() else demand  # zero shares of infinity are not numbers
     worst = int(load.argmax())
     return Evaluation(
         demand_s=dict(zip(RESOURCES, demand.tolist(), strict=True)),
@@ -80,6 +82,7 @@ def evaluate(problem: Problem, placement: Placement) -> Evaluation:
         bottleneck_s=float(load[worst]),
         latency_s=float(demand.sum()),
         stages=stages.count,
+        gpu_bytes=float(problem.gpu_bytes[placement == GPU].sum()),
         first=stages.first,
         labels=stages.labels,
     )

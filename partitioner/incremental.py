@@ -20,12 +20,15 @@ class Devices:
     Attributes:
         device: 0 or 1 for each op.
         demand_s: Seconds a request from each of `RESOURCES`, without stage overheads.
+        gpu_bytes: Bytes on the GPU.
     """
 
     def __init__(self, problem: Problem, placement: Placement) -> None:
         graph = problem.topology
         self.device: list[int] = placement.tolist()
         self.demand_s: list[float] = demands(problem, placement).tolist()
+        self._bytes: list[float] = problem.gpu_bytes.tolist()
+        self.gpu_bytes = float(problem.gpu_bytes[placement == GPU].sum())
         self._cost = (problem.cpu_s.tolist(), problem.gpu_s.tolist())
         self._copy: tuple[list[float], list[float]] = (graph.h2d_s.tolist(), graph.d2h_s.tolist())
         self._tensors = [(t.producer, len(t.consumers)) for t in problem.tensors]
@@ -65,6 +68,7 @@ class Devices:
         for resource, change in enumerate(self.difference(v)):
             self.demand_s[resource] += change
         here = self.device[v]
+        self.gpu_bytes += self._bytes[v] if here == CPU else -self._bytes[v]
         for e in self._consumed[v]:
             self._readers[e][here] -= 1
             self._readers[e][1 - here] += 1

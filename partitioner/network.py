@@ -266,7 +266,9 @@ def _row_labels(low: list[int], rows: int, ends: tuple[list[int], list[int], lis
     return np.array(labels, dtype=np.int64)
 
 
-def price(template: Template, prices: FloatArray, ceiling_s: float, transfer_weight: float = 1.0) -> Network:
+def price(
+    template: Template, prices: FloatArray, ceiling_s: float, transfer_weight: float = 1.0, byte_price: float = 0.0
+) -> Network:
     """Return the network of a template with every capacity set.
 
     Capacities are floored, so the cut stays a lower bound. The unit is chosen from `ceiling_s`: a cut above it is of no
@@ -275,11 +277,12 @@ def price(template: Template, prices: FloatArray, ceiling_s: float, transfer_wei
     Args:
         template: The shape.
         prices: Price of a second of each of `RESOURCES`, shape ``(4,)``, not negative.
-        ceiling_s: ``prices @ demands`` of some labelling of this template.
+        ceiling_s: ``prices @ demands`` of some labelling of this template, with the price of its bytes.
         transfer_weight: Factor on copies.
+        byte_price: Price of a byte on the GPU.
     """
     graph = template.problem.topology
-    node, offset_terms = _op_terms(template, prices)
+    node, offset_terms = _op_terms(template, prices, byte_price)
     gain, loss = np.flatnonzero(node > 0), np.flatnonzero(node < 0)
     offset_s = math.fsum([*offset_terms, *node[loss].tolist()])
     # The difference of two nearly equal sums is noise below 1e-9 of either; the last term keeps the scale finite.
@@ -301,7 +304,7 @@ def price(template: Template, prices: FloatArray, ceiling_s: float, transfer_wei
     )
 
 
-def _op_terms(template: Template, prices: FloatArray) -> tuple[FloatArray, list[float]]:
+def _op_terms(template: Template, prices: FloatArray, byte_price: float) -> tuple[FloatArray, list[float]]:
     """Return what each node adds to the cost on the sink side, shape ``(nodes,)``, and the terms of the constant.
 
     An op costs its cheaper side always and the difference ``d`` on the other; every term is plus or minus one of those
@@ -310,7 +313,7 @@ def _op_terms(template: Template, prices: FloatArray) -> tuple[FloatArray, list[
     problem = template.problem
     on_cpu, on_gpu = problem.on_cpu, problem.on_gpu
     cpu = np.where(on_cpu, problem.cpu_s, 0.0) * prices[CPU]
-    gpu = np.where(on_gpu, problem.gpu_s, 0.0) * prices[GPU]
+    gpu = np.where(on_gpu, problem.gpu_s, 0.0) * prices[GPU] + np.where(on_gpu, problem.gpu_bytes, 0.0) * byte_price
     cpu, gpu = np.where(on_cpu, cpu, gpu), np.where(on_gpu, gpu, cpu)
     extra = gpu - cpu
     node = np.zeros(template.node_count)

@@ -99,6 +99,8 @@ class Problem:
         cpu_stage_s: Seconds a request that each CPU stage adds to the CPU.
         gpu_stage_s: Seconds a request that each GPU stage adds to the GPU.
         min_gpu_ops: GPU stages with fewer real ops than this are not worth building.
+        gpu_bytes: Bytes each op keeps on the GPU, its weights; nothing by default.
+        copies_overlap: Whether copies run beside the GPU's work; otherwise it waits for them.
         whole_cpu_s: Measured seconds of the unsplit model on one core, if known.
         whole_cores: Cores that can each run a replica of the unsplit model.
         topology: Derived.
@@ -118,6 +120,8 @@ class Problem:
     cpu_stage_s: float = 0.0
     gpu_stage_s: float = 0.0
     min_gpu_ops: int = 0
+    gpu_bytes: FloatArray = field(default_factory=lambda: np.zeros(0))
+    copies_overlap: bool = True
     whole_cpu_s: float | None = None
     whole_cores: int = 1
     topology: Topology = field(init=False, repr=False)
@@ -125,6 +129,7 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cpu_s", _frozen_costs(self.cpu_s))
         object.__setattr__(self, "gpu_s", _frozen_costs(self.gpu_s))
+        object.__setattr__(self, "gpu_bytes", _frozen_costs(self.gpu_bytes if self.gpu_bytes.size else np.zeros(self.size)))
         object.__setattr__(self, "tensors", tuple(t for t in self.tensors if t.consumers))
         _check_shape(self)
         _check_costs(self)
@@ -158,9 +163,26 @@ class Problem:
         return self.on_cpu & self.on_gpu
 
     @property
+    def total_s(self) -> float:
+        """Sum of all finite costs: no possible placement's demands exceed it."""
+        costs = np.concatenate([self.cpu_s, self.gpu_s, self.topology.h2d_s, self.topology.d2h_s])
+        stages = self.size * (self.cpu_stage_s + self.gpu_stage_s)
+        return float(costs[np.isfinite(costs)].sum()) + stages
+
+    @property
     def servers(self) -> FloatArray:
         """Parallel servers of each of `RESOURCES`, shape ``(4,)``."""
         return np.array([self.cpu_workers, self.gpu_count, 1, 1], dtype=np.float64)
+
+    @property
+    def shares(self) -> FloatArray:
+        """What a second of each of `RESOURCES` adds to the load of each server, shape ``(servers, 4)``.
+
+        The largest load is the time between requests at full load. Server ``i`` is named after ``RESOURCES[i]``.
+        """
+        if self.copies_overlap:
+            return np.diag(1 / self.servers)
+        return np.array([[1 / self.cpu_workers, 0, 0, 0], [0, *[1 / self.gpu_count] * 3]])
 
 
 def _frozen_costs(values: FloatArray) -> FloatArray:
@@ -171,8 +193,9 @@ def _frozen_costs(values: FloatArray) -> FloatArray:
 
 def _check_shape(problem: Problem) -> None:
     size = len(problem.names)
-    if problem.cpu_s.shape != (size,) or problem.gpu_s.shape != (size,):
-        raise ValueError(f"{size} names, costs of shape {problem.cpu_s.shape} and {problem.gpu_s.shape}")
+    shapes = {problem.cpu_s.shape, problem.gpu_s.shape, problem.gpu_bytes.shape}
+    if shapes != {(size,)}:
+        raise ValueError(f"{size} names, costs of shape {sorted(shapes)}")
     ends = {v for tensor in problem.tensors for v in (tensor.producer, *tensor.consumers)} | problem.pseudo
     if any(not 0 <= v < size for v in ends):
         raise ValueError(f"an op index is outside 0..{size - 1}")
@@ -191,6 +214,8 @@ def _check_costs(problem: Problem) -> None:
         if wrong.size:
             v = int(wrong[0])
             raise PlanError(f"op `{problem.names[v]}` has the {device} cost {costs[v]}", hint="profile the model again")
+    if not (np.isfinite(problem.gpu_bytes) & (problem.gpu_bytes >= 0)).all():
+        raise PlanError("the bytes of an op on the GPU are negative or not a number", hint="profile the model again")
     nowhere = np.flatnonzero(~np.isfinite(problem.cpu_s) & ~np.isfinite(problem.gpu_s))
     if nowhere.size:
         name = problem.names[int(nowhere[0])]

@@ -9,10 +9,10 @@ import numpy as np
 
 from cutset.partitioner.cut import Flow, Oracle
 from cutset.partitioner.evaluation import Evaluation, evaluate
+from cutset.partitioner.goal import Goal
 from cutset.partitioner.network import chain_template
 from cutset.partitioner.phases import windows
-from cutset.partitioner.problem import RESOURCES, IntArray, Placement, Problem
-from cutset.partitioner.refine import Goal, Objective
+from cutset.partitioner.problem import RESOURCES, IntArray, Placement
 from cutset.partitioner.throughput import PriceBound, price_loop
 
 TIE = 1 + 1e-9
@@ -43,28 +43,31 @@ class Pool:
     Attributes:
         goal: What they are judged by.
         found: Candidates by placement, in the order met.
+        over: Placements that only break a limit, worth mending.
         rejected: Distinct placements refused for having too many stages.
     """
 
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
         self.found: dict[bytes, Candidate] = {}
+        self.over: dict[bytes, Candidate] = {}
         self.rejected: set[bytes] = set()
 
     def add(self, placement: Placement, origin: str) -> None:
         """Take a placement unless it is known, impossible, or over the stage limit."""
         key = placement.tobytes()
-        if key in self.found or key in self.rejected:
+        if key in self.found or key in self.over or key in self.rejected:
             return
         evaluation = evaluate(self.goal.problem, placement)
-        limit = self.goal.max_stages
-        value_s = evaluation.bottleneck_s if self.goal.objective == "throughput" else evaluation.latency_s
-        if not np.isfinite(value_s):
+        if not np.isfinite(evaluation.latency_s):
             return
-        if limit is not None and evaluation.stages > limit:
+        if self.goal.max_stages is not None and evaluation.stages > self.goal.max_stages:
             self.rejected.add(key)
             return
-        self.found[key] = Candidate(placement=placement, origin=origin, value_s=value_s, evaluation=evaluation)
+        within = self.goal.allows(evaluation)
+        value_s = self.goal.objective_s(evaluation) if within else self.goal.score_s(placement)
+        candidate = Candidate(placement=placement, origin=origin, value_s=value_s, evaluation=evaluation)
+        (self.found if within else self.over)[key] = candidate
 
     def extend(self, placements: Iterable[Placement], origin: str) -> None:
         """Take several placements of one origin."""
@@ -73,15 +76,27 @@ class Pool:
 
     def ranked(self) -> list[Candidate]:
         """Return the candidates from best to worst."""
-        return sorted(self.found.values(), key=lambda c: (c.value_s, c.evaluation.stages, _order(c)))
+        return _ranked(self.found.values())
 
     def starts(self, count: int) -> list[Candidate]:
-        """Return candidates to refine: the best of each origin, as those of one origin look alike, then by rank."""
-        ranked = self.ranked()
-        leaders: dict[str, Candidate] = {}
-        for candidate in ranked:
-            leaders.setdefault(candidate.origin, candidate)
-        return [*leaders.values(), *(c for c in ranked if leaders[c.origin] is not c)][:count]
+        """Return candidates to refine: the best of each origin, as those of one origin look alike, then by rank.
+
+        Where there are limits, those that break one least take every second place.
+        """
+        within, over = (_diverse(_ranked(group.values())) for group in (self.found, self.over))
+        kept = min(len(over), max(count // 2, count - len(within)))
+        return [*within[: count - kept], *over[:kept]]
+
+
+def _ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(candidates, key=lambda c: (c.value_s, c.evaluation.stages, _order(c)))
+
+
+def _diverse(ranked: list[Candidate]) -> list[Candidate]:
+    leaders: dict[str, Candidate] = {}
+    for candidate in ranked:
+        leaders.setdefault(candidate.origin, candidate)
+    return [*leaders.values(), *(c for c in ranked if leaders[c.origin] is not c)]
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate:
@@ -117,17 +132,20 @@ def propose_pipelines(pool: Pool, max_stages: int, flow: Flow, transfer_weights:
         for weight in transfer_weights:
             origin = f"{'cpu' if window.low == 0 else 'gpu'}-first chain, copies x{weight:g}"
             oracle = Oracle(template=template, flow=flow, transfer_weight=weight)
-            labels = _labellings(oracle, goal.problem, goal.objective)
+            labels = _labellings(oracle, goal)
             pool.extend((template.placement(found) for found in labels), origin)
 
 
-def _labellings(oracle: Oracle, problem: Problem, objective: Objective) -> list[IntArray]:
-    """Return the labellings a chain oracle finds cheapest for an objective."""
-    start = oracle.template.feasible
-    nothing = np.zeros(len(RESOURCES))
-    if objective == "latency":
-        return list(oracle.cheapest(nothing + 1, float(oracle.demands(start).sum())).labels)
-    result = price_loop(oracle, servers=problem.servers, base_s=nothing, start=[start], tolerance=_CHAIN_TOLERANCE)
+def _labellings(oracle: Oracle, goal: Goal) -> list[IntArray]:
+    """Return the labellings a chain oracle finds cheapest for a goal."""
+    result = price_loop(
+        oracle,
+        rows=goal.rows,
+        base_s=np.zeros(len(RESOURCES)),
+        start=[oracle.template.feasible],
+        limits=goal.limits,
+        tolerance=_CHAIN_TOLERANCE,
+    )
     return [*result.labels, *round_mix(result)]
 
 

@@ -10,56 +10,20 @@ Source:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from cutset.partitioner.evaluation import evaluate
+from cutset.partitioner.goal import Goal
 from cutset.partitioner.incremental import Devices, Positions
-from cutset.partitioner.phases import Window, earliest, latest, windows
+from cutset.partitioner.phases import Window, earliest, latest
 from cutset.partitioner.problem import CPU, GPU, FloatArray, Placement, Problem
-
-Objective = Literal["throughput", "latency"]
 
 BETTER = 1 - 1e-9  # an improvement must beat rounding
 _SMOOTHING = 0.02  # weight of the total beside the maximum: points a way across plateaus
 _CANDIDATES = 12
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
-    """What a placement is judged by.
-
-    Attributes:
-        problem: The costs.
-        objective: "throughput" (smallest bottleneck) or "latency" (smallest sum).
-        max_stages: Most stages, or None.
-    """
-
-    problem: Problem
-    objective: Objective
-    max_stages: int | None
-
-    def value_s(self, placement: Placement) -> float:
-        """Return the exact objective in seconds; infinite if the placement is impossible or has too many stages."""
-        evaluation = evaluate(self.problem, placement)
-        if self.max_stages is not None and evaluation.stages > self.max_stages:
-            return math.inf
-        return evaluation.bottleneck_s if self.objective == "throughput" else evaluation.latency_s
-
-    def windows(self, placement: Placement) -> list[Window]:
-        """Return the chains the placement fits in; without a limit, one that leaves it room to grow."""
-        devices = placement.tolist()
-        if self.max_stages is None:
-            return [Window(low=CPU, high=max(earliest(self.problem, devices, CPU), default=0) + 2)]
-        return [
-            window
-            for window in windows(self.max_stages)
-            if max(earliest(self.problem, devices, window.low), default=0) <= window.high
-        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,26 +44,35 @@ class Effort:
 
 
 class _Scale:
-    """The objective on plain lists, with the overhead of the stages in use."""
+    """The objective on plain lists, with the overhead of the stages in use and the weight of broken limits."""
 
     def __init__(self, goal: Goal) -> None:
         problem = goal.problem
-        self.latency = goal.objective == "latency"
+        self.goal = goal
+        self.limited = goal.limits.some
         self.overhead = (problem.cpu_stage_s, problem.gpu_stage_s)
         self.charged = any(self.overhead)
-        self.share: list[float] = (1 / problem.servers).tolist()
+        self.rows: list[list[float]] = goal.rows.tolist()
+        if goal.objective == "throughput" and problem.copies_overlap:
+            self.share: list[float] | None = (1 / problem.servers).tolist()
+        else:
+            self.share = None
 
-    def value_s(self, demand_s: Sequence[float], used: Sequence[int]) -> float:
+    def value_s(self, devices: Devices, used: Sequence[int]) -> float:
         """Return the objective; `used` counts the ops at each chain position."""
-        cpu, gpu, h2d, d2h = demand_s
+        cpu, gpu, h2d, d2h = devices.demand_s
         if self.charged:
             stages = stage_runs(used)
             cpu += stages[CPU] * self.overhead[CPU]
             gpu += stages[GPU] * self.overhead[GPU]
-        if self.latency:
-            return cpu + gpu + h2d + d2h
-        a, b, c, d = self.share
-        return max(cpu * a, gpu * b, h2d * c, d2h * d)
+        if self.share is not None:  # the usual case, asked for a million times
+            a, b, c, d = self.share
+            value_s = max(cpu * a, gpu * b, h2d * c, d2h * d)
+        else:
+            value_s = max(cpu * a + gpu * b + h2d * c + d2h * d for a, b, c, d in self.rows)
+        if not self.limited:
+            return value_s
+        return value_s + self.goal.excess_s(cpu + gpu + h2d + d2h, devices.gpu_bytes)
 
 
 def stage_runs(used: Sequence[int]) -> tuple[int, int]:
@@ -163,10 +136,10 @@ def refine(goal: Goal, placement: Placement, orders: Sequence[Sequence[int]], ef
 def _refine_in(goal: Goal, placement: Placement, window: Window, orders: Sequence[Sequence[int]], effort: Effort) -> Placement:
     """Return the placement after sweeps, FM, and sweeps again if FM helped."""
     swept = sweep(goal, placement, window, orders, effort)
-    best = min((placement, swept), key=goal.value_s)
+    best = min((placement, swept), key=goal.score_s)
     moved = move_ops(goal, best, window, effort)
-    if goal.value_s(moved) < goal.value_s(best) * BETTER:
-        best = min((moved, sweep(goal, moved, window, orders, effort)), key=goal.value_s)
+    if goal.score_s(moved) < goal.score_s(best) * BETTER:
+        best = min((moved, sweep(goal, moved, window, orders, effort)), key=goal.score_s)
     return best
 
 
@@ -180,7 +153,7 @@ class _Sweeper:
         self.movable: list[bool] = goal.problem.movable.tolist()
         self.devices = Devices(goal.problem, placement)
         self.label(late=False)
-        self.best_s = self.scale.value_s(self.devices.demand_s, self.used)
+        self.best_s = self.scale.value_s(self.devices, self.used)
 
     def label(self, *, late: bool) -> bool:
         """Label every op as early or as late as possible; return whether that changed anything."""
@@ -210,7 +183,7 @@ class _Sweeper:
             self.used[source] -= 1
             self.used[target] += 1
             moved.append(v)
-            value_s = self.scale.value_s(self.devices.demand_s, self.used)
+            value_s = self.scale.value_s(self.devices, self.used)
             if value_s < best_s * BETTER:
                 keep, best_s = len(moved), value_s
         for v in reversed(moved[keep:]):
@@ -249,8 +222,8 @@ class _Mover:
         self.problem = problem
         self.scale = _Scale(goal)
         self.window = window
-        self.latency = goal.objective == "latency"
-        self.servers = problem.servers
+        self.goal = goal
+        self.rows = goal.rows
         self.devices = Devices(problem, placement)
         self.positions = Positions(problem, self.devices.device, self.window)
         self.free = problem.movable.copy()
@@ -261,16 +234,24 @@ class _Mover:
     def value_s(self) -> float:
         """Return the objective of the placement as it stands."""
         used = _occupancy(self.positions.early, self.window.high) if self.scale.charged else ()
-        return self.scale.value_s(self.devices.demand_s, used)
+        return self.scale.value_s(self.devices, used)
 
     def choose(self) -> int | None:
         """Return the op whose move is best and stays in the window, or None."""
-        load: FloatArray = (np.array(self.devices.demand_s) + self.change) / self.servers
-        total = load.sum(axis=1)
-        score = total if self.latency else load.max(axis=1) + _SMOOTHING * total
+        demand_s: FloatArray = np.array(self.devices.demand_s) + self.change
+        load = demand_s @ self.rows.T
+        score = load.max(axis=1) + _SMOOTHING * load.sum(axis=1)
+        if self.scale.limited:
+            score += self._excess_s(demand_s.sum(axis=1))
         score[~self.free] = np.inf
         nearest = np.argsort(score, kind="stable")[:_CANDIDATES].tolist()
         return next((v for v in nearest if self.free[v] and self.positions.allows(v)), None)
+
+    def _excess_s(self, latency_s: FloatArray) -> FloatArray:
+        """Return what broken limits add to each move, shape ``(ops,)``."""
+        problem, device = self.problem, np.array(self.devices.device)
+        after = self.devices.gpu_bytes + np.where(device == CPU, problem.gpu_bytes, -problem.gpu_bytes)
+        return self.goal.excess_of_each_s(latency_s, after)
 
     def move(self, v: int) -> None:
         """Move an op and lock it."""
@@ -328,6 +309,7 @@ def tidy(goal: Goal, placement: Placement) -> Placement:
         trial[v] ^= 1
         after = evaluate(goal.problem, trial)
         worse = after.latency_s > now.latency_s + slack or after.bottleneck_s > now.bottleneck_s * (1 + 1e-12)
+        worse |= not goal.allows(after)
         if not worse and (after.stages, int(trial[v])) < (now.stages, int(best[v])):
             devices.flip(v)
             best, now = trial, after

@@ -9,16 +9,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cutset.partitioner.baselines import Baseline, baselines, pure_placements
-from cutset.partitioner.cut import Flow, Oracle
+from cutset.partitioner.bound import Bound, certify
+from cutset.partitioner.cut import Flow
 from cutset.partitioner.evaluation import Evaluation, evaluate
-from cutset.partitioner.network import free_template
+from cutset.partitioner.exact import Exact, solve_exactly
+from cutset.partitioner.feasible import placement_within, refuse_impossible
+from cutset.partitioner.goal import Goal, Limits, Objective
 from cutset.partitioner.phases import require_stages
-from cutset.partitioner.problem import GPU, RESOURCES, FloatArray, IntArray, Placement, Problem
-from cutset.partitioner.proposals import Candidate, Pool, best_of, propose_pipelines, round_mix
-from cutset.partitioner.refine import Effort, Goal, Objective, refine, sweep_orders, tidy
-from cutset.partitioner.throughput import price_loop
+from cutset.partitioner.problem import GPU, RESOURCES, Placement, Problem
+from cutset.partitioner.proposals import Candidate, Pool, best_of, propose_pipelines
+from cutset.partitioner.refine import Effort, refine, sweep_orders, tidy
 
 _CERTIFIED = 1 + 1e-6  # closer to the bound than this there is nothing to look for
+_PROVEN = 1 + 1e-5  # ten times the exact solver's tolerance
 _REPLANS = 6
 
 
@@ -42,33 +45,28 @@ class Solution:
     """A placement with the proof of how good it is.
 
     Attributes:
+        goal: What was asked.
         placement: 0 (CPU) or 1 (GPU) for each op, int8.
         evaluation: Its exact cost.
-        lower_bound_s: No placement, whatever its stages, has a smaller objective.
+        lower_bound_s: No placement within the limits, whatever its stages, has a smaller objective.
         gap: How far above the bound the plan is, as a fraction.
         baselines: ``all_cpu``, ``all_gpu``, ``capability_first``, ``mix``; None where impossible.
         prices: The weight of each resource in the proof of the bound.
+        multipliers: Seconds the bound would fall by for a second of ``latency_s`` and for a byte of ``gpu_bytes`` more.
         origins: The distinct candidates, best first, with what proposed them.
         notes: What was pinned or skipped, and why.
     """
 
+    goal: Goal
     placement: Placement
     evaluation: Evaluation
     lower_bound_s: float
     gap: float
     baselines: Mapping[str, Baseline | None]
     prices: Mapping[str, float]
+    multipliers: Mapping[str, float]
     origins: tuple[Origin, ...]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Bound:
-    """The certified bound, its prices, and the free placements met on the way."""
-
-    value_s: float
-    weights: FloatArray
-    placements: tuple[Placement, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,27 +95,31 @@ def solve(
     *,
     objective: Objective = "throughput",
     max_stages: int | None = 5,
+    limits: Limits | None = None,
     flow: Flow = "scipy",
     seed: int = 0,
 ) -> Solution:
     """Return the best placement found and a proven bound on all placements.
 
-    The plan has at most `max_stages` stages and is never worse than a pure plan within them. Equal input gives an equal
-    plan.
+    The plan has at most `max_stages` stages, keeps the limits, and is never worse than a pure plan that does. Equal
+    input gives an equal plan.
 
     Args:
         problem: The costs.
         objective: "throughput" minimises the bottleneck, "latency" the sum of demands.
         max_stages: Most stages, or None for no limit.
+        limits: Latency and GPU memory that the plan must keep.
         flow: Engine of the cut; "networkx" is the slow reference.
         seed: Of the random sweep orders.
 
     Raises:
-        PlanError: If the ops tied to one device force more than `max_stages` stages.
+        PlanError: If the ops tied to one device force more than `max_stages` stages, or no placement keeps the limits;
+            the message names what binds.
     """
     require_stages(problem, max_stages)
-    goal = Goal(problem=problem, objective=objective, max_stages=max_stages)
-    bound = _bound(problem, objective, flow)
+    goal = Goal(problem=problem, objective=objective, max_stages=max_stages, limits=limits or Limits())
+    refuse_impossible(goal, flow)
+    bound = certify(goal, flow)
     pool, notes = Pool(goal), list[str]()
     pool.extend(pure_placements(problem).values(), "baseline")
     best = _plan(pool, bound, flow, seed, notes)
@@ -125,65 +127,85 @@ def solve(
         best = _respect_min_gpu_ops(pool, best, flow, seed, notes)
     if pool.rejected:
         notes.append(f"{len(pool.rejected)} candidates had more than {max_stages} stages")
-    lower_s = min(bound.value_s, best.value_s)
+    lower_s, gap = _proven(best.value_s, bound.value_s)
     return Solution(
+        goal=goal,
         placement=best.placement,
         evaluation=best.evaluation,
         lower_bound_s=lower_s,
-        gap=best.value_s / lower_s - 1 if lower_s > 0 else (0.0 if best.value_s == 0 else math.inf),
+        gap=gap,
         baselines=baselines(problem),
         prices=dict(zip(RESOURCES, bound.weights.tolist(), strict=True)),
+        multipliers=dict(zip(("latency_s", "gpu_bytes"), bound.multipliers.tolist(), strict=True)),
         origins=tuple(Origin(origin=c.origin, value_s=c.value_s, stages=c.evaluation.stages) for c in pool.ranked()),
         notes=tuple(notes),
     )
 
 
-def _bound(problem: Problem, objective: Objective, flow: Flow) -> _Bound:
-    """Return the certified bound over all placements.
+def _proven(value_s: float, bound_s: float) -> tuple[float, float]:
+    """Return the bound of a plan, which rounding may not lift above its value, and the gap between them."""
+    lower_s = min(bound_s, value_s)
+    return lower_s, value_s / lower_s - 1 if lower_s > 0 else (0.0 if value_s == 0 else math.inf)
 
-    Stage overheads are not linear, but every placement is pure, and then exact, or has a stage on either side.
+
+def sharpen(solution: Solution, seconds: float) -> Solution:
+    """Return the solution after the exact planner: its plan where that is better, and its bound within the stage limit.
+
+    Args:
+        solution: From `solve`.
+        seconds: Time limit of the exact planner.
     """
-    oracle = Oracle(template=free_template(problem), flow=flow)
-    pure: list[Placement] = list(pure_placements(problem).values())
-    both = np.array([problem.cpu_stage_s, problem.gpu_stage_s, 0.0, 0.0])
-    start = [*(placement.astype(np.int64) for placement in pure), oracle.template.feasible]
-    if objective == "latency":
-        weights = np.ones(len(RESOURCES))
-        ceiling_s = min(float(oracle.demands(labels).sum()) for labels in start)
-        answer = oracle.cheapest(weights, ceiling_s)
-        mixed_s, labels = answer.value_s + float(both.sum()), list[IntArray](answer.labels)
-    else:
-        found = price_loop(oracle, servers=problem.servers, base_s=both, start=start)
-        weights, mixed_s, labels = found.weights, found.bound_s, [*found.labels, *round_mix(found)]
-    exact = Goal(problem=problem, objective=objective, max_stages=None)
-    return _Bound(
-        value_s=min([mixed_s, *(exact.value_s(placement) for placement in pure)]),
-        weights=weights,
-        placements=tuple(oracle.template.placement(found) for found in labels),
+    goal = solution.goal
+    return _sharpened(solution, solve_exactly(goal, seconds), seconds)
+
+
+def _sharpened(solution: Solution, exact: Exact, seconds: float) -> Solution:
+    goal = solution.goal
+    value_s = goal.objective_s(solution.evaluation)
+    placement, evaluation, notes = solution.placement, solution.evaluation, list(solution.notes)
+    if exact.placement is not None and not small_gpu_stages(goal.problem, exact.placement):
+        found_s = goal.value_s(exact.placement)
+        if found_s < value_s:
+            placement = exact.placement
+            evaluation, value_s = evaluate(goal.problem, placement), found_s
+            notes.append("the exact planner found a better plan than the search")
+    closed = value_s <= exact.bound_s * _PROVEN
+    within = "" if goal.max_stages is None else f" of at most {goal.max_stages} stages"
+    word = "no plan{} is better" if closed else f"the exact planner's {seconds:g} s ran out; its bound is of plans{{}}"
+    lower_s, gap = _proven(value_s, max(solution.lower_bound_s, exact.bound_s))
+    return replace(
+        solution,
+        placement=placement,
+        evaluation=evaluation,
+        lower_bound_s=lower_s,
+        gap=gap,
+        notes=(*notes, word.format(within)),
     )
 
 
-def _plan(pool: Pool, bound: _Bound, flow: Flow, seed: int, notes: list[str]) -> Candidate:
+def _plan(pool: Pool, bound: Bound, flow: Flow, seed: int, notes: list[str]) -> Candidate:
     """Return the best candidate after proposals and polish; stop early once it meets the bound."""
     goal, budget = pool.goal, _budget(pool.goal.problem)
     pool.extend(bound.placements, "free cut")
-    if not pool.found or not _certified(pool, bound):
+    if not _certified(pool, bound):
         if goal.max_stages is not None:
             propose_pipelines(pool, goal.max_stages, flow, budget.transfer_weights)
         _polish(pool, bound, budget, seed, notes)
+    if not pool.found:
+        pool.add(placement_within(goal), "exact")
     tied = best_of(list(pool.found.values()))
     pool.add(tidy(goal, tied.placement), "tidied")
     return best_of(list(pool.found.values()))
 
 
-def _certified(pool: Pool, bound: _Bound) -> bool:
-    return best_of(list(pool.found.values())).value_s <= bound.value_s * _CERTIFIED
+def _certified(pool: Pool, bound: Bound) -> bool:
+    return bool(pool.found) and best_of(list(pool.found.values())).value_s <= bound.value_s * _CERTIFIED
 
 
-def _polish(pool: Pool, bound: _Bound, budget: _Budget, seed: int, notes: list[str]) -> None:
+def _polish(pool: Pool, bound: Bound, budget: _Budget, seed: int, notes: list[str]) -> None:
     goal = pool.goal
     orders = sweep_orders(goal.problem, seed)[: budget.orders]
-    known = len(pool.found)
+    known = len(pool.found) + len(pool.over)
     for candidate in pool.starts(budget.starts):
         if _certified(pool, bound):
             return
@@ -211,7 +233,7 @@ def _respect_min_gpu_ops(pool: Pool, best: Candidate, flow: Flow, seed: int, not
         problem = replace(problem, gpu_s=gpu_s)
         inner = Pool(replace(goal, problem=problem))
         inner.extend([demoted, *pure_placements(problem).values()], "small stages demoted")
-        best = _plan(inner, _bound(problem, goal.objective, flow), flow, seed, notes)
+        best = _plan(inner, certify(inner.goal, flow), flow, seed, notes)
         pool.add(best.placement, f"planned again: {best.origin}")
     for candidate in list(pool.found.values()):
         pool.add(without_small_stages(goal.problem, candidate.placement), f"demoted {candidate.origin}")

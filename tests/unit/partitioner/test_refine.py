@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cutset.partitioner.goal import Goal
 from cutset.partitioner.phases import Window
 from cutset.partitioner.problem import Placement, Problem, Tensor
-from cutset.partitioner.refine import Effort, Goal, move_ops, refine, stage_runs, sweep, sweep_orders, tidy
+from cutset.partitioner.refine import Effort, move_ops, refine, stage_runs, sweep, sweep_orders, tidy
 
 
 def chain(cpu_s: list[float], gpu_s: list[float], copy_s: float) -> Problem:

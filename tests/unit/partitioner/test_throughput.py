@@ -16,7 +16,7 @@ def bound(problem: Problem, base_s: np.ndarray | None = None) -> tuple[float, np
     oracle = Oracle(template=free_template(problem))
     found = price_loop(
         oracle,
-        servers=problem.servers,
+        rows=problem.shares,
         base_s=np.zeros(4) if base_s is None else base_s,
         start=[oracle.template.feasible],
     )
