@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutset.partitioner.evaluation import evaluate
+from cutset.partitioner.evaluation import Evaluation, evaluate
 from cutset.partitioner.goal import Goal
 from cutset.partitioner.incremental import Devices, Positions
 from cutset.partitioner.phases import Window, earliest, latest
 from cutset.partitioner.problem import CPU, GPU, FloatArray, Placement, Problem
 
 BETTER = 1 - 1e-9  # an improvement must beat rounding
+_ROUNDING = 1 + 1e-12
 _SMOOTHING = 0.02  # weight of the total beside the maximum: points a way across plateaus
 _CANDIDATES = 12
 
@@ -35,12 +36,14 @@ class Effort:
         moves: Most FM moves a pass.
         passes: Most FM passes.
         patience: FM moves without a new best before a pass ends.
+        kicks: Times a good placement is shaken and polished again.
     """
 
     sweep_rounds: int = 8
     moves: int = 120
     passes: int = 4
     patience: int = 40
+    kicks: int = 0
 
 
 class _Scale:
@@ -299,18 +302,54 @@ def tidy(goal: Goal, placement: Placement) -> Placement:
         goal: What must not get worse.
         placement: A feasible placement.
     """
-    best, now = placement, evaluate(goal.problem, placement)
-    devices = Devices(goal.problem, placement)
-    slack = now.latency_s * 1e-12
-    for v in np.flatnonzero(goal.problem.movable).tolist():
-        if sum(devices.difference(v)) > slack:
-            continue
-        trial = best.copy()
+    before = evaluate(goal.problem, placement)
+    result = _without_idle_gpu(goal, placement)
+    for v in _lone_critical(goal.problem, result):
+        trial = result.copy()
         trial[v] ^= 1
-        after = evaluate(goal.problem, trial)
-        worse = after.latency_s > now.latency_s + slack or after.bottleneck_s > now.bottleneck_s * (1 + 1e-12)
-        worse |= not goal.allows(after)
-        if not worse and (after.stages, int(trial[v])) < (now.stages, int(best[v])):
+        if evaluate(goal.problem, trial).stages < evaluate(goal.problem, result).stages and _as_good(goal, trial, before):
+            result = trial
+    return result if _as_good(goal, result, before) else placement
+
+
+def _as_good(goal: Goal, placement: Placement, before: Evaluation) -> bool:
+    after = evaluate(goal.problem, placement)
+    return (
+        goal.allows(after)
+        and after.latency_s <= before.latency_s * _ROUNDING
+        and after.bottleneck_s <= before.bottleneck_s * _ROUNDING
+        and after.stages <= before.stages
+    )
+
+
+def _without_idle_gpu(goal: Goal, placement: Placement) -> Placement:
+    """Return the placement with the ops on the CPU that cost no more there, within the stages it has."""
+    problem = goal.problem
+    before = evaluate(problem, placement)
+    devices = Devices(problem, placement)
+    positions = Positions(problem, devices.device, Window(low=before.first, high=before.first + before.stages - 1))
+    most_s = max((problem.shares @ np.array(devices.demand_s)).tolist()) * _ROUNDING
+    for v in np.flatnonzero(problem.movable & (placement == GPU)).tolist():
+        change = devices.difference(v)
+        after = np.array(devices.demand_s) + change
+        free = sum(change) <= before.latency_s * (_ROUNDING - 1) and (problem.shares @ after).max() <= most_s
+        if free and positions.allows(v):
             devices.flip(v)
-            best, now = trial, after
-    return best
+            positions.flipped(v)
+    return np.array(devices.device, dtype=np.int8)
+
+
+def _lone_critical(problem: Problem, placement: Placement) -> list[int]:
+    """Return the movable ops that are alone at their stage on every longest chain: no other op can give back a stage.
+
+    A longest chain that does not pass an op, or passes another op of its stage, is as long without it.
+    """
+    now = evaluate(problem, placement)
+    devices = placement.tolist()
+    early = earliest(problem, devices, now.first)
+    late = latest(problem, devices, now.first + now.stages - 1)
+    at: dict[int, list[int]] = {}
+    for v, label in enumerate(early):
+        if label >= 0 and label == late[v]:
+            at.setdefault(label, []).append(v)
+    return [ops[0] for _, ops in sorted(at.items()) if len(ops) == 1 and problem.movable[ops[0]]]

@@ -13,6 +13,7 @@ from cutset.partitioner.bound import Bound, certify
 from cutset.partitioner.cut import Flow
 from cutset.partitioner.evaluation import Evaluation, evaluate
 from cutset.partitioner.exact import Exact, solve_exactly
+from cutset.partitioner.explore import explore
 from cutset.partitioner.feasible import placement_within, refuse_impossible
 from cutset.partitioner.goal import Goal, Limits, Objective
 from cutset.partitioner.phases import require_stages
@@ -21,6 +22,7 @@ from cutset.partitioner.proposals import Candidate, Pool, best_of, propose_pipel
 from cutset.partitioner.refine import Effort, refine, sweep_orders, tidy
 
 _CERTIFIED = 1 + 1e-6  # closer to the bound than this there is nothing to look for
+_UNLIMITED = 5  # stages of the pipelines proposed where there is no limit: they are only starts
 _PROVEN = 1 + 1e-5  # ten times the exact solver's tolerance
 _REPLANS = 6
 
@@ -82,12 +84,12 @@ class _Budget:
 def _budget(problem: Problem) -> _Budget:
     ops = int(problem.movable.sum())
     if ops <= 150:
-        return _Budget(starts=12, transfer_weights=(1.0, 0.4, 0.1), orders=4, effort=Effort())
+        return _Budget(starts=12, transfer_weights=(1.0, 0.4, 0.1), orders=4, effort=Effort(kicks=60))
     if ops <= 400:
-        return _Budget(starts=8, transfer_weights=(1.0, 0.4, 0.1), orders=2, effort=Effort(sweep_rounds=6))
+        return _Budget(starts=8, transfer_weights=(1.0, 0.4, 0.1), orders=2, effort=Effort(sweep_rounds=6, kicks=30))
     if ops <= 1500:
-        return _Budget(starts=2, transfer_weights=(1.0, 0.4), orders=2, effort=Effort(sweep_rounds=4, passes=2))
-    return _Budget(starts=1, transfer_weights=(0.4,), orders=1, effort=Effort(sweep_rounds=3, passes=1))
+        return _Budget(starts=4, transfer_weights=(1.0, 0.4, 0.1), orders=2, effort=Effort(sweep_rounds=4, passes=2, kicks=12))
+    return _Budget(starts=2, transfer_weights=(0.4,), orders=2, effort=Effort(sweep_rounds=4, passes=2, kicks=4))
 
 
 def solve(
@@ -188,8 +190,7 @@ def _plan(pool: Pool, bound: Bound, flow: Flow, seed: int, notes: list[str]) -> 
     goal, budget = pool.goal, _budget(pool.goal.problem)
     pool.extend(bound.placements, "free cut")
     if not _certified(pool, bound):
-        if goal.max_stages is not None:
-            propose_pipelines(pool, goal.max_stages, flow, budget.transfer_weights)
+        propose_pipelines(pool, goal.max_stages or _UNLIMITED, flow, budget.transfer_weights)
         _polish(pool, bound, budget, seed, notes)
     if not pool.found:
         pool.add(placement_within(goal), "exact")
@@ -210,6 +211,10 @@ def _polish(pool: Pool, bound: Bound, budget: _Budget, seed: int, notes: list[st
         if _certified(pool, bound):
             return
         pool.extend(refine(goal, candidate.placement, orders, budget.effort), f"refined {candidate.origin}")
+    leader = next(iter(pool.ranked() or pool.starts(1)), None)
+    if leader is not None and budget.effort.kicks:
+        shaken = explore(goal, leader.placement, orders[:1], budget.effort, np.random.default_rng(seed))
+        pool.add(shaken, f"shaken {leader.origin}")
     if known > budget.starts:
         free = int(goal.problem.movable.sum())
         notes.append(f"{known - budget.starts} of {known} candidates not refined ({free} free ops)")
