@@ -24,6 +24,7 @@ COMMANDS = {
     "partition": "Split a model between CPU and GPU and emit a running package.",
     "explain": "Say why every node is where it is, and what a change would buy.",
     "capacity": "Say what other numbers of workers, batches and replicas would do, and cost.",
+    "solve": "Plan a bare cost graph, no model.",
     "serve": "Start the server of an emitted package.",
     "samples": "List the sample models, write one, or fetch a real one.",
 }
