@@ -16,13 +16,13 @@ from cutset.partitioner.exact import Exact, solve_exactly
 from cutset.partitioner.explore import explore
 from cutset.partitioner.feasible import placement_within, refuse_impossible
 from cutset.partitioner.goal import Goal, Limits, Objective
-from cutset.partitioner.phases import require_stages
+from cutset.partitioner.phases import fewest_stages, require_stages
 from cutset.partitioner.problem import GPU, RESOURCES, Placement, Problem
 from cutset.partitioner.proposals import Candidate, Pool, best_of, propose_pipelines
 from cutset.partitioner.refine import Effort, refine, sweep_orders, tidy
 
 _CERTIFIED = 1 + 1e-6  # closer to the bound than this there is nothing to look for
-_UNLIMITED = 5  # stages of the pipelines proposed where there is no limit: they are only starts
+_UNLIMITED = 5  # where there is no limit, a search with this one comes first
 _PROVEN = 1 + 1e-5  # ten times the exact solver's tolerance
 _REPLANS = 6
 
@@ -123,10 +123,10 @@ def solve(
     refuse_impossible(goal, flow)
     bound = certify(goal, flow)
     pool, notes = Pool(goal), list[str]()
-    pool.extend(pure_placements(problem).values(), "baseline")
-    best = _plan(pool, bound, flow, seed, notes)
-    if problem.min_gpu_ops > 1:
-        best = _respect_min_gpu_ops(pool, best, flow, seed, notes)
+    best = _search(pool, bound, flow, seed, notes)
+    if best is None:
+        pool.add(placement_within(goal), "exact")
+        best = best_of(list(pool.found.values()))
     if pool.rejected:
         notes.append(f"{len(pool.rejected)} candidates had more than {max_stages} stages")
     lower_s, gap = _proven(best.value_s, bound.value_s)
@@ -185,15 +185,41 @@ def _sharpened(solution: Solution, exact: Exact, seconds: float) -> Solution:
     )
 
 
-def _plan(pool: Pool, bound: Bound, flow: Flow, seed: int, notes: list[str]) -> Candidate:
+def _search(pool: Pool, bound: Bound, flow: Flow, seed: int, notes: list[str]) -> Candidate | None:
+    """Return the best candidate, or None if none keeps the limits.
+
+    The plan of the next smaller odd number of stages is a candidate, so that more stages never cost anything.
+    """
+    goal, problem = pool.goal, pool.goal.problem
+    pool.extend(pure_placements(problem).values(), "baseline")
+    fewer = _fewer_stages(goal.max_stages)
+    if fewer is not None and not _certified(pool, bound) and fewest_stages(problem)[0] <= fewer:
+        simpler = _search(Pool(replace(goal, max_stages=fewer)), bound, flow, seed, [])
+        if simpler is not None:
+            pool.add(simpler.placement, f"at most {fewer} stages")
+    best = _plan(pool, bound, flow, seed, notes)
+    if best is not None and problem.min_gpu_ops > 1:
+        best = _respect_min_gpu_ops(pool, best, flow, seed, notes)
+    return best
+
+
+def _fewer_stages(max_stages: int | None) -> int | None:
+    if max_stages is None:
+        return _UNLIMITED
+    fewer = (max_stages - 2) | 1
+    return fewer if 3 <= fewer < max_stages else None
+
+
+def _plan(pool: Pool, bound: Bound, flow: Flow, seed: int, notes: list[str]) -> Candidate | None:
     """Return the best candidate after proposals and polish; stop early once it meets the bound."""
     goal, budget = pool.goal, _budget(pool.goal.problem)
     pool.extend(bound.placements, "free cut")
     if not _certified(pool, bound):
-        propose_pipelines(pool, goal.max_stages or _UNLIMITED, flow, budget.transfer_weights)
+        if goal.max_stages is not None:
+            propose_pipelines(pool, goal.max_stages, flow, budget.transfer_weights)
         _polish(pool, bound, budget, seed, notes)
     if not pool.found:
-        pool.add(placement_within(goal), "exact")
+        return None
     tied = best_of(list(pool.found.values()))
     pool.add(tidy(goal, tied.placement), "tidied")
     return best_of(list(pool.found.values()))
@@ -238,11 +264,17 @@ def _respect_min_gpu_ops(pool: Pool, best: Candidate, flow: Flow, seed: int, not
         problem = replace(problem, gpu_s=gpu_s)
         inner = Pool(replace(goal, problem=problem))
         inner.extend([demoted, *pure_placements(problem).values()], "small stages demoted")
-        best = _plan(inner, certify(inner.goal, flow), flow, seed, notes)
+        again = _plan(inner, certify(inner.goal, flow), flow, seed, notes)
+        if again is None:
+            break
+        best = again
         pool.add(best.placement, f"planned again: {best.origin}")
     for candidate in list(pool.found.values()):
         pool.add(without_small_stages(goal.problem, candidate.placement), f"demoted {candidate.origin}")
-    return best_of([c for c in pool.found.values() if not small_gpu_stages(goal.problem, c.placement)])
+    large = [c for c in pool.found.values() if not small_gpu_stages(goal.problem, c.placement)]
+    if not large:
+        notes.append(f"no plan within the limits does without GPU stages under {problem.min_gpu_ops} ops")
+    return best_of(large or [best])
 
 
 def small_gpu_stages(problem: Problem, placement: Placement) -> list[int]:

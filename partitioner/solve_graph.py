@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cutset.errors import PlanError
+from cutset.errors import PlanError, UsageError
 from cutset.partitioner.accelerators import HOST, Division, device_names, divide
 from cutset.partitioner.bound import certify
 from cutset.partitioner.cost_graph import CostGraph, NodeId
 from cutset.partitioner.exact import solve_exactly
 from cutset.partitioner.goal import Goal, Limits, Objective
+from cutset.partitioner.pareto import pareto_front
 from cutset.partitioner.solve import Solution, sharpen, solve
 
 _TIE = 1 - 1e-9  # a division has more moving parts than replicas: it must be better
@@ -25,6 +26,7 @@ class GraphOptions:
         max_stages: Most stages, or None.
         exact_s: Seconds for the exact planner, or None to do without.
         latency: Longest latency of one request in the file's unit.
+        points: Plans of the trade between latency and throughput to look for; 0 for none.
         replicate: Whether every accelerator may hold the same ops and serve whole requests of its own.
         seed: Of the search.
     """
@@ -33,6 +35,7 @@ class GraphOptions:
     max_stages: int | None = None
     exact_s: float | None = None
     latency: float = float("inf")
+    points: int = 0
     replicate: bool = False
     seed: int = 0
 
@@ -49,6 +52,7 @@ class GraphPlan:
         stages: Stages of the pipeline.
         replicas: Accelerators that each serve whole requests.
         alternatives: What else was considered: the bottleneck of ``replicas`` and of ``division``; None where impossible.
+        front: Latency, bottleneck and stages of plans of which none is better in both; empty unless asked for.
         notes: What is worth knowing.
     """
 
@@ -59,6 +63,7 @@ class GraphPlan:
     stages: int
     replicas: int
     alternatives: Mapping[str, float | None]
+    front: tuple[Mapping[str, float], ...] = ()
     notes: tuple[str, ...]
 
 
@@ -70,6 +75,10 @@ def solve_graph(graph: CostGraph, options: GraphOptions) -> GraphPlan:
     """
     count = max(graph.accelerators, 1)
     several = count > 1 and options.objective == "throughput"
+    if options.points and several and not options.replicate:
+        raise UsageError(
+            f"--pareto plans one accelerator, this graph has {count}", hint="add --replicas to let all serve one plan alike"
+        )
     solution, why = _undivided(graph, options, count if several else 1)
     division = _division(graph, options) if several else None
     found = {
@@ -81,7 +90,14 @@ def solve_graph(graph: CostGraph, options: GraphOptions) -> GraphPlan:
         return _divided_plan(graph, division, lower, found)
     if solution is None:
         raise why or _no_division(graph, options)
-    return _undivided_plan(graph, solution, lower, count if several else 1, found)
+    plan = _undivided_plan(graph, solution, lower, count if several else 1, found)
+    return replace(plan, front=_front(solution.goal, options)) if options.points else plan
+
+
+def _front(goal: Goal, options: GraphOptions) -> tuple[Mapping[str, float], ...]:
+    front = pareto_front(goal.problem, points=options.points, max_stages=goal.max_stages, limits=goal.limits, seed=options.seed)
+    plans = [solution.evaluation for solution in front]
+    return tuple({"latency": p.latency_s, "bottleneck": p.bottleneck_s, "stages": p.stages} for p in plans)
 
 
 def _undivided(graph: CostGraph, options: GraphOptions, count: int) -> tuple[Solution | None, PlanError | None]:

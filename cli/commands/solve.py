@@ -31,6 +31,9 @@ from cutset.partitioner.solve_graph import GraphOptions, GraphPlan, solve_graph
 @click.option("--latency", type=Number(min=0), help="Longest time of one request alone, in the file's unit.")
 @click.option("--pin", "pins", multiple=True, metavar="GLOB=cpu|gpu", help="Where nodes run, by id or name; may be repeated.")
 @click.option("--replicas", is_flag=True, help="Let several accelerators serve one plan alike, where that is better.")
+@click.option(
+    "--pareto", "points", type=click.IntRange(min=2), metavar="N", help="Also trade latency for throughput, in N plans."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the search.")
 @shared
 def command(graph: Path, pins: tuple[str, ...], output: Output, **arguments: Any) -> None:
@@ -57,6 +60,7 @@ def _options(arguments: Mapping[str, Any]) -> GraphOptions:
         max_stages=arguments["max_stages"],
         exact_s=arguments["exact_seconds"] if arguments["exact"] else None,
         latency=float("inf") if latency is None else latency,
+        points=arguments["points"] or 0,
         replicate=arguments["replicas"],
         seed=arguments["seed"],
     )
@@ -86,6 +90,7 @@ def as_json(plan: GraphPlan, options: GraphOptions, seconds: float) -> dict[str,
         "gap": _gap(value, plan.lower_bound),
         "replicas": plan.replicas,
         "alternatives": dict(plan.alternatives),
+        "front": [dict(point) for point in plan.front],
         "notes": list(plan.notes),
     }
 
@@ -106,6 +111,9 @@ def _show(plan: GraphPlan, options: GraphOptions, output: Output) -> None:
     gap = _gap(value, plan.lower_bound)
     above = "" if gap is None else f"; this plan is {gap:.1%} above"
     output.line(f"proven: no placement has a {options.objective} value under {plan.lower_bound:.6g}{above}")
+    if plan.front:
+        rows = [(f"{p['latency']:.6g}", f"{p['bottleneck']:.6g}", p["stages"]) for p in plan.front]
+        output.table("Latency against throughput", ("latency", "bottleneck", "stages"), rows)
     for name, bottleneck in plan.alternatives.items():
         output.line(f"{name}: {'impossible' if bottleneck is None else f'bottleneck {bottleneck:.6g}'}")
     for note in plan.notes:
