@@ -21,6 +21,7 @@ from cost_graphs import REGIMES, Regime
 from cutset import serde
 from cutset.graph.load import load
 from cutset.graph.model import ModelGraph
+from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.cost import Costed, Machine, build_problem
 from cutset.partitioner.problem import Problem, Tensor
 from cutset.profilers.environment import environment
@@ -47,7 +48,8 @@ def measured(model: Path, seconds: float) -> dict[str, Any]:
     graph = load(model)
     sample = collect(graph.inputs, model=model).samples[0]
     graph, table = profile(graph, sample, target=None, options=ProfileOptions(budget_s=seconds))
-    costed: Costed = build_problem(graph, table, {}, {}, Machine(cpu_workers=1, cores=1, saturated=False))
+    evidence = Evidence(graph=graph, table=table, support={}, pins={})
+    costed: Costed = build_problem(evidence, Machine(cpu_workers=1, cores=1, saturated=False))
     problem = costed.problem
     return {
         "ops": [
