@@ -163,4 +163,5 @@ def _apart(file: _File, index: Mapping[NodeId, int], on_cpu: list[bool], on_gpu:
         cpu_workers=max(file.cpus, 1),
         gpu_bytes=np.array([node.size for node in file.nodes]),
         copies_overlap=False,
+        unit="",
     )

@@ -27,8 +27,8 @@ def refuse_impossible(goal: Goal, flow: Flow = "scipy") -> None:
     fastest_s = certify(Goal(problem=goal.problem, objective="latency"), flow).value_s
     if fastest_s > goal.limits.latency_s * _ROUNDING:
         raise PlanError(
-            f"no placement answers within {goal.limits.latency_s * 1e3:.6g} ms",
-            cause=f"the fastest takes {fastest_s * 1e3:.6g} ms at these costs, without a limit on stages or memory",
+            f"no placement answers within {goal.problem.time(goal.limits.latency_s)}",
+            cause=f"the fastest takes {goal.problem.time(fastest_s)} at these costs, without a limit on stages or memory",
             hint="allow more latency, or pin less",
         )
     if certify(goal, flow).value_s > goal.problem.total_s:
@@ -77,7 +77,7 @@ def _refusal(goal: Goal) -> PlanError:
             other = Goal(problem=goal.problem, objective="latency", max_stages=goal.max_stages, limits=relaxed)
             least = solve_exactly(other, _SECONDS)
             if least.placement is not None and name == "latency":
-                causes.append(f"within the rest the fastest takes {other.value_s(least.placement) * 1e3:.6g} ms")
+                causes.append(f"within the rest the fastest takes {goal.problem.time(other.value_s(least.placement))}")
             elif least.placement is not None:
                 size = float(goal.problem.gpu_bytes[least.placement == 1].sum())
                 causes.append(f"the fastest without a memory limit holds {size:.0f} bytes on the GPU")
@@ -91,7 +91,7 @@ def _refusal(goal: Goal) -> PlanError:
 def _described(goal: Goal) -> str:
     limits, parts = goal.limits, []
     if np.isfinite(limits.latency_s):
-        parts.append(f"a latency of {limits.latency_s * 1e3:.6g} ms")
+        parts.append(f"a latency of {goal.problem.time(limits.latency_s)}")
     if np.isfinite(limits.gpu_bytes):
         parts.append(f"{limits.gpu_bytes:.0f} bytes on the GPU")
     if goal.max_stages is not None:

@@ -100,6 +100,7 @@ class Problem:
         gpu_stage_s: Seconds a request that each GPU stage adds to the GPU.
         min_gpu_ops: GPU stages with fewer real ops than this are not worth building.
         gpu_bytes: Bytes each op keeps on the GPU, its weights; nothing by default.
+        unit: What a time is counted in, for messages: seconds, or the unit of a bare cost graph, which has no name.
         copies_overlap: Whether copies run beside the GPU's work; otherwise it waits for them.
         whole_cpu_s: Measured seconds of the unsplit model on one core, if known.
         whole_cores: Cores that can each run a replica of the unsplit model.
@@ -122,6 +123,7 @@ class Problem:
     min_gpu_ops: int = 0
     gpu_bytes: FloatArray = field(default_factory=lambda: np.zeros(0))
     copies_overlap: bool = True
+    unit: str = "s"
     whole_cpu_s: float | None = None
     whole_cores: int = 1
     topology: Topology = field(init=False, repr=False)
@@ -161,6 +163,10 @@ class Problem:
     def movable(self) -> BoolArray:
         """Mask of the ops that can run on either side, shape ``(ops,)``."""
         return self.on_cpu & self.on_gpu
+
+    def time(self, value: float) -> str:
+        """Return a time as messages show it."""
+        return f"{value * 1e3:.6g} ms" if self.unit == "s" else f"{value:.6g}{self.unit}"
 
     @property
     def total_s(self) -> float:

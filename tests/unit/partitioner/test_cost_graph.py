@@ -1,17 +1,14 @@
-"""Bare cost graphs: reading them, and planning them on one accelerator and on several."""
+"""Reading bare cost graphs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cutset.errors import PlanError, UsageError
-from cutset.partitioner.accelerators import device_loads
 from cutset.partitioner.cost_graph import CostGraph, parse
 from cutset.partitioner.pins import parse_pin
-from cutset.partitioner.solve_graph import GraphOptions, solve_graph
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -36,51 +33,6 @@ def test_a_colour_class_is_one_op_and_copies_are_part_of_the_accelerators_load()
     assert read.problem.gpu_s.tolist() == [2.0, 2.0, 2.0, 2.0, 4.0]
     assert not read.problem.copies_overlap
     assert read.problem.gpu_bytes.sum() == 60
-
-
-def test_one_accelerator_is_planned_and_bounded() -> None:
-    plan = solve_graph(graph("n0=cpu", "5=cpu"), GraphOptions(objective="latency", max_stages=3))
-    assert plan.placement == {0: "cpu", 1: "gpu", 2: "gpu", 3: "gpu", 4: "cpu", 5: "cpu"}
-    assert plan.latency == pytest.approx(60 + 6 + 0.5 + 0.5)
-    assert plan.bottleneck == pytest.approx(60)
-    assert plan.lower_bound == pytest.approx(plan.latency)
-    assert plan.stages == 3
-
-
-def test_several_accelerators_divide_the_graph_and_replicas_may_serve_it_alike() -> None:
-    pair = graph(maxFPGAs=2)
-    divided = solve_graph(pair, GraphOptions())
-    assert set(divided.placement.values()) == {"gpu:0", "gpu:1"}
-    device = np.array([{"cpu": 0, "gpu:0": 1, "gpu:1": 2}[divided.placement[v]] for v in (0, 1, 2, 3, 4)])
-    assert device_loads(pair.problem, device, 2).max() == pytest.approx(divided.bottleneck)
-    assert divided.bottleneck == pytest.approx(6.5)
-    alike = solve_graph(pair, GraphOptions(replicate=True))
-    assert (alike.replicas, alike.bottleneck) == (2, pytest.approx(6.0))
-    assert alike.alternatives == {"replicas": pytest.approx(6.0), "division": pytest.approx(6.5)}
-    assert divided.lower_bound <= alike.bottleneck
-
-
-def test_memory_of_one_accelerator_rules_replicas_out() -> None:
-    plan = solve_graph(graph(maxFPGAs=2, maxSizePerFPGA=45.0, maxCPUs=0), GraphOptions(replicate=True))
-    assert plan.replicas == 1
-    assert plan.alternatives["replicas"] is None
-
-
-def test_stage_limits_hold_for_divisions() -> None:
-    plan = solve_graph(graph(maxFPGAs=4), GraphOptions(max_stages=2))
-    assert plan.stages == 2
-
-
-def test_exact_proves_the_plan() -> None:
-    plan = solve_graph(graph(), GraphOptions(max_stages=3, exact_s=20))
-    assert plan.lower_bound == pytest.approx(plan.bottleneck, rel=1e-5)
-
-
-def test_the_front_needs_one_plan_for_all_requests() -> None:
-    plan = solve_graph(graph("n0=cpu"), GraphOptions(points=3))
-    assert plan.front
-    with pytest.raises(UsageError, match="--replicas"):
-        solve_graph(graph(maxFPGAs=2), GraphOptions(points=3))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from cutset.errors import PlanError
-from cutset.partitioner.goal import Goal, Limits
-from cutset.partitioner.pareto import pareto_front
+from cutset.partitioner.goal import Limits
 from cutset.partitioner.problem import Problem, Tensor
 from cutset.partitioner.solve import solve
 
@@ -68,20 +67,3 @@ def test_two_limits_that_exclude_each_other_are_refused_together() -> None:
 def test_a_negative_limit_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="negative"):
         Limits(latency_s=-1.0)
-
-
-def test_the_front_trades_latency_for_throughput() -> None:
-    front = pareto_front(chain(cpu_workers=1), points=4, max_stages=None)
-    latencies = [s.evaluation.latency_s for s in front]
-    bottlenecks = [s.evaluation.bottleneck_s for s in front]
-    assert len(front) >= 2
-    assert latencies == sorted(latencies)
-    assert bottlenecks == sorted(bottlenecks, reverse=True)
-    goal = Goal(problem=chain(cpu_workers=1))
-    assert bottlenecks[-1] == pytest.approx(solve(goal.problem, max_stages=None).evaluation.bottleneck_s)
-
-
-def test_one_plan_that_is_best_in_both_is_the_whole_front() -> None:
-    alone = chain(cpu_s=np.full(5, 1.0), cpu_workers=1)
-    front = pareto_front(alone, points=4)
-    assert [s.placement.tolist() for s in front] == [[1] * 5]

@@ -1,0 +1,49 @@
+"""Kicks jump over what single moves cannot, and never make a plan worse."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cutset.partitioner.explore import LARGEST_KICK, explore, kicked, neighbours
+from cutset.partitioner.goal import Goal
+from cutset.partitioner.problem import Problem, Tensor
+from cutset.partitioner.refine import Effort, sweep_orders
+
+
+def pairs() -> Problem:
+    """Return three heavy pairs: each is worth a GPU only as a whole, as what is between its two ops is dear to copy."""
+    return Problem(
+        names=tuple("abcdef"),
+        cpu_s=np.full(6, 3.0),
+        gpu_s=np.full(6, 2.0),
+        tensors=tuple(Tensor(name=str(v), producer=v, consumers=(v + 1,), h2d_s=50, d2h_s=50) for v in (0, 2, 4)),
+    )
+
+
+def test_ops_that_share_a_tensor_are_neighbours() -> None:
+    assert neighbours(pairs()) == [[1], [0], [3], [2], [5], [4]]
+    wide = Problem(
+        names=("a",) * 40,
+        cpu_s=np.ones(40),
+        gpu_s=np.ones(40),
+        tensors=(Tensor(name="t", producer=0, consumers=tuple(range(1, 40)), h2d_s=1, d2h_s=1),),
+    )
+    assert neighbours(wide)[0] == []
+
+
+def test_a_kick_moves_one_connected_neighbourhood() -> None:
+    rng = np.random.default_rng(0)
+    near = neighbours(pairs())
+    for _ in range(20):
+        moved = np.flatnonzero(kicked(np.zeros(6, dtype=np.int8), near, range(6), rng)).tolist()
+        assert 1 <= len(moved) <= LARGEST_KICK
+        assert moved in ([0, 1], [2, 3], [4, 5])
+
+
+def test_exploring_finds_what_moves_together() -> None:
+    goal = Goal(problem=pairs(), max_stages=2)
+    start = np.zeros(6, dtype=np.int8)
+    effort = Effort(sweep_rounds=0, passes=0, kicks=40)
+    found = explore(goal, start, sweep_orders(goal.problem, 0)[:1], effort, np.random.default_rng(1))
+    assert goal.value_s(start) == 18.0
+    assert goal.value_s(found) == 8.0
