@@ -28,11 +28,14 @@ from cost_graphs import REGIMES, SHAPES, random_problem
 from naive_plans import NAIVE, naive_values
 
 from cutset import serde
+from cutset.partitioner.accelerators import device_loads
 from cutset.partitioner.bound import certify
+from cutset.partitioner.cost_graph import CostGraph, parse
 from cutset.partitioner.exact import solve_exactly
 from cutset.partitioner.goal import Goal, Objective
 from cutset.partitioner.problem import Problem
 from cutset.partitioner.solve import solve
+from cutset.partitioner.solve_graph import GraphOptions, solve_graph
 from cutset.profilers.environment import environment
 
 SCHEMA = "cutset.benchmark.partitioner/1"
@@ -145,6 +148,39 @@ def _timed(size: int, shape: str) -> dict[str, Any]:
     return {"ops": size, "shape": shape, "seconds": seconds, "peak_bytes": peak, "repeats": again if size <= 1000 else None}
 
 
+def published(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the plans of the published graphs: divided, and with replicas; loads are in the files' own unit."""
+    return [_published(path) for path in options.graphs]
+
+
+def _published(path: Path) -> dict[str, Any]:
+    graph = parse(json.loads(path.read_text("utf-8")), where=str(path))
+    start = time.perf_counter()
+    divided = solve_graph(graph, GraphOptions())
+    seconds = time.perf_counter() - start
+    alike = solve_graph(graph, GraphOptions(replicate=True))
+    expert = path.with_name(f"{path.stem}_expert.json")
+    return {
+        "graph": path.stem,
+        "nodes": len(graph.ids),
+        "accelerators": graph.accelerators,
+        "division": divided.bottleneck,
+        "best_contiguous": bool(divided.notes and divided.notes[0].startswith("no division")),
+        "lower_bound": divided.lower_bound,
+        "seconds": seconds,
+        "replicas": alike.alternatives.get("replicas"),
+        "expert": _expert(graph, json.loads(expert.read_text("utf-8"))) if expert.exists() else None,
+    }
+
+
+def _expert(graph: CostGraph, split: dict[str, Any]) -> float:
+    """Return the largest load of a split made by hand, in the planner's evaluator."""
+    device = np.zeros(graph.problem.size, dtype=np.int64)
+    for number, piece in enumerate(split["fpgas"], start=1):
+        device[graph.member[[graph.ids.index(node) for node in piece["nodes"]]]] = number
+    return float(device_loads(graph.problem, device, len(split["fpgas"])).max())
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "free": partial(on_random_graphs, "throughput", None),
     "stages-3": partial(on_random_graphs, "throughput", 3),
@@ -152,6 +188,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "stages-7": partial(on_random_graphs, "throughput", 7),
     "latency": partial(on_random_graphs, "latency", None),
     "light": on_light_models,
+    "published": published,
     "speed": speed,
 }
 
@@ -210,6 +247,8 @@ def markdown(parts: dict[str, Any]) -> str:
         text.append(naive_table(parts["free"]))
     if "light" in parts:
         text += _light_tables(parts["light"])
+    if parts.get("published"):
+        text.append(_published_table(parts["published"]))
     if "speed" in parts:
         text.append(_speed_table(parts["speed"]))
     return "\n".join(text)
@@ -219,6 +258,28 @@ def _light_tables(rows: list[dict[str, Any]]) -> list[str]:
     groups = {stages: [row for row in rows if row["name"].endswith(f" {stages}")] for stages in ("free", "3", "5")}
     lines = [gap_row(f"light models, {stages if stages == 'free' else f'stages-{stages}'}", g) for stages, g in groups.items()]
     return [table(GAP_COLUMNS, lines), naive_table(groups["free"])]
+
+
+def _published_table(rows: list[dict[str, Any]]) -> str:
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    return table(
+        ("graph", "nodes", "accelerators", "by hand", "divided", "bound", "replicas", "time to divide"),
+        [
+            [
+                row["graph"],
+                row["nodes"],
+                row["accelerators"],
+                number(row["expert"]),
+                number(row["division"]) + ("" if row["best_contiguous"] else " (not proven)"),
+                number(row["lower_bound"]),
+                number(row["replicas"]),
+                f"{row['seconds']:.2f} s",
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _speed_table(rows: list[dict[str, Any]]) -> str:
@@ -244,6 +305,7 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=PARTS, help="What to run; may be repeated; all by default.")
     parser.add_argument("--count", type=int, default=300, help="Random graphs a part.")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Processes for the parts that are not timed.")
+    parser.add_argument("--graphs", type=Path, nargs="*", default=[], help="Published cost graphs for the part of that name.")
     parser.add_argument("-o", "--output", type=Path, help="File to write, or to add parts to.")
     parser.add_argument("--markdown", action="store_true", help="Print tables instead of JSON.")
     options = parser.parse_args()
