@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 import click
@@ -16,6 +17,8 @@ from cutset.partitioner.support import Support, gpu_support, open_questions
 from cutset.profilers.cache import CostCache
 from cutset.profilers.capability import ask
 from cutset.profilers.gpu_backend import Gpu, GpuBackend, choose_backend
+from cutset.profilers.in_engines import engine_options, with_engine_costs
+from cutset.profilers.profile import batched
 from cutset.profilers.session import Arrays
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,6 +51,18 @@ def backend_support(measured: Measured, backend: GpuBackend, pins: Mapping[str, 
     """Return which nodes of a measured model the backend takes; pins to the GPU overrule Cutset's own defaults."""
     insisted = {name for name, pin in pins.items() if pin.device == "gpu"}
     return capability(measured.graph, measured.samples.samples[0], backend, measured.options.cache, progress, insisted)
+
+
+def in_engines(measured: Measured, backend: GpuBackend, support: Mapping[str, Support], progress: Progress) -> Measured:
+    """Return the measured model with its GPU costs as engines have them, where engines will run on this machine's GPU."""
+    target = measured.table.target or {}
+    if not measured.gpu.here or backend.oracle is None or backend.proxy or "engines" in target:
+        return measured
+    graph = measured.graph
+    options = engine_options(backend.oracle.backend, int(str(target["id"]).rpartition(":")[2]), measured.options)
+    inputs = batched(graph, measured.samples.samples[0], measured.batch)
+    taken = [name for name, verdict in support.items() if verdict.ok]
+    return replace(measured, table=with_engine_costs(graph, measured.table, inputs, taken, options, progress))
 
 
 def capability(

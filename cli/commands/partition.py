@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from cutset.cli.arguments import split_arguments
-from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose
+from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose, in_engines
 from cutset.cli.engines import EngineArguments, Session, engine_options, engineer
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
@@ -65,7 +65,9 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
         backend = choose(gpu_backend, first.gpu, output) if first.table.target else NO_GPU
         support = backend_support(first, backend, resolve(first.graph, wanted.pins), progress)
         planner = replace(planner, gpu_backend=backend.name if first.gpu.here else None)
+        batches = {size: in_engines(entry, backend, support, progress) for size, entry in batches.items()}
         sized = planner.size(batches, support)
+        sized = replace(sized, measured=in_engines(sized.measured, backend, support, progress))
         session = Session(measured=sized.measured, about=about, backend=backend, progress=progress)
 
         outcome: Outcome | None = None
