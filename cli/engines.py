@@ -12,6 +12,7 @@ import click
 from cutset.cli.arguments import ModelArguments
 from cutset.cli.options import Number
 from cutset.cli.workflow import Measured, Progress
+from cutset.codegen.engines.cleanup import CLEAN_UPS, DEFAULT, CleanUp
 from cutset.codegen.engines.feedback import Engineered, Replan, plan_what_builds
 from cutset.codegen.engines.prepare import Recipe
 from cutset.codegen.engines.ranges import Runs
@@ -34,6 +35,14 @@ def engine_options(function: F) -> F:
             help="Largest error of the precision, over an output's largest magnitude; 0.01 for fp16, 0.05 bf16, 0.1 int8.",
         ),
         click.option(
+            "--no-clean-up", "skipped", type=click.Choice(CLEAN_UPS), multiple=True,
+            help="Leave out a rewrite of GPU stages that changes no number; may be repeated.",
+        ),
+        click.option(
+            "--clean-up", "added", type=click.Choice(CLEAN_UPS), multiple=True,
+            help=f"Add a rewrite; {' '.join(DEFAULT)} are on. May be repeated.",
+        ),
+        click.option(
             "--calibration", type=click.Path(path_type=Path), metavar="FILE.npz",
             help="Inputs to calibrate int8 with; arrays of one axis more than the model's hold several samples.",
         ),
@@ -53,6 +62,7 @@ class EngineArguments:
     precision: Precision = "fp32"
     calibration: Path | None = None
     tolerance: float | None = None
+    clean_ups: tuple[CleanUp, ...] = DEFAULT
 
     @classmethod
     def take(cls, arguments: dict[str, Any]) -> EngineArguments:
@@ -61,10 +71,12 @@ class EngineArguments:
         Raises:
             UsageError: If they contradict each other.
         """
+        skipped, added = arguments.pop("skipped"), arguments.pop("added")
         wanted = cls(
             precision=arguments["precision"],
             calibration=arguments.pop("calibration"),
             tolerance=arguments.pop("precision_tolerance"),
+            clean_ups=tuple(name for name in CLEAN_UPS if name in {*DEFAULT, *added} and name not in skipped),
         )
         if wanted.calibration is not None and wanted.precision != "int8":
             raise UsageError("--calibration is for --precision int8", hint="add --precision int8, or leave it out")
@@ -112,6 +124,7 @@ def engineer(session: Session, wanted: EngineArguments, replan: Replan, work: Pa
         precision=wanted.precision,
         calibration=[] if wanted.calibration is None else read_samples(wanted.calibration, measured.graph.inputs),
         tolerance=wanted.tolerance,
+        clean_ups=wanted.clean_ups,
     )
     return plan_what_builds(measured.graph, replan, session.backend, recipe, work, session.progress)
 

@@ -23,6 +23,8 @@ from cutset.profilers.capability import Verdict
 TABLE = Path(__file__).parent / "data" / "tensorrt_rtx_ops.csv"
 TABLE_SOURCE = "TensorRT-RTX 1.7.1, recorded"
 """Origin of a verdict that the library's parser or builder gave."""
+CLEAN_UP_SOURCE = "cutset clean-up"
+"""Origin of a yes to a node that TensorRT takes once the Cast below it is moved above it."""
 CERTIFIED_SOURCE = "cutset"
 """Origin of a refusal that nothing overrides: the parts could not be proven equal to the whole."""
 DEFAULT_SOURCE = "cutset default"
@@ -38,6 +40,11 @@ _DTYPE_REASONS = {
     "undefined": "its type is not known",
     "uint8": "TensorRT takes uint8 only at the border of an engine, beside a Cast",
 }
+MOVEMENT = frozenset(
+    {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Squeeze",
+     "Tile", "Transpose", "Unsqueeze"}
+)  # fmt: skip
+"""Operators that move elements and compute none: a Cast below one can be moved above it."""
 _UINT8_OPS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 
 
@@ -102,7 +109,8 @@ def gpu_support(
 
 def open_questions(graph: ModelGraph, insisted: Collection[str] = ()) -> list[str]:
     """Return the names of the nodes that only a library can answer for: neither policy nor types refuse them."""
-    return [case.node.name for case in _cases(graph, insisted) if _policy(case) is None and _types(case) is None]
+    cases = _cases(graph, insisted)
+    return [case.node.name for case in cases if _policy(case) is None and _types(case) is None and not _under_a_cast(case)]
 
 
 def _cases(graph: ModelGraph, insisted: Collection[str]) -> list[_Case]:
@@ -166,6 +174,8 @@ _Rule = Callable[[_Case], str | None]
 def _judge(case: _Case, verdict: Verdict | None) -> Support:
     """Return the first refusal: of Cutset's policy, of the library or else the table, of the types."""
     refusals = [_policy(case)]
+    if refusals == [None] and _under_a_cast(case):
+        return Support(ok=True, reason="", source=CLEAN_UP_SOURCE)
     if verdict is not None:
         refusals.append(None if verdict.ok else Support(ok=False, reason=verdict.reason, source=verdict.source))
     else:
@@ -210,6 +220,20 @@ def _types(case: _Case) -> str | None:
         reason = _DTYPE_REASONS.get(spec.dtype, f"TensorRT has no type {spec.dtype}")
         return f"`{name}` is {spec.dtype}: {reason}"
     return None
+
+
+def _under_a_cast(case: _Case) -> bool:
+    """Whether a node only moves uint8 elements that nothing but a Cast reads, perhaps through more of its kind."""
+    return case.op_type in MOVEMENT and case.dtype(0) == "uint8" and _cast_below(case.graph, case.node)
+
+
+def _cast_below(graph: ModelGraph, node: OpNode) -> bool:
+    value = node.outputs[0]
+    readers = graph.consumers.get(value, ())
+    if len(readers) != 1 or value in {spec.name for spec in graph.outputs}:
+        return False
+    reader = graph.by_name[readers[0]]
+    return reader.op.op_type == "Cast" or (reader.op.op_type in MOVEMENT and _cast_below(graph, reader))
 
 
 def _rank(case: _Case) -> str | None:

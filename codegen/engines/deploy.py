@@ -39,7 +39,7 @@ def deploy(made: Engineered, package: Path, document: dict[str, Any]) -> None:
     for ready in made.stages:
         entry = document["stages"][ready.stage.index]
         entry["backend"] = made.backend.name
-        model = _copy_model(ready, package, str(entry["model"]))
+        model = _copy_models(ready, package, str(entry["model"]))
         if made.backend.name == "onnxruntime-cuda":
             entry["model"] = model
             continue
@@ -47,7 +47,7 @@ def deploy(made: Engineered, package: Path, document: dict[str, Any]) -> None:
             "backend": made.backend.name,
             "model": model,
             "precision": ready.prepared.reduced.precision,
-            "inputs": [as_json(given) for given in ready.inputs],
+            "inputs": [as_json(given) for given in ready.prepared.inputs],
         }
         if ready.engine is not None and ready.report is not None and made.backend.oracle and not made.backend.proxy:
             config = EngineConfig.read(entry["engine"], package / model, package / ENGINES)
@@ -66,13 +66,13 @@ def summary(made: Engineered) -> dict[str, Any]:
         "answered_by": oracle.title if oracle else TABLE_SOURCE,
         "built": [ready.stage.index for ready in made.stages if ready.engine is not None],
         "deployed": oracle is not None and not made.backend.proxy,
-        "precision": [_precision(ready) for ready in made.stages],
+        "stages": [_stage(ready) for ready in made.stages],
         "refusals": {name: {"reason": verdict.reason, "source": verdict.source} for name, verdict in made.refusals.items()},
     }
 
 
-def _precision(ready: BuiltStage) -> dict[str, Any]:
-    """Return how far a stage's numbers are from float32, as plan.json holds it."""
+def _stage(ready: BuiltStage) -> dict[str, Any]:
+    """Return what was made of a stage and how far its numbers are from float32, as plan.json holds it."""
     reduced = ready.prepared.reduced
     return {
         "stage": ready.stage.index,
@@ -80,20 +80,28 @@ def _precision(ready: BuiltStage) -> dict[str, Any]:
         "tolerance": reduced.tolerance,
         "errors": to_builtins(reduced.errors),
         "reduced_nodes": len(reduced.reduced),
+        "clean_ups": list(ready.prepared.cleaned),
         "kept_in_fp32": list(reduced.kept),
     }
 
 
-def _copy_model(ready: BuiltStage, package: Path, plain: str) -> str:
-    """Return where the file that the engine is built from lies in the package; copied there if it is not the plain stage."""
-    source = ready.prepared.model
-    if source.name == Path(plain).name:
+def _copy_models(ready: BuiltStage, package: Path, plain: str) -> str:
+    """Put the cleaned stage and the file its engine is built from into the package; return the place of the latter."""
+    prepared = ready.prepared
+    if prepared.cleaned:
+        _copy(prepared.plain, package / plain)
+    if prepared.model == prepared.plain:
         return plain
-    target = package / "stages" / source.name
-    for file in (source, source.with_name(source.name + ".data")):
+    target = (package / plain).with_name(prepared.model.name)
+    _copy(prepared.model, target)
+    return target.relative_to(package).as_posix()
+
+
+def _copy(model: Path, target: Path) -> None:
+    """Copy a model with the weights beside it, which it knows by the name of its own file."""
+    for file in (model, model.with_name(model.name + ".data")):
         if file.is_file():
             shutil.copyfile(file, target.with_name(file.name))
-    return target.relative_to(package).as_posix()
 
 
 def _builder(oracle: Oracle, version: str) -> Builder:

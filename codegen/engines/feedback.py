@@ -11,9 +11,7 @@ from pathlib import Path
 
 from cutset.codegen.engines.build import Part, build_parts, find_culprit
 from cutset.codegen.engines.prepare import Prepared, Recipe, prepare
-from cutset.codegen.engines.ranges import engine_inputs
 from cutset.codegen.runtime.backends.engine_build import BuildReport
-from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.codegen.split import write_stages
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Plan, Stage
@@ -31,14 +29,12 @@ class BuiltStage:
 
     Args:
         stage: The stage.
-        inputs: What its engine takes.
         prepared: The file it is built from, and how far that is from the original.
         engine: The engine, None where nothing was built.
         report: What building took, None likewise.
     """
 
     stage: Stage
-    inputs: tuple[EngineInput, ...]
     prepared: Prepared
     engine: Path | None = None
     report: BuildReport | None = None
@@ -109,9 +105,8 @@ def _identity(stage: Stage) -> tuple[object, ...]:
 
 
 def _ready(graph: ModelGraph, stage: Stage, folder: Path, recipe: Recipe, progress: Callable[[str], None]) -> BuiltStage:
-    inputs = engine_inputs(graph, stage.inputs, recipe.runs)
     prepared = prepare(graph, stage, folder / stage.model, recipe, progress)
-    return BuiltStage(stage=stage, inputs=inputs, prepared=prepared)
+    return BuiltStage(stage=stage, prepared=prepared)
 
 
 def _build(
@@ -121,7 +116,7 @@ def _build(
     stage = ready.stage
     progress(f"building stage {stage.index} ({len(stage.nodes)} nodes) with {oracle.title}")
     engine = ready.prepared.model.with_suffix(".engine")
-    part = Part(nodes=stage.nodes, model=ready.prepared.model, engine=engine, inputs=ready.inputs)
+    part = Part(nodes=stage.nodes, model=ready.prepared.model, engine=engine, inputs=ready.prepared.inputs)
     (outcome,) = build_parts([part], oracle, tf32=recipe.precision == "tf32")
     if isinstance(outcome, Failure):
         culprit = find_culprit(graph, part, outcome, oracle, progress)

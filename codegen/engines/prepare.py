@@ -8,8 +8,10 @@ from pathlib import Path
 
 import onnx
 
-from cutset.codegen.engines.ranges import Runs
+from cutset.codegen.engines.cleanup import DEFAULT, CleanUp, clean
+from cutset.codegen.engines.ranges import Runs, engine_inputs
 from cutset.codegen.precision.reduce import Reduced, reduce_part
+from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
 from cutset.profilers.datasheets import Precision
@@ -29,12 +31,14 @@ class Recipe:
         precision: Of the engines.
         calibration: Inputs of the whole model to calibrate int8 with.
         tolerance: Largest error of a precision over an output's largest magnitude; None takes the precision's own.
+        clean_ups: Rewrites that do not change numbers.
     """
 
     runs: Runs
     precision: Precision = "fp32"
     calibration: Sequence[Arrays] = ()
     tolerance: float | None = None
+    clean_ups: Sequence[CleanUp] = DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +46,22 @@ class Prepared:
     """What an engine is built from.
 
     Args:
-        model: The ONNX file.
+        inputs: What the engine must take.
+        plain: The stage's own file, cleaned up.
+        cleaned: The clean-ups that changed it.
+        model: The file that the engine is built from: the same, or one in another precision.
         reduced: What its precision changed.
     """
 
+    inputs: tuple[EngineInput, ...]
+    plain: Path
+    cleaned: tuple[CleanUp, ...]
     model: Path
     reduced: Reduced
 
 
 def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progress: Callable[[str], None]) -> Prepared:
-    """Return the file that the engine of a stage is built from, beside the stage's own.
+    """Return the file that the engine of a stage is built from; the stage's own is cleaned up.
 
     Args:
         graph: The whole model.
@@ -64,6 +74,8 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
         UsageError: If int8 is asked for and there is nothing to calibrate with.
         VerificationError: If the precision's error is beyond the tolerance.
     """
+    inputs = engine_inputs(graph, stage.inputs, recipe.runs)
+    cleaned = clean(model, inputs, recipe.clean_ups)
     narrower = recipe.precision not in {"fp32", "tf32"}
     if narrower:
         progress(f"comparing stage {stage.index} in {recipe.precision} with fp32")
@@ -75,11 +87,11 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
         tolerance=recipe.tolerance,
     )
     if reduced.model is None:
-        return Prepared(model=model, reduced=reduced)
+        return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=model, reduced=reduced)
     target = model.with_name(f"{model.stem}.{recipe.precision}.onnx")
     large = reduced.model.ByteSize() > EXTERNAL_FROM_BYTES
     onnx.save(reduced.model, str(target), save_as_external_data=large, location=f"{target.name}.data")
-    return Prepared(model=target, reduced=reduced)
+    return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=target, reduced=reduced)
 
 
 def _feeds(graph: ModelGraph, stage: Stage, runs: Sequence[Arrays]) -> list[Arrays]:

@@ -59,7 +59,7 @@ def test_engines_are_in_the_package_and_the_package_builds_others(cutset, alone,
     assert alone.answers(out / "serving", mixed.with_suffix(".npz"))["y"].shape == expected
     if precision == "fp16":
         assert stage["engine"]["model"] == "stages/01_gpu.fp16.onnx"
-        (found,) = plan["engines"]["precision"]
+        (found,) = plan["engines"]["stages"]
         assert 0 < found["errors"][0]["max_rel"] < 0.01
 
 
