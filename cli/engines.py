@@ -14,14 +14,16 @@ from cutset.cli.options import Number
 from cutset.cli.workflow import Measured, Progress
 from cutset.codegen.engines.cleanup import CLEAN_UPS, DEFAULT, CleanUp
 from cutset.codegen.engines.feedback import Engineered, Replan, plan_what_builds
+from cutset.codegen.engines.gain import Model
 from cutset.codegen.engines.prepare import Recipe
 from cutset.codegen.engines.ranges import Runs
 from cutset.codegen.numerics import ABSOLUTE_SHARE, Tolerance
 from cutset.codegen.precision.error import TOLERANCES
 from cutset.errors import UsageError
-from cutset.profilers.datasheets import PRECISIONS, Precision
+from cutset.profilers.datasheets import PRECISIONS, Precision, datasheets
 from cutset.profilers.gpu_backend import GpuBackend
 from cutset.profilers.inputs import draw, parse_shape_range, read_samples
+from cutset.profilers.profile import batched
 from cutset.profilers.session import Arrays
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -125,14 +127,44 @@ def engineer(session: Session, wanted: EngineArguments, replan: Replan, work: Pa
         calibration=[] if wanted.calibration is None else read_samples(wanted.calibration, measured.graph.inputs),
         tolerance=wanted.tolerance,
         clean_ups=wanted.clean_ups,
+        gpu=_gpu_model(measured),
     )
     return plan_what_builds(measured.graph, replan, session.backend, recipe, work, session.progress)
 
 
+def _gpu_model(measured: Measured) -> Model | None:
+    """Return what models the GPU that is planned for, if a data sheet does."""
+    sheet = datasheets().get(str((measured.table.target or {}).get("id", "")))
+    groups = [group.nodes for group in measured.table.groups_on("gpu")]
+    return None if sheet is None else Model(sheet=sheet, groups=groups)
+
+
 def extremes(measured: Measured, shapes: Sequence[str], seed: int) -> list[Arrays]:
-    """Return drawn inputs of the least and of the largest shapes, if a range of shapes was given."""
+    """Return inputs of the batch that is planned for, and drawn ones of the ends of the ranges of shapes that were given."""
     ranges = dict(parse_shape_range(text) for text in shapes)
+    sized: list[Arrays] = [batched(measured.graph, measured.samples.samples[0], measured.batch)] if measured.batch > 1 else []
     if all(least == most for least, _, most in ranges.values()):
-        return []
+        return sized
     ends: list[Mapping[str, tuple[int, ...]]] = [{name: sizes[end] for name, sizes in ranges.items()} for end in (0, 2)]
-    return [draw(measured.graph.inputs, end, seed=seed) for end in ends]
+    return sized + [draw(measured.graph.inputs, end, seed=seed) for end in ends]
+
+
+def engine_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return what there is to tell of the engines in a plan.
+
+    Args:
+        found: The plan's ``engines``.
+    """
+    lines = []
+    if found["built"]:
+        stages = ", ".join(map(str, found["built"]))
+        use = "in the package" if found["deployed"] else f"a trial: the package builds its own with {found['backend']}"
+        lines.append(f"engines: stage {stages} builds with {found['answered_by']} ({use})")
+    for name, refusal in found["refusals"].items():
+        lines.append(f"on the CPU: `{name}` does not build: {refusal['reason']}")
+    for stage in found["stages"]:
+        for error in stage["errors"]:
+            kept = f", {len(stage['kept_in_fp32'])} nodes kept in fp32" if stage["kept_in_fp32"] else ""
+            share = f"{error['max_rel']:.2g} of its magnitude, {stage['tolerance']:g} allowed{kept}"
+            lines.append(f"stage {stage['stage']} in {stage['precision']}: output `{error['name']}` differs by up to {share}")
+    return lines

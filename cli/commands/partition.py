@@ -14,7 +14,7 @@ import click
 
 from cutset.cli.arguments import split_arguments
 from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose, in_engines
-from cutset.cli.engines import EngineArguments, Session, engine_options, engineer
+from cutset.cli.engines import EngineArguments, Session, engine_lines, engine_options, engineer
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
 from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
@@ -110,6 +110,8 @@ def _show(made: Plan, proof: Verification | None, target: Path | None, output: O
     print_plan(made, output)
     if proof is None or target is None:
         return
+    for line in engine_lines(read_json(target / "plan.json", schema=PLAN_SCHEMA)["engines"]):
+        output.line(line)
     what = f"{proof.samples} sample(s), {proof.inputs}: largest difference {proof.max_abs:.3g}"
     output.line(f"verified: the parts equal the whole on {what}")
     for name in proof.unrepeatable:

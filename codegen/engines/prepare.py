@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from cutset.codegen.engines.cleanup import DEFAULT, CleanUp, clean
+from cutset.codegen.engines.gain import Model, modelled_gain
 from cutset.codegen.engines.ranges import Runs, engine_inputs
 from cutset.codegen.precision.reduce import Reduced, reduce_part
 from cutset.codegen.runtime.engine_config import EngineInput
@@ -32,6 +33,7 @@ class Recipe:
         calibration: Inputs of the whole model to calibrate int8 with.
         tolerance: Largest error of a precision over an output's largest magnitude; None takes the precision's own.
         clean_ups: Rewrites that do not change numbers.
+        gpu: What models the GPU, None where its costs are measured or recorded.
     """
 
     runs: Runs
@@ -39,6 +41,7 @@ class Recipe:
     calibration: Sequence[Arrays] = ()
     tolerance: float | None = None
     clean_ups: Sequence[CleanUp] = DEFAULT
+    gpu: Model | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,7 @@ class Prepared:
         cleaned: The clean-ups that changed it.
         model: The file that the engine is built from: the same, or one in another precision.
         reduced: What its precision changed.
+        gain: How many times faster than fp32 it should be by the GPU's data sheet; None where that is not known.
     """
 
     inputs: tuple[EngineInput, ...]
@@ -58,6 +62,7 @@ class Prepared:
     cleaned: tuple[CleanUp, ...]
     model: Path
     reduced: Reduced
+    gain: float | None = None
 
 
 def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progress: Callable[[str], None]) -> Prepared:
@@ -86,12 +91,13 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
         calibration=_feeds(graph, stage, recipe.calibration) if recipe.precision == "int8" else (),
         tolerance=recipe.tolerance,
     )
+    gain = None if recipe.gpu is None else modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision)
     if reduced.model is None:
-        return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=model, reduced=reduced)
+        return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=model, reduced=reduced, gain=gain)
     target = model.with_name(f"{model.stem}.{recipe.precision}.onnx")
     large = reduced.model.ByteSize() > EXTERNAL_FROM_BYTES
     onnx.save(reduced.model, str(target), save_as_external_data=large, location=f"{target.name}.data")
-    return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=target, reduced=reduced)
+    return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=target, reduced=reduced, gain=gain)
 
 
 def _feeds(graph: ModelGraph, stage: Stage, runs: Sequence[Arrays]) -> list[Arrays]:

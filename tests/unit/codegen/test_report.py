@@ -392,3 +392,29 @@ def test_lone_surrogates_can_be_written() -> None:
 )  # fmt: skip
 def test_formats(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_engines_their_errors_and_what_did_not_build(split: Case) -> None:
+    document, table = split
+    hostile = "<script>alert(1)</script>"
+    stage = {
+        "stage": 1,
+        "precision": "fp16",
+        "tolerance": 0.01,
+        "modelled_gain": 1.75,
+        "errors": [{"name": hostile, "max_abs": 1.0, "max_rel": 0.0042, "mean_abs": 0.001, "top1": 0.5}],
+        "reduced_nodes": 7,
+        "clean_ups": [],
+        "kept_in_fp32": ["a", "b"],
+    }
+    engines = {
+        "backend": "tensorrt-rtx", "answered_by": "TensorRT-RTX 9", "built": [1], "deployed": True, "stages": [stage],
+        "refusals": {hostile: {"reason": "the builder refuses: no", "source": "TensorRT-RTX 9"}},
+    }  # fmt: skip
+    page = render_report({**document, "engines": engines}, table)
+    assert hostile not in page
+    section = page[page.index('id="engines"') : page.index('id="placement"')]
+    for words in ("TensorRT-RTX 9", "0.0042", "0.01 allowed", "2 of 9 nodes", "1.75x", "the builder refuses: no", "50"):
+        assert words in section, words
+    trial = render_report({**document, "engines": {**engines, "deployed": False}}, table)
+    assert "built as a trial" in trial

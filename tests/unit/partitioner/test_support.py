@@ -6,7 +6,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.graph.load import load
-from cutset.partitioner.support import CERTIFIED_SOURCE, DEFAULT_SOURCE, TABLE_SOURCE, gpu_support, support_table
+from cutset.partitioner.support import (
+    CERTIFIED_SOURCE,
+    DEFAULT_SOURCE,
+    TABLE_SOURCE,
+    gpu_support,
+    open_questions,
+    support_table,
+)
+from cutset.profilers.capability import Verdict
 
 FLOAT, DOUBLE, INT64, INT32 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32
 UINT8, INT8, BOOL, STRING = TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL, TensorProto.STRING
@@ -201,3 +209,19 @@ def test_the_table_is_whole():
         assert row.verdict not in {"rejected", "unknown", "partial"} or row.reason, name
     known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
     assert {name.split("::")[-1] for name in table} <= known
+
+
+def test_a_library_is_asked_after_policy_and_before_the_table(tmp_path):
+    nodes = [node("Erf", "x", "e"), node("NonZero", "e", "n"), node("Relu", "e")]
+    graph = build(tmp_path, nodes, [VECTOR], [("y", FLOAT, [4]), ("n", INT64, None)])
+    assert open_questions(graph) == ["Erf", "Relu"]
+    takes = Verdict(ok=True, reason="", source="TensorRT 99")
+    verdicts = {"Erf": Verdict(ok=False, reason="no", source="TensorRT 99"), "Relu": takes}
+    got = gpu_support(graph, verdicts)
+    assert {name: (one.ok, one.reason, one.source) for name, one in got.items() if name != "NonZero"} == {
+        "Erf": (False, "no", "TensorRT 99"), "Relu": (True, "", "TensorRT 99"),
+    }  # fmt: skip
+    assert got["NonZero"].source == DEFAULT_SOURCE
+    assert open_questions(graph, {"NonZero"}) == ["Erf", "NonZero", "Relu"], "a pin to the GPU overrules the default"
+    insisted = gpu_support(graph, {"NonZero": takes}, {"NonZero"})
+    assert insisted["NonZero"].ok

@@ -1,0 +1,43 @@
+"""What a precision should gain on a stage: the data sheet's model of it against the same model of fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from cutset.errors import UnknownShapeError
+from cutset.graph.model import ModelGraph
+from cutset.profilers.datasheets import Datasheet, Precision
+from cutset.profilers.roofline import model_group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What models the GPU.
+
+    Args:
+        sheet: Its data sheet.
+        groups: Nodes that run as one kernel each.
+    """
+
+    sheet: Datasheet
+    groups: Sequence[tuple[str, ...]]
+
+
+def modelled_gain(graph: ModelGraph, model: Model, nodes: Collection[str], precision: Precision) -> float | None:
+    """Return how many times faster than in fp32 the nodes should run, None where that is not modelled.
+
+    Args:
+        graph: The whole model.
+        model: Of the GPU.
+        nodes: Nodes of one stage.
+        precision: Its precision; the model knows int8 only of models that carry Q/DQ themselves.
+    """
+    inside = [group for group in model.groups if set(group) <= set(nodes)]
+    try:
+        before, after = (
+            sum(model_group(graph, group, model.sheet, kind).latency_s for group in inside) for kind in ("fp32", precision)
+        )
+    except UnknownShapeError:
+        return None
+    return before / after if after and before != after else None
