@@ -22,6 +22,8 @@ from cutset.codegen.gil import executions
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.project import write_project
 from cutset.codegen.report import write_report
+from cutset.codegen.report.material import GRAPH
+from cutset.codegen.report.topology import dump_topology, topology_of
 from cutset.codegen.runtime import DegradedWarning, Pipeline
 from cutset.codegen.split import write_stages
 from cutset.codegen.verify import Verification, verify
@@ -112,7 +114,8 @@ def emit(
         for name, text in options.documents.items():
             (work / name).write_text(text, "utf-8")
         (work / "profile.json").write_text(serde.dumps(table), "utf-8")
-        write_report(document, table, work / "report.html")
+        (work / GRAPH).write_text(dump_topology(topology_of(graph)), "utf-8")
+        write_report(work)
         (work / "manifest.json").write_text(serde.dumps(_manifest(work, table, options)), "utf-8")
     return proof
 

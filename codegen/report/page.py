@@ -11,10 +11,14 @@ from typing import Any
 import jinja2
 
 from cutset.codegen.report import text
+from cutset.codegen.report.lanes import details_of, lanes_of
+from cutset.codegen.report.material import REPORT, Material, read_material
 from cutset.codegen.report.picture import draw
+from cutset.codegen.report.spent import roofline, shares, sources
+from cutset.codegen.report.timeline import Timeline, measured, simulated
 from cutset.codegen.report.units import Refusal, Unit, dearest, placed_s, refusals, units
+from cutset.codegen.report.whatif import charts
 from cutset.files import write_atomic
-from cutset.profilers.table import CostTable
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -25,12 +29,17 @@ FIRST_NODES = 6
 FIRST_REFUSALS = 40
 """Kinds of reasons shown; a hostile model may have as many as nodes."""
 
-DECISIONS = {"split": "split", "unsplit-cpu": "whole on the CPU", "unsplit-gpu": "whole on the GPU"}
 BASELINES = {
     "all_cpu": "whole model on the CPU, on every core",
     "all_gpu": "whole model on the GPU",
     "capability_first": "on the GPU whatever it can run",
     "mix": "a mix of the above, request by request",
+}
+SHORT_BASELINES = {
+    "all_cpu": "all CPU",
+    "all_gpu": "all GPU",
+    "capability_first": "whatever the GPU can",
+    "mix": "a mix",
 }
 RESOURCES = {"cpu": "CPU workers", "gpu": "GPU", "h2d": "copies to the GPU", "d2h": "copies from the GPU"}
 ENDS = {"gpu_low": "fast end: every GPU time at its lowest", "gpu_high": "slow end: every GPU time at its highest"}
@@ -64,24 +73,21 @@ class Chapter:
     title: str
     device: str
     nodes: int
-    units: tuple[Unit, ...]
+    units: tuple[tuple[int, Unit], ...]
+    """With their numbers among all units."""
 
 
-def write_report(document: Mapping[str, Any], table: CostTable, path: Path) -> None:
-    """Write the report of a plan to `path`, whole or not at all.
-
-    Args:
-        document: The plan, as in ``plan.json``; its ``verification`` may be missing.
-        table: The costs it was made from.
-        path: The HTML file.
+def write_report(folder: Path) -> Path:
+    """Write the report of an output folder of `partition` into it, whole or not at all, and return its path.
 
     Raises:
+        UsageError: If the folder holds no plan, or a file of another version.
         OSError: If the file cannot be written.
     """
-    write_atomic(path, render_report(document, table).encode())
+    return write_atomic(folder / REPORT, render_report(read_material(folder)).encode())
 
 
-def render_report(document: Mapping[str, Any], table: CostTable) -> str:
+def render_report(material: Material) -> str:
     """Return the report of a plan: one HTML page that refers to nothing outside itself.
 
     Equal arguments give equal pages. Whatever came from the model is escaped, and made visible, where it is printed.
@@ -94,8 +100,11 @@ def render_report(document: Mapping[str, Any], table: CostTable) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(text, name) for name in ("seconds", "microseconds", "size", "counted", "percent")}
-    return environment.get_template("report.html.j2").render(_variables(document, table))
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    environment.filters |= {
+        name: getattr(text, name) for name in ("seconds", "microseconds", "size", "counted", "percent", "rate", "times")
+    }
+    return environment.get_template("report.html.j2").render(_variables(material))
 
 
 def _visible(value: Any) -> Any:
@@ -103,21 +112,34 @@ def _visible(value: Any) -> Any:
     return text.visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def _variables(document: Mapping[str, Any], table: CostTable) -> dict[str, Any]:
+def _variables(material: Material) -> dict[str, Any]:
+    document, table = material.plan, material.table
     found = units(document, table)
     kinds = refusals(found)
     source = gpu_source(document)
     top = dearest(found, DEAREST)
     total = sum(placed_s(unit) or 0.0 for unit in found)
+    ops = {node.name: node.op for node in material.topology.nodes}
     return {
         "plan": document,
+        "bench": material.bench,
+        "files": material.files,
         "source": source,
         "gpu": document["target"]["gpu"],
-        "facts": _facts(document, source),
+        "facts": _facts(document, source, found),
         "picture": draw(document, source),
+        "lanes": lanes_of(material, found, ops, source),
+        "details": details_of(material, found, ops, kinds),
+        "devices": sorted({unit.device for unit in found if unit.stage is not None}),
+        "operators": sorted({op for unit in found if unit.stage is not None for name in unit.nodes if (op := ops.get(name))}),
         "busy": _busy(document, source),
         "baselines": _baselines(document, source),
         "ends": _ends(document),
+        "shares": shares(found),
+        "roofline": roofline(found, document["target"]["gpu"]),
+        "timelines": _timelines(material),
+        "batches_measured": document.get("batch_scaling", "overheads") != "overheads",
+        "whatif": charts(document, table),
         "dearest": top,
         "dearest_max": max((value for unit in top for value in (unit.cpu_s, unit.gpu_s) if value), default=0.0),
         "dearest_share": sum(placed_s(unit) or 0.0 for unit in top) / total if total else 0.0,
@@ -131,8 +153,19 @@ def _variables(document: Mapping[str, Any], table: CostTable) -> dict[str, Any]:
         "proof": document.get("verification"),
         "environment": _environment(table.environment),
         "sessions": table.sessions,
+        "runs": [_run(stage, document.get("engines")) for stage in document["stages"]],
+        "engines": document.get("engines"),
+        "front": document.get("pareto", ()),
         "command": _command(document),
     }
+
+
+def _timelines(material: Material) -> list[tuple[str, Timeline]]:
+    found = [
+        ("simulated", simulated(material.plan)),
+        ("measured", None if material.bench is None else measured(material.bench)),
+    ]
+    return [(word, timeline) for word, timeline in found if timeline is not None]
 
 
 def gpu_source(document: Mapping[str, Any]) -> str:
@@ -142,23 +175,36 @@ def gpu_source(document: Mapping[str, Any]) -> str:
     return "" if gpu is None or source == "measured" else source
 
 
-def _facts(document: Mapping[str, Any], source: str) -> list[Fact]:
+def _facts(document: Mapping[str, Any], source: str, found: Sequence[Unit]) -> list[Fact]:
     prediction = document["prediction"]
     here = "" if document["decision"] == "unsplit-cpu" else source
-    stages = text.counted(len(document["stages"]), "stage")
-    rate = prediction["throughput_per_s"]
+    shared = sources(found)
+    share, word = (shared[0][1], shared[0][0]) if shared else (0.0, "no cost")
+    others = ", ".join(f"{text.percent(value)} {name}" for name, value in shared[1:])
     return [
-        Fact(label="Decision", value=DECISIONS[document["decision"]], source=source,
-             note=f"{stages}, planned for {document['objective']}"),
-        Fact(label="Predicted throughput", value=f"{text.rate(rate)} /s", source=here,
-             note=f"requests a second at full load, batch {document['batch']}"),
+        Fact(label="Predicted throughput", value=f"{text.rate(prediction['throughput_per_s'])} /s", source=here,
+             note=_gains(document)),
         Fact(label="Predicted latency", value=text.seconds(prediction["latency_s"]), source=here,
              note="one request alone: stages and copies added up"),
         Fact(label="Bottleneck", value=RESOURCES.get(prediction["bottleneck"], prediction["bottleneck"]), source=here,
              note="the resource that limits the throughput"),
         Fact(label="Gap to the proven bound", value=text.percent(prediction["gap"]), source=source,
              note="this plan against what no placement can beat"),
+        Fact(label="Costs behind it", value=f"{share:.0%} {word}", source="",
+             note="of the time where nodes run" + (f"; {others}" if others else "")),
     ]  # fmt: skip
+
+
+def _gains(document: Mapping[str, Any]) -> str:
+    """Return the throughput over that of each plan it has to beat."""
+    mine = document["prediction"]["throughput_per_s"]
+    known = document["baselines"] if document["target"]["gpu"] is not None else {"all_cpu": document["baselines"]["all_cpu"]}
+    gains = [
+        f"{text.times(mine / entry['throughput_per_s'])} {SHORT_BASELINES.get(name, name)}"
+        for name, entry in known.items()
+        if entry is not None and entry["throughput_per_s"]
+    ]
+    return "at full load: " + ", ".join(gains) if gains else "requests a second at full load"
 
 
 def _busy(document: Mapping[str, Any], source: str) -> list[Bar]:
@@ -227,13 +273,26 @@ def _chapters(document: Mapping[str, Any], found: Sequence[Unit]) -> list[Chapte
     chapters = []
     for stage in [*document["stages"], None]:
         index = None if stage is None else stage["index"]
-        members = tuple(unit for unit in found if unit.stage == index)
+        members = tuple((number, unit) for number, unit in enumerate(found) if unit.stage == index)
         if members:
             device = "" if stage is None else stage["device"]
             title = "In no stage: weights and dead nodes" if stage is None else f"Stage {index} on the {device.upper()}"
-            count = sum(len(unit.nodes) for unit in members)
+            count = sum(len(unit.nodes) for _, unit in members)
             chapters.append(Chapter(title=title, device=device, nodes=count, units=members))
     return chapters
+
+
+def _run(stage: Mapping[str, Any], engines: Mapping[str, Any] | None) -> tuple[str, tuple[str, ...]]:
+    """Return the device of a stage; and its backend, precision, engine and whether it takes batches."""
+    engine, batching = stage.get("engine"), stage.get("batching")
+    built = "none needed"
+    if engine is not None:
+        built = "built" if engines is not None and stage["index"] in engines["built"] else "is built where it serves"
+    batches = "not examined"
+    if batching is not None:
+        batches = "proven" if batching["proven"] else f"no: {batching['reason']}"
+    precision = "that of the model" if engine is None else engine["precision"]
+    return stage["device"], (stage["backend"], precision, built, batches)
 
 
 def _environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cutset.partitioner.reasons import WEIGHED
 from cutset.profilers.table import CostTable, GroupCost
+from cutset.profilers.workload import CLASSES, OTHER
 
 _QUOTED = re.compile(r"`[^`]*`")
 
@@ -24,6 +25,10 @@ class Unit:
         cpu_s: Seconds a request on the CPU, None if unknown.
         gpu_s: Seconds a request on the GPU, None if unknown or impossible.
         reason: Why they had no choice; empty where the costs decided.
+        sources: Where the times on the CPU and on the GPU came from; empty where there is none.
+        work: Class of its leading operator, as `workload.CLASSES` names it.
+        flops: Operations of a request, of the whole group that it is part of.
+        bytes: Bytes over that group's border.
     """
 
     nodes: tuple[str, ...]
@@ -32,6 +37,10 @@ class Unit:
     cpu_s: float | None
     gpu_s: float | None
     reason: str
+    sources: tuple[str, str] = ("", "")
+    work: str = OTHER
+    flops: float = 0.0
+    bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +84,31 @@ def units(document: Mapping[str, Any], table: CostTable) -> list[Unit]:
         for (stage, device, reason), names in parts.items():
             on_gpu = None if _refused(document, names[0], reason) else gpu.get(nodes)
             costs = [None if stage is None else _cost(names, cost, scale, whole) for cost in (group, on_gpu)]
-            found.append(Unit(nodes=tuple(names), device=device, stage=stage, reason=reason, cpu_s=costs[0], gpu_s=costs[1]))
+            found.append(
+                Unit(
+                    nodes=tuple(names),
+                    device=device,
+                    stage=stage,
+                    reason=reason,
+                    cpu_s=costs[0],
+                    gpu_s=costs[1],
+                    sources=(_source(group, costs[0]), _source(on_gpu, costs[1])),
+                    work=_leading(group),
+                    flops=scale * group.flops if group else 0.0,
+                    bytes=scale * group.bytes if group else 0.0,
+                )
+            )
     return found
+
+
+def _source(group: GroupCost | None, cost_s: float | None) -> str:
+    return "" if group is None or cost_s is None else group.source
+
+
+def _leading(group: GroupCost | None) -> str:
+    """Return the class of the operator that leads a fused kernel."""
+    known = [name for name in CLASSES if group is not None and name in group.work]
+    return known[0] if known else OTHER
 
 
 def _groups(document: Mapping[str, Any], table: CostTable) -> Iterator[tuple[tuple[str, ...], GroupCost | None]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,10 +20,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset import serde
-from cutset.codegen.report import render_report, write_report
+from cutset.codegen.report import Material, read_material, render_report, write_report
+from cutset.codegen.report.chart import axis_of
 from cutset.codegen.report.picture import LETTER, draw
+from cutset.codegen.report.spent import shares, sources
 from cutset.codegen.report.text import MAX_TEXT, counted, rate, seconds, size, visible
-from cutset.codegen.report.units import kind_of, refusals, units
+from cutset.codegen.report.timeline import simulated
+from cutset.codegen.report.topology import Topology, Vertex, dump_topology, topology_of
+from cutset.codegen.report.units import kind_of, placed_s, refusals, units
+from cutset.codegen.report.whatif import charts
+from cutset.digest import sha256_file
+from cutset.errors import UsageError
 from cutset.graph.load import load, with_operators
 from cutset.partitioner.cost import Machine
 from cutset.partitioner.options import PlanOptions
@@ -39,9 +47,22 @@ BREAKOUT = "\"]]>--></title></style></svg><img src='x' onerror=alert(2)>"
 TEMPLATE = "{{ 7 * 7 }}{% endraw %}"
 REVERSED = "safe\u202egnp.exe"
 FIRST, SECOND, CONV, TAIL = f"first{SCRIPT}", f"second{BREAKOUT}", f"conv{TEMPLATE}", f"tail{REVERSED}"
-SECTIONS = ["pipeline", "baselines", "robustness", "time", "refusals", "placement", "verification", "environment"]
+SECTIONS = [
+    "pipeline", "graph", "time", "timeline", "whatif", "baselines", "robustness", "measured", "refusals", "engines",
+    "placement", "verification", "environment",
+]  # fmt: skip
 VOID = {"meta", "input", "img", "br", "hr", "link"}
-Case = tuple[dict[str, Any], CostTable]
+
+
+class Case(NamedTuple):
+    """A plan as `plan.json` holds it, its costs, and the model's nodes."""
+
+    document: dict[str, Any]
+    table: CostTable
+    topology: Topology = Topology()
+
+    def html(self) -> str:
+        return render_report(Material(plan=self.document, table=self.table, topology=self.topology))
 
 
 def _model() -> onnx.ModelProto:
@@ -82,7 +103,7 @@ def _plan(path: Path, target: str | None, pins: dict[str, str]) -> Case:
     proof = {"passed": True, "max_abs": 1.5e-6, "max_rel": 2e-7, "samples": 3, "inputs": "drawn with seed 0",
              "outputs": [SCRIPT], "unrepeatable": []}  # fmt: skip
     # Through JSON and back, as `plan.json` is read again.
-    return json.loads(serde.dumps(document | {"verification": proof})), table
+    return Case(json.loads(serde.dumps(document | {"verification": proof})), table, topology_of(graph))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +164,7 @@ class Page(HTMLParser):
 
 
 def page(case: Case) -> Page:
-    return Page(render_report(*case))
+    return Page(case.html())
 
 
 @pytest.mark.parametrize("name", ["split", "whole"])
@@ -167,7 +188,7 @@ def test_tables_have_captions_and_heads_say_their_scope(name: str, request: pyte
 
 
 def test_the_split_is_what_the_page_says(split: Case) -> None:
-    document, _ = split
+    document = split.document
     text = page(split).text()
     assert document["decision"] == "split"
     assert document["verdict"][1:] in text
@@ -182,8 +203,7 @@ def test_the_split_is_what_the_page_says(split: Case) -> None:
 
 
 def test_numbers_of_a_gpu_that_was_not_measured_are_marked(split: Case) -> None:
-    document, table = split
-    html = render_report(document, table)
+    document, html = split.document, split.html()
     for label in ("Predicted throughput", "Predicted latency", "Bottleneck", "Gap to the proven bound"):
         card = html[html.index(f"<dt>{label}</dt>") :].split("</div>")[0]
         assert '<span class="tag">modelled</span>' in card
@@ -193,15 +213,15 @@ def test_numbers_of_a_gpu_that_was_not_measured_are_marked(split: Case) -> None:
 
 
 def test_a_recorded_gpu_is_called_recorded_and_a_measured_one_is_not_marked(split: Case) -> None:
-    document, table = copy.deepcopy(split[0]), split[1]
+    document, table = copy.deepcopy(split.document), split.table
     document["target"] |= {"source": "recorded", "gpu": document["target"]["gpu"] | {"source": "recorded"}}
-    assert '<span class="tag">recorded</span>' in render_report(document, table)
+    assert '<span class="tag">recorded</span>' in Case(document, table).html()
     document["target"] |= {"source": "measured", "gpu": document["target"]["gpu"] | {"source": "measured"}}
-    assert 'class="tag"' not in render_report(document, table)
+    assert 'class="tag"' not in Case(document, table).html()
 
 
 def test_a_plan_without_a_gpu_has_nothing_marked_and_no_gpu_column(whole: Case) -> None:
-    document, _ = whole
+    document = whole.document
     found = page(whole)
     assert document["decision"] == "unsplit-cpu"
     assert not any(span.get("class") == "tag" for span in found.all("span"))
@@ -211,12 +231,13 @@ def test_a_plan_without_a_gpu_has_nothing_marked_and_no_gpu_column(whole: Case) 
 
 @pytest.mark.parametrize("name", ["split", "whole"])
 def test_hostile_names_stay_text(name: str, request: pytest.FixtureRequest) -> None:
-    html = render_report(*request.getfixturevalue(name))
+    html = request.getfixturevalue(name).html()
     found = Page(html)
-    assert len(list(found.all("script"))) == 1
+    assert [script.get("type") for script in found.all("script")] == ["application/json", None]
+    data_of(request.getfixturevalue(name))
     assert not list(found.all("img"))
     assert not any(key.startswith("on") for _, attributes in found.tags for key in attributes)
-    code = "".join(data for element, data in found.texts if element in {"script", "style"})
+    code = html[html.rindex("<script>") :] + html[html.index("<style>") : html.index("</style>")]
     assert "alert" not in code
     text = found.text()
     for shown in (FIRST, SECOND, CONV, "safe\\u202egnp.exe", "small & <hostile>.onnx", "small<b>"):
@@ -226,7 +247,7 @@ def test_hostile_names_stay_text(name: str, request: pytest.FixtureRequest) -> N
 
 @pytest.mark.parametrize("name", ["split", "whole"])
 def test_it_refers_to_nothing_outside_itself(name: str, request: pytest.FixtureRequest) -> None:
-    html = render_report(*request.getfixturevalue(name))
+    html = request.getfixturevalue(name).html()
     assert set(re.findall(r"(?:https?:)?//[\w.]+\.[a-z]+[^\s\"]*", html)) == {"http://www.w3.org/2000/svg"}
     found = Page(html)
     for _, attributes in found.tags:
@@ -237,16 +258,103 @@ def test_it_refers_to_nothing_outside_itself(name: str, request: pytest.FixtureR
 
 
 def test_equal_plans_give_equal_pages_and_the_file_is_the_page(split: Case, tmp_path: Path) -> None:
-    document, table = split
-    html = render_report(document, table)
-    assert render_report(copy.deepcopy(document), copy.deepcopy(table)) == html
-    write_report(document, table, tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text("utf-8") == html
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert copy.deepcopy(split).html() == split.html()
+    (tmp_path / "plan.json").write_text(serde.dumps(split.document), "utf-8")
+    (tmp_path / "profile.json").write_text(serde.dumps(split.table), "utf-8")
+    (tmp_path / "graph.json").write_text(dump_topology(split.topology), "utf-8")
+    before = sorted(tmp_path.iterdir())
+    path = write_report(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([*before, path])
+    material = read_material(tmp_path)
+    assert path.read_text("utf-8") == render_report(material)
+    assert material.topology == split.topology
+    assert material.files == (
+        ("profile.json", (tmp_path / "profile.json").stat().st_size, sha256_file(tmp_path / "profile.json")),
+    )
+
+
+def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no plan"):
+        write_report(tmp_path)
+
+
+def data_of(case: Case) -> list[dict[str, Any]]:
+    """What the page's script reads, as the browser would parse it."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', case.html(), re.DOTALL)
+    assert found is not None
+    assert "<" not in found[1]
+    units_: list[dict[str, Any]] = json.loads(found[1])["units"]
+    return units_
+
+
+def test_the_script_knows_operators_costs_reasons_and_neighbours_of_every_group(split: Case) -> None:
+    data = data_of(split)
+    at = {name: number for number, unit in enumerate(data) for name in unit["n"]}
+    assert sorted(at) == sorted(visible(name) for name in split.document["placement"])
+    conv, cast, tail = (data[at[name]] for name in (CONV, "cast", visible(TAIL)))
+    assert conv["o"][conv["n"].index(CONV)] == "Conv"
+    assert conv["c"] > 0
+    assert conv["f"] == ["measured", "modelled"]
+    assert conv["w"] == split.document["reasons"][CONV]
+    assert at["cast"] in conv["p"] or at["cast"] == at[CONV]
+    assert at[CONV] in tail["p"] or at["relu"] in tail["p"]
+    assert {unit["d"] for unit in (conv, tail)} == {"cpu", "gpu"}
+    assert cast["s"] >= 0
+    assert data[at["weights"]]["s"] == -1
+
+
+def test_every_group_of_a_stage_has_one_box_as_wide_as_its_time(split: Case) -> None:
+    found = units(split.document, split.table)
+    boxes = {int(box["data-u"] or -1): box["style"] or "" for box in page(split).all("button") if "data-u" in box}
+    assert sorted(boxes) == [number for number, unit in enumerate(found) if unit.stage is not None]
+    widths = {number: float(style.removeprefix("--w:")) for number, style in boxes.items()}
+    times = {number: placed_s(found[number]) or 0.0 for number in boxes}
+    longest = max(times, key=lambda number: times[number])
+    for number in boxes:
+        assert widths[number] == pytest.approx(widths[longest] * times[number] / times[longest], abs=0.11)
+
+
+def test_the_shares_of_the_time_add_up(split: Case) -> None:
+    found = units(split.document, split.table)
+    assert sum(row.share for row in shares(found)) == pytest.approx(1)
+    assert sum(row.units for row in shares(found)) == sum(unit.stage is not None for unit in found)
+    assert sum(value for _, value in sources(found)) == pytest.approx(1)
+    assert {word for word, _ in sources(found)} == {"measured", "modelled"}
+
+
+def test_the_timeline_shows_the_simulated_servers(split: Case) -> None:
+    line = simulated(split.document)
+    assert line is not None
+    resources = {step["resource"] for step in split.document["steps"]}
+    assert len(line.rows) >= len(resources & {"cpu", "gpu"})
+    assert all(0 <= float(busy.removesuffix(" %")) <= 100 for _, busy, _ in line.rows)
+    by_row: dict[float, list[Any]] = {}
+    for bar in line.bars:
+        by_row.setdefault(bar.y, []).append(bar)
+    for bars in by_row.values():
+        for one, next_ in itertools.pairwise(bars):
+            assert one.x + one.width <= next_.x + 1.1
+
+
+def test_what_if_has_the_deployed_size_on_every_curve(split: Case) -> None:
+    for chart in charts(split.document, split.table):
+        assert any(mark.chosen for mark in chart.marks), chart.title
+        assert len(chart.rows) == len(chart.marks)
+
+
+@given(st.lists(st.floats(1e-9, 1e15), min_size=1, max_size=20), st.booleans())
+def test_axes_hold_their_values_and_ticks(values: list[float], log: bool) -> None:
+    axis = axis_of(values, 50, 300, log=log)
+    places = [axis.at(value) for value in sorted(values)]
+    assert places == sorted(places)
+    assert all(50 <= place <= 300 for place in places)
+    ticks = axis.ticks()
+    assert 1 <= len(ticks) <= 12
+    assert all(50 <= place <= 300 for _, place in ticks)
 
 
 def test_every_node_is_listed_once_with_its_times(split: Case) -> None:
-    document, table = split
+    document, table, _ = split
     found = units(document, table)
     assert sorted(name for unit in found for name in unit.nodes) == sorted(document["placement"])
     homes = {name: stage["index"] for stage in document["stages"] for name in stage["nodes"]}
@@ -259,7 +367,7 @@ def test_every_node_is_listed_once_with_its_times(split: Case) -> None:
 
 
 def test_nodes_without_a_choice_are_told_from_those_placed_by_cost(path: Path) -> None:
-    document, table = _plan(path, "t4", {})
+    document, table, _ = _plan(path, "t4", {})
     support: dict[str, Support] = gpu_support(with_operators(load(path)))
     free = {name for unit in units(document, table) if not unit.reason for name in unit.nodes}
     assert free == {name for name, verdict in support.items() if verdict.ok}
@@ -270,7 +378,7 @@ def test_nodes_without_a_choice_are_told_from_those_placed_by_cost(path: Path) -
 
 
 def test_times_are_of_a_request_when_a_run_holds_several(split: Case) -> None:
-    document, table = split
+    document, table, _ = split
     batched = units(document | {"batch": 4}, table)
     for one, four in zip(units(document, table), batched, strict=True):
         assert (four.cpu_s or 0.0) == pytest.approx((one.cpu_s or 0.0) / 4)
@@ -278,27 +386,28 @@ def test_times_are_of_a_request_when_a_run_holds_several(split: Case) -> None:
 
 def test_a_plan_that_was_not_emitted_says_so(split: Case) -> None:
     document = {key: value for key, value in split[0].items() if key != "verification"}
-    assert "Nothing was verified" in page((document, split[1])).text()
+    assert "Nothing was verified" in page(split._replace(document=document)).text()
     failed = split[0] | {"verification": split[0]["verification"] | {"passed": False, "unrepeatable": [BREAKOUT]}}
-    text = page((failed, split[1])).text()
+    text = page(split._replace(document=failed)).text()
     assert "Failed:" in text
     assert BREAKOUT in text
 
 
 def test_thousands_of_nodes_stay_small_and_folded(split: Case) -> None:
-    document, table = _enlarged(split, 3000)
-    html = render_report(document, table)
-    assert len(html.encode()) < 300_000
+    html = _enlarged(split, 3000).html()
+    assert len(html.encode()) < 3_000_000
     found = Page(html)
     folds = [details for details in found.all("details") if details.get("class") == "chapter"]
     assert len(folds) == 1
     assert not any("open" in details for details in folds)
+    assert len([button for button in found.all("button") if "data-u" in button]) == 3000
+    assert sum("fold" in (button.get("class") or "") for button in found.all("button")) < 200
     assert "/encoder/layer.2999/attention/output/dense/MatMul" in found.text()
 
 
 def _enlarged(case: Case, count: int) -> Case:
     """Return a plan of `count` nodes in one stage, each a group on both devices, with names of ordinary length."""
-    document, table = copy.deepcopy(case)
+    document, table, _ = copy.deepcopy(case)
     names = [f"/encoder/layer.{index}/attention/output/dense/MatMul" for index in range(count)]
     weighed = "9.0 us measured on the CPU, 8.0 us modelled on the GPU; with what crosses, the whole is best with it on the CPU"
     document |= {
@@ -312,7 +421,8 @@ def _enlarged(case: Case, count: int) -> Case:
     groups: tuple[GroupCost, ...] = tuple(
         replace(group, nodes=(name,), device=device, latency_s=9e-6, reason="") for device in ("cpu", "gpu") for name in names
     )
-    return document, replace(table, groups=groups)
+    nodes = tuple(Vertex(name=name, op="MatMul", after=(place - 1,) if place else ()) for place, name in enumerate(names))
+    return Case(document, replace(table, groups=groups), Topology(nodes=nodes))
 
 
 @st.composite
@@ -395,7 +505,7 @@ def test_formats(shown: str, expected: str) -> None:
 
 
 def test_engines_their_errors_and_what_did_not_build(split: Case) -> None:
-    document, table = split
+    document = split.document
     hostile = "<script>alert(1)</script>"
     stage = {
         "stage": 1,
@@ -411,10 +521,10 @@ def test_engines_their_errors_and_what_did_not_build(split: Case) -> None:
         "backend": "tensorrt-rtx", "answered_by": "TensorRT-RTX 9", "built": [1], "deployed": True, "stages": [stage],
         "refusals": {hostile: {"reason": "the builder refuses: no", "source": "TensorRT-RTX 9"}},
     }  # fmt: skip
-    page = render_report({**document, "engines": engines}, table)
+    page = split._replace(document={**document, "engines": engines}).html()
     assert hostile not in page
     section = page[page.index('id="engines"') : page.index('id="placement"')]
     for words in ("TensorRT-RTX 9", "0.0042", "0.01 allowed", "2 of 9 nodes", "1.75x", "the builder refuses: no", "50"):
         assert words in section, words
-    trial = render_report({**document, "engines": {**engines, "deployed": False}}, table)
+    trial = split._replace(document={**document, "engines": {**engines, "deployed": False}}).html()
     assert "built as a trial" in trial
