@@ -84,7 +84,7 @@ class _Budget:
 def _budget(problem: Problem) -> _Budget:
     ops = int(problem.movable.sum())
     if ops <= 150:
-        return _Budget(starts=12, transfer_weights=(1.0, 0.4, 0.1), orders=4, effort=Effort(kicks=min(60, 4 * ops)))
+        return _Budget(starts=8, transfer_weights=(1.0, 0.4, 0.1), orders=2, effort=Effort(kicks=min(60, 4 * ops)))
     if ops <= 400:
         return _Budget(starts=8, transfer_weights=(1.0, 0.4, 0.1), orders=2, effort=Effort(sweep_rounds=6, kicks=30))
     if ops <= 1500:
