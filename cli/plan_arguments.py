@@ -11,6 +11,7 @@ import click
 
 from cutset.cli.options import MOST_THREADS, Number
 from cutset.errors import UsageError
+from cutset.partitioner.exact import DEFAULT_SECONDS
 from cutset.partitioner.pins import Pin, parse_pin
 from cutset.partitioner.pins_file import PinsFile, read_pins
 
@@ -22,6 +23,10 @@ def plan_options(function: F) -> F:
     for option in (
         click.option(
             "--flow", type=click.Choice(["scipy", "networkx"]), default="scipy", show_default=True, help="Engine of the cut."
+        ),
+        click.option(
+            "--exact", is_flag=True,
+            help="Also solve the mixed-integer program, which proves the optimum within the stages, or a bound.",
         ),
         click.option(
             "--pins", "pins_file", type=click.Path(path_type=Path), metavar="FILE",
@@ -90,6 +95,7 @@ class PlanArguments:
         path = arguments.pop("pins_file")
         file = PinsFile() if path is None else read_pins(path)
         slo_ms = arguments.pop("slo_ms")
+        exact = {"exact_s": DEFAULT_SECONDS if arguments.pop("exact") else None}
         return cls(
             calibrate=arguments.pop("calibrate"),
             slo_s=None if slo_ms is None else slo_ms / 1e3,
@@ -97,7 +103,7 @@ class PlanArguments:
             workers=parse_workers(arguments.pop("cpu_workers")),
             pins=(*(parse_pin(text) for text in arguments.pop("pins")), *file.pins),
             file=file,
-            settings={key: arguments.pop(key) for key in ("objective", "max_stages", "min_gpu_nodes", "flow")},
+            settings=exact | {key: arguments.pop(key) for key in ("objective", "max_stages", "min_gpu_nodes", "flow")},
         )
 
 

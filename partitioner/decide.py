@@ -17,7 +17,7 @@ from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import Decision, finite
 from cutset.partitioner.problem import CPU, GPU, Placement
 from cutset.partitioner.simulate import Simulation, enough_tokens, tokens_within
-from cutset.partitioner.solve import Solution, solve
+from cutset.partitioner.solve import Solution, bounded, sharpen, solve
 from cutset.partitioner.steps import Step, steps_of
 
 MIN_GAIN = 0.02
@@ -97,7 +97,10 @@ class Case:
 
     def solve_simply(self, costed: Costed) -> Solution:
         """Return the solution with the fewest stages that is within `MIN_GAIN` of the best: each stage must earn its place."""
-        best = simplest = self.solve(costed)
+        best = self.solve(costed)
+        if self.options.exact_s is not None:
+            best = sharpen(best, self.options.exact_s)
+        simplest = best
         while simplest.evaluation.stages > 1:
             try:
                 fewer = self.solve(costed, simplest.evaluation.stages - 1)
@@ -105,7 +108,7 @@ class Case:
                 break
             if self.value_s(fewer.evaluation) > self.value_s(best.evaluation) * (1 + MIN_GAIN):
                 break
-            simplest = fewer
+            simplest = bounded(fewer, best.lower_bound_s)
         return simplest
 
     def value_s(self, evaluation: Evaluation) -> float:

@@ -22,6 +22,7 @@ class PlanOptions:
         min_gpu_nodes: GPU stages with fewer fused groups than this are not worth building.
         flow: Engine of the minimum cut.
         seed: Seed of the polish.
+        exact_s: Seconds for the exact planner after the search, None to do without.
         slo_s: Seconds within which a request that was let in is to be answered, None for no target.
     """
 
@@ -33,4 +34,5 @@ class PlanOptions:
     min_gpu_nodes: int = 0
     flow: Flow = "scipy"
     seed: int = 0
+    exact_s: float | None = None
     slo_s: float | None = None

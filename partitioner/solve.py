@@ -174,15 +174,15 @@ def _sharpened(solution: Solution, exact: Exact, seconds: float) -> Solution:
     closed = value_s <= exact.bound_s * _PROVEN
     within = "" if goal.max_stages is None else f" of at most {goal.max_stages} stages"
     word = "no plan{} is better" if closed else f"the exact planner's {seconds:g} s ran out; its bound is of plans{{}}"
-    lower_s, gap = _proven(value_s, max(solution.lower_bound_s, exact.bound_s))
-    return replace(
-        solution,
-        placement=placement,
-        evaluation=evaluation,
-        lower_bound_s=lower_s,
-        gap=gap,
-        notes=(*notes, word.format(within)),
-    )
+    sharper = replace(solution, placement=placement, evaluation=evaluation, notes=(*notes, word.format(within)))
+    return bounded(sharper, exact.bound_s)
+
+
+def bounded(solution: Solution, bound_s: float) -> Solution:
+    """Return the solution with another proven bound beside its own: the larger one counts."""
+    value_s = solution.goal.objective_s(solution.evaluation)
+    lower_s, gap = _proven(value_s, max(solution.lower_bound_s, bound_s))
+    return replace(solution, lower_bound_s=lower_s, gap=gap)
 
 
 def _search(pool: Pool, bound: Bound, flow: Flow, seed: int, notes: list[str]) -> Candidate | None:

@@ -219,3 +219,11 @@ def test_no_plan_loses_to_leaving_the_model_whole(chain, data, length):
     if made.decision == "split":
         assert made.prediction.throughput_per_s > whole * (1 + MIN_GAIN)
         assert all(end["gain"] >= 1 for end in made.robustness.values())
+
+
+def test_the_exact_planner_sharpens_the_bound_within_the_stages(chain):
+    case = chain([10, 1, 10, 10, 2], [0.1, 0.1, 4, 0.1, 0.1], refused={"b": "no"})
+    free, exact = planned(case), planned(case, exact_s=20.0)
+    assert exact.prediction.lower_bound_s >= free.prediction.lower_bound_s
+    assert exact.prediction.gap <= MIN_GAIN + 1e-5
+    assert exact.prediction.throughput_per_s >= free.prediction.throughput_per_s * (1 - 1e-9)
