@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ def plan_options(function: F) -> F:
         click.option(
             "--exact", is_flag=True,
             help="Also solve the mixed-integer program, which proves the optimum within the stages, or a bound.",
+        ),
+        click.option(
+            "--gpu-memory-mib", type=Number(min=0), help="Most weights on the GPU, in MiB; no limit by default."
         ),
         click.option(
             "--pins", "pins_file", type=click.Path(path_type=Path), metavar="FILE",
@@ -95,7 +99,11 @@ class PlanArguments:
         path = arguments.pop("pins_file")
         file = PinsFile() if path is None else read_pins(path)
         slo_ms = arguments.pop("slo_ms")
-        exact = {"exact_s": DEFAULT_SECONDS if arguments.pop("exact") else None}
+        memory_mib = arguments.pop("gpu_memory_mib")
+        proof = {
+            "exact_s": DEFAULT_SECONDS if arguments.pop("exact") else None,
+            "gpu_memory_bytes": math.inf if memory_mib is None else memory_mib * 2**20,
+        }
         return cls(
             calibrate=arguments.pop("calibrate"),
             slo_s=None if slo_ms is None else slo_ms / 1e3,
@@ -103,7 +111,7 @@ class PlanArguments:
             workers=parse_workers(arguments.pop("cpu_workers")),
             pins=(*(parse_pin(text) for text in arguments.pop("pins")), *file.pins),
             file=file,
-            settings=exact | {key: arguments.pop(key) for key in ("objective", "max_stages", "min_gpu_nodes", "flow")},
+            settings=proof | {key: arguments.pop(key) for key in ("objective", "max_stages", "min_gpu_nodes", "flow")},
         )
 
 

@@ -98,6 +98,7 @@ def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid
             tensors=tuple(_tensors(graph, table, index, source, sink, scale)),
             pseudo=frozenset({source, sink}),
             cpu_workers=machine.cpu_workers,
+            gpu_bytes=np.array([*(float(_weight_bytes(graph, atom)) for atom in atoms), 0.0, 0.0]),
             cpu_stage_s=CPU_STAGE_S * scale,
             gpu_stage_s=GPU_STAGE_S * scale,
             min_gpu_ops=machine.min_gpu_ops,
@@ -105,6 +106,12 @@ def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid
             whole_cores=machine.cores,
         ),
     )
+
+
+def _weight_bytes(graph: ModelGraph, atom: Atom) -> int:
+    """Return the bytes of the weights that an atom reads; a weight that two atoms read counts with both."""
+    read = {value for name in atom.nodes for value in graph.by_name[name].inputs} & graph.initializers
+    return sum(graph.nbytes(value) for value in sorted(read) if graph.knows_shape(value))
 
 
 def contention(table: CostTable, workers: int) -> float:

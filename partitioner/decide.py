@@ -13,6 +13,7 @@ from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.baselines import pure_placements
 from cutset.partitioner.cost import Costed, build_problem
 from cutset.partitioner.evaluation import Evaluation, evaluate
+from cutset.partitioner.goal import Limits
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import Decision, finite
 from cutset.partitioner.problem import CPU, GPU, Placement
@@ -91,6 +92,7 @@ class Case:
             costed.problem,
             objective=options.objective,
             max_stages=options.max_stages if max_stages is None else max_stages,
+            limits=Limits(gpu_bytes=options.gpu_memory_bytes),
             flow=options.flow,
             seed=options.seed,
         )
@@ -218,7 +220,7 @@ def best_unsplit(case: Case, costed: Costed) -> Candidate | None:
     pure = [
         candidate_of(case, costed, placement)
         for name, placement in pure_placements(costed.problem).items()
-        if name in {"all_cpu", "all_gpu"}
+        if name in {"all_cpu", "all_gpu"} and evaluate(costed.problem, placement).gpu_bytes <= case.options.gpu_memory_bytes
     ]
     return max(pure, key=case.score, default=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cutset.partitioner.cost import Machine
@@ -23,6 +24,7 @@ class PlanOptions:
         flow: Engine of the minimum cut.
         seed: Seed of the polish.
         exact_s: Seconds for the exact planner after the search, None to do without.
+        gpu_memory_bytes: Most bytes of weights on the GPU.
         slo_s: Seconds within which a request that was let in is to be answered, None for no target.
     """
 
@@ -35,4 +37,5 @@ class PlanOptions:
     flow: Flow = "scipy"
     seed: int = 0
     exact_s: float | None = None
+    gpu_memory_bytes: float = math.inf
     slo_s: float | None = None

@@ -175,3 +175,12 @@ def test_maps_stay_on_the_cpu(chain, zipmap_path):
     costed = build(make_case(chain, graph))
     assert costed.problem.on_gpu[:2].tolist() == [True, False]
     assert "it is a seq(map(int64,float32))" in costed.atoms[1].reason
+
+
+def test_weights_are_the_bytes_on_the_gpu(chain, save_model):
+    nodes = [
+        helper.make_node("Add", ["x", "w"], ["s"], name="a"),
+        helper.make_node("Mul", ["s", "w"], ["y"], name="b"),
+    ]
+    graph = load(save_model(nodes, [("x", FLOAT, [4])], [("y", FLOAT, [4])], {"w": np.ones(4, np.float32)}))
+    assert build(make_case(chain, graph)).problem.gpu_bytes.tolist() == [16, 16, 0, 0]

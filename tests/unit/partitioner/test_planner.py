@@ -227,3 +227,13 @@ def test_the_exact_planner_sharpens_the_bound_within_the_stages(chain):
     assert exact.prediction.lower_bound_s >= free.prediction.lower_bound_s
     assert exact.prediction.gap <= MIN_GAIN + 1e-5
     assert exact.prediction.throughput_per_s >= free.prediction.throughput_per_s * (1 - 1e-9)
+
+
+def test_a_memory_limit_that_only_the_cpu_keeps(chain, save_model):
+    nodes = [helper.make_node("Add", ["x", "w"], ["y"], name="a")]
+    info = TensorProto.FLOAT, [1024]
+    graph = load(save_model(nodes, [("x", *info)], [("y", *info)], {"w": np.ones(1024, np.float32)}))
+    case = replace(chain([10], [0.1]), graph=graph)
+    assert planned(case).decision == "unsplit-gpu"
+    assert planned(case, gpu_memory_bytes=4096.0).decision == "unsplit-gpu"
+    assert planned(case, gpu_memory_bytes=4095.0).decision == "unsplit-cpu"
