@@ -97,35 +97,41 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A measured model, what the library says of its nodes, and what builds."""
+    """A measured model, what the library says of its nodes and how long that took, and what builds."""
 
     graph: ModelGraph
     samples: SampleInputs
     table: CostTable
     support: Mapping[str, Support]
     backend: GpuBackend
+    probe_s: float
+
+
+def subject_of(model: str, target: str, cache: CostCache, folder: Path) -> Subject:
+    """Return a sample model, or one in a file, with its modelled costs and what the library says of its nodes."""
+    path = Path(model) if model.endswith(".onnx") else registry.write(model, folder / f"{model}.onnx").model
+    graph = read_model(ModelArguments(model=path))
+    samples = collect(graph.inputs, model=path)
+    sheet = datasheet(target)
+    graph, table = profile(graph, samples.samples[0], target=sheet, options=ProfileOptions(budget_s=0.3, cache=cache))
+    backend = choose_backend("auto", Gpu(name=sheet.name, compute_capability=sheet.compute_capability))
+    start = time.perf_counter()
+    support = capability(graph, samples.samples[0], backend, cache, lambda _text: None)
+    probe_s = time.perf_counter() - start
+    return Subject(graph=graph, samples=samples, table=table, support=support, backend=backend, probe_s=probe_s)
 
 
 def row(model: str, target: str, cache: CostCache) -> Row:
     """Return what the engines of one model take."""
     with tempfile.TemporaryDirectory(prefix="cutset-engines-") as folder:
-        path = Path(model) if model.endswith(".onnx") else registry.write(model, Path(folder) / f"{model}.onnx").model
-        graph = read_model(ModelArguments(model=path))
-        samples = collect(graph.inputs, model=path)
-        sheet = datasheet(target)
-        graph, table = profile(graph, samples.samples[0], target=sheet, options=ProfileOptions(budget_s=0.3, cache=cache))
-        backend = choose_backend("auto", Gpu(name=sheet.name, compute_capability=sheet.compute_capability))
-        start = time.perf_counter()
-        support = capability(graph, samples.samples[0], backend, cache, lambda _text: None)
-        probe_s = time.perf_counter() - start
-        subject = Subject(graph=graph, samples=samples, table=table, support=support, backend=backend)
+        subject = subject_of(model, target, cache, Path(folder))
         return Row(
-            name=path.stem,
-            nodes=len(graph.placeable),
-            probe_s=probe_s,
-            refused=Counter(f"{verdict.reason} [{verdict.source}]" for verdict in support.values() if not verdict.ok),
-            planned=built(subject, table, Path(folder) / "planned"),
-            everything=built(subject, free_gpu(table), Path(folder) / "everything"),
+            name=subject.graph.path.stem,
+            nodes=len(subject.graph.placeable),
+            probe_s=subject.probe_s,
+            refused=Counter(f"{verdict.reason} [{verdict.source}]" for verdict in subject.support.values() if not verdict.ok),
+            planned=built(subject, subject.table, Path(folder) / "planned"),
+            everything=built(subject, free_gpu(subject.table), Path(folder) / "everything"),
         )
 
 
@@ -147,15 +153,19 @@ def free_gpu(table: CostTable) -> CostTable:
 
 def built(subject: Subject, table: CostTable, work: Path) -> Built:
     """Return what it takes to build all GPU stages of the plan for these costs."""
+    start = time.perf_counter()
+    made = engines_of(subject, table, Recipe(runs=Runs(usual=subject.samples.samples)), work)
+    return summary(made, time.perf_counter() - start)
+
+
+def engines_of(subject: Subject, table: CostTable, recipe: Recipe, work: Path) -> Engineered:
+    """Return the plan for these costs with its engines."""
     options = PlanOptions(name="m", machine=Machine(cpu_workers=2, cores=2), max_stages=MAX_STAGES)
 
     def replan(refusals: Mapping[str, Support]) -> Plan:
         return plan(subject.graph, table, {**subject.support, **refusals}, {}, options)
 
-    start = time.perf_counter()
-    recipe = Recipe(runs=Runs(usual=subject.samples.samples))
-    made = plan_what_builds(subject.graph, replan, subject.backend, recipe, work, lambda text: print(text, file=sys.stderr))
-    return summary(made, time.perf_counter() - start)
+    return plan_what_builds(subject.graph, replan, subject.backend, recipe, work, lambda text: print(text, file=sys.stderr))
 
 
 def summary(made: Engineered, seconds: float) -> Built:

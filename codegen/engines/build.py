@@ -46,12 +46,22 @@ class Culprit:
     reason: str
 
 
-def build_parts(parts: Sequence[Part], oracle: Oracle, *, tf32: bool = False) -> list[BuildReport | Failure]:
-    """Return for each part what its engine took to build, or why it did not."""
+def build_parts(
+    parts: Sequence[Part], oracle: Oracle, *, tf32: bool = False, timing_cache: Path | None = None
+) -> list[BuildReport | Failure]:
+    """Return for each part what its engine took to build, or why it did not.
+
+    Args:
+        parts: What to build, one after the other in one child process.
+        oracle: The library.
+        tf32: Whether float32 products may be computed in tf32.
+        timing_cache: Where full TensorRT keeps what it measured of kernels.
+    """
     jobs = [
         BuildJob(
             model=str(part.model), engine=str(part.engine), backend=oracle.backend, inputs=part.inputs,
             compute_capability=oracle.compute_capability, tf32=tf32,
+            timing_cache=None if timing_cache is None else str(timing_cache),
         )
         for part in parts
     ]  # fmt: skip

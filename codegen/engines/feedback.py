@@ -117,7 +117,7 @@ def _build(
     progress(f"building stage {stage.index} ({len(stage.nodes)} nodes) with {oracle.title}")
     engine = ready.prepared.model.with_suffix(".engine")
     part = Part(nodes=stage.nodes, model=ready.prepared.model, engine=engine, inputs=ready.prepared.inputs)
-    (outcome,) = build_parts([part], oracle, tf32=recipe.precision == "tf32")
+    (outcome,) = build_parts([part], oracle, tf32=recipe.precision == "tf32", timing_cache=engine.with_name("timing.cache"))
     if isinstance(outcome, Failure):
         culprit = find_culprit(graph, part, outcome, oracle, progress)
         return {culprit.node: Support(ok=False, reason=culprit.reason, source=oracle.title)}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
+import onnx.version_converter
 
 from cutset.codegen.precision.error import TOLERANCES, OutputError, errors_of, run_narrowed, run_part
 from cutset.codegen.precision.floats import MATRIX_OPS, NarrowType, narrow
 from cutset.codegen.precision.quantise import QUANTISED, is_quantised, quantise
 from cutset.codegen.precision.search import fewest
-from cutset.errors import UsageError, VerificationError
+from cutset.errors import ModelError, UsageError, VerificationError
 from cutset.graph.load import load
+from cutset.graph.types import TensorSpec
 from cutset.profilers.datasheets import Precision
 from cutset.profilers.session import Arrays
 
+BFLOAT16_OPSET = 13
 MOST_TESTS = {"fp16": 40, "bf16": 40, "int8": 24}
 """Runs of a part in the search for what stays in float32; one of int8 calibrates anew."""
 
@@ -130,13 +134,45 @@ def _worst(errors: Sequence[OutputError]) -> float:
 def _floats(
     path: Path, model: onnx.ModelProto, kind: NarrowType, feeds: Sequence[Arrays]
 ) -> Callable[[frozenset[str]], _Attempt]:
-    dtypes = {name: spec.dtype for name, spec in load(path).values.items()}
+    original = model
+    if kind == "bf16":
+        model = _with_bfloat16(original, path)
+    values = load(path).values if model is original else _values(model)
+    dtypes = {name: spec.dtype for name, spec in values.items()}
 
     def attempt(keep: frozenset[str]) -> _Attempt:
         narrowed = narrow(model, dtypes, kind, keep)
         return _Attempt(model=narrowed.model, reduced=narrowed.nodes, outputs=run_narrowed(narrowed, kind, feeds))
 
     return attempt
+
+
+def _values(model: onnx.ModelProto) -> Mapping[str, TensorSpec]:
+    """Return what is known of each tensor of a model in memory."""
+    with tempfile.TemporaryDirectory(prefix="cutset-precision-") as folder:
+        file = Path(folder) / "m.onnx"
+        onnx.save(model, str(file), save_as_external_data=True, location="m.onnx.data")
+        return load(file).values
+
+
+def _with_bfloat16(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Return the part in a version of ONNX whose Cast knows bfloat16.
+
+    Raises:
+        ModelError: If it cannot be brought to one.
+    """
+    if max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}) >= BFLOAT16_OPSET:
+        return model
+    try:
+        converted = onnx.version_converter.convert_version(model, BFLOAT16_OPSET)
+    except Exception as error:  # it raises what its C++ says
+        raise ModelError(
+            f"bf16 needs opset {BFLOAT16_OPSET}, and the model cannot be converted to it", where=str(path),
+            cause=" ".join(str(error).split())[:300], hint="export it with a later opset, or use --precision fp16",
+        ) from error  # fmt: skip
+    for index, node in enumerate(converted.graph.node):
+        node.name = node.name or f"converted.{index}"
+    return converted
 
 
 def _int8(

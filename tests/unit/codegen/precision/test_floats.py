@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from cutset.codegen.precision.error import errors_of, run_narrowed, run_part
 from cutset.codegen.precision.floats import emulated, narrow
+from cutset.codegen.precision.reduce import reduce_part
 from cutset.graph.load import load
 
 FLOAT = TensorProto.FLOAT
@@ -110,3 +111,15 @@ def test_rounding_is_that_of_the_type(rows, columns, seed):
     assert np.allclose(outputs["y"], exact, rtol=2**-7, atol=1e-6)
     assert np.array_equal(outputs["y"], rounded(outputs["y"]))
     assert len(emulated(found, "bf16").graph.node) == 6  # x down and wide, w wide, product, y down and up
+
+
+def test_bfloat16_of_an_old_model(save_model):
+    """Before opset 13 ONNX could not cast to bfloat16."""
+    weights = {"w": RNG.normal(size=(4, 4)).astype(np.float32)}
+    nodes = [node("MatMul", "x w", "h", "product"), node("Squeeze", "h", "y", "squeeze", axes=[0])]
+    path = save_model(nodes, [("x", FLOAT, [1, 3, 4])], [("y", FLOAT, [3, 4])], weights, opsets={"": 9}, ir_version=4)
+    feeds = [{"x": RNG.normal(size=(1, 3, 4)).astype(np.float32)}]
+    found = reduce_part(path, "bf16", feeds)
+    onnx.checker.check_model(found.model, full_check=True)
+    assert set(found.reduced) == {"product", "squeeze"}
+    assert 0 < found.errors[0].max_rel < 0.02
