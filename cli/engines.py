@@ -163,6 +163,8 @@ def engine_lines(found: Mapping[str, Any]) -> list[str]:
     for name, refusal in found["refusals"].items():
         lines.append(f"on the CPU: `{name}` does not build: {refusal['reason']}")
     for stage in found["stages"]:
+        if stage["refused"]:
+            lines.append(f"stage {stage['stage']} stays in {stage['precision']}: {stage['refused']}")
         for error in stage["errors"]:
             kept = f", {len(stage['kept_in_fp32'])} nodes kept in fp32" if stage["kept_in_fp32"] else ""
             share = f"{error['max_rel']:.2g} of its magnitude, {stage['tolerance']:g} allowed{kept}"

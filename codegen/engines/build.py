@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cutset.codegen.engines.cleanup import clean
 from cutset.codegen.runtime.backends.engine_build import BuildJob, BuildReport, build, environment_of
 from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.graph.model import ModelGraph
@@ -101,13 +102,14 @@ class _Beginnings:
     def __init__(self, graph: ModelGraph, part: Part, oracle: Oracle, folder: Path, whole: Failure) -> None:
         self._graph, self._part, self._oracle, self._folder = graph, part, oracle, folder
         self._ranges: Mapping[str, EngineInput] = {given.name: given for given in part.inputs}
-        self.refusals = {len(part.nodes): _words(whole)}
+        self.refusals = {len(part.nodes): words_of(whole)}
 
     def refusal_of(self, count: int) -> str | None:
         """Return why the first `count` nodes do not build, None when they do."""
         segment = segment_of(self._graph, self._part.nodes[:count])
         model = self._folder / f"{count}.onnx"
         write_segment(self._graph, segment, model)
+        clean(model, self._part.inputs)
         part = Part(
             nodes=segment.nodes, model=model, engine=model.with_suffix(".engine"),
             inputs=tuple(self._ranges[name] for name in segment.inputs),
@@ -118,7 +120,7 @@ class _Beginnings:
         if not isinstance(found, Failure):
             return None
         nodes = self._graph.nodes
-        said = _NAMED.sub(lambda match: nodes[int(match[1])].name if int(match[1]) < len(nodes) else match[0], _words(found))
+        said = _NAMED.sub(lambda match: nodes[int(match[1])].name if int(match[1]) < len(nodes) else match[0], words_of(found))
         self.refusals[count] = said
         return said
 
@@ -130,7 +132,7 @@ class _Beginnings:
         return [] if found is None else [place[found], place[found] + 1]
 
 
-def _words(failure: Failure) -> str:
+def words_of(failure: Failure) -> str:
     """Return the reason of a build that failed."""
     words = failure.detail.removeprefix("BackendError: ")
     return words if failure.kind in {"raised", "memory"} else f"building it, the library {words}"

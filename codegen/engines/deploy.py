@@ -78,6 +78,7 @@ def _stage(ready: BuiltStage) -> dict[str, Any]:
         "stage": ready.stage.index,
         "precision": reduced.precision,
         "tolerance": reduced.tolerance,
+        "refused": ready.prepared.refused,
         "modelled_gain": ready.prepared.gain,
         "errors": to_builtins(reduced.errors),
         "reduced_nodes": len(reduced.reduced),

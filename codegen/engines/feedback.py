@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cutset.codegen.engines.build import Part, build_parts, find_culprit
+from cutset.codegen.engines.build import Part, build_parts, find_culprit, words_of
 from cutset.codegen.engines.prepare import Prepared, Recipe, prepare
 from cutset.codegen.runtime.backends.engine_build import BuildReport
 from cutset.codegen.split import write_stages
@@ -115,10 +115,25 @@ def _build(
     """Return the stage with its engine, or the verdict on the node that keeps it from building."""
     stage = ready.stage
     progress(f"building stage {stage.index} ({len(stage.nodes)} nodes) with {oracle.title}")
-    engine = ready.prepared.model.with_suffix(".engine")
-    part = Part(nodes=stage.nodes, model=ready.prepared.model, engine=engine, inputs=ready.prepared.inputs)
-    (outcome,) = build_parts([part], oracle, tf32=recipe.precision == "tf32", timing_cache=engine.with_name("timing.cache"))
+    part = _part(ready)
+    outcome = _try(part, oracle, recipe)
+    if isinstance(outcome, Failure) and ready.prepared.model != ready.prepared.plain:
+        progress(f"building stage {stage.index} in fp32: {recipe.precision} does not build")
+        ready = replace(ready, prepared=ready.prepared.in_fp32(words_of(outcome)))
+        part = _part(ready)
+        outcome = _try(part, oracle, recipe)
     if isinstance(outcome, Failure):
         culprit = find_culprit(graph, part, outcome, oracle, progress)
         return {culprit.node: Support(ok=False, reason=culprit.reason, source=oracle.title)}
-    return replace(ready, engine=engine, report=outcome)
+    return replace(ready, engine=part.engine, report=outcome)
+
+
+def _part(ready: BuiltStage) -> Part:
+    model = ready.prepared.model
+    return Part(nodes=ready.stage.nodes, model=model, engine=model.with_suffix(".engine"), inputs=ready.prepared.inputs)
+
+
+def _try(part: Part, oracle: Oracle, recipe: Recipe) -> BuildReport | Failure:
+    tf32 = recipe.precision == "tf32"
+    (outcome,) = build_parts([part], oracle, tf32=tf32, timing_cache=part.engine.with_name("timing.cache"))
+    return outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -54,6 +54,7 @@ class Prepared:
         cleaned: The clean-ups that changed it.
         model: The file that the engine is built from: the same, or one in another precision.
         reduced: What its precision changed.
+        refused: Why the precision that was asked for does not build, so that the stage stays in fp32; empty when it does.
         gain: How many times faster than fp32 it should be by the GPU's data sheet; None where that is not known.
     """
 
@@ -62,7 +63,13 @@ class Prepared:
     cleaned: tuple[CleanUp, ...]
     model: Path
     reduced: Reduced
+    refused: str = ""
     gain: float | None = None
+
+    def in_fp32(self, reason: str) -> Prepared:
+        """Return the stage in fp32, for which a reason is given."""
+        untouched = Reduced(model=None, precision="fp32", tolerance=0.0, errors=(), reduced=(), kept=())
+        return replace(self, model=self.plain, reduced=untouched, refused=reason, gain=None)
 
 
 def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progress: Callable[[str], None]) -> Prepared:

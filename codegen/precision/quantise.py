@@ -16,26 +16,22 @@ from cutset.profilers.session import Arrays
 QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators with int8 kernels worth having; the others stay in float32 between them."""
 
-PER_CHANNEL_OPSET = 13
-LEAST_OPSET = 11
 
-
-def quantise(model: onnx.ModelProto, feeds: Sequence[Arrays], keep: Collection[str] = ()) -> onnx.ModelProto:
+def quantise(
+    model: onnx.ModelProto, feeds: Sequence[Arrays], keep: Collection[str] = (), *, per_channel: bool = True
+) -> onnx.ModelProto:
     """Return a part with symmetric int8 Q/DQ pairs around its matrix products.
 
     Args:
         model: The part in float32, weights inside.
         feeds: Inputs to calibrate with.
         keep: Names of nodes to leave in float32.
+        per_channel: Whether each output channel of a weight has its own scale.
 
     Raises:
         ModelError: If onnxruntime cannot quantise it.
     """
     from onnxruntime import quantization as ort  # noqa: PLC0415 (heavy, and only for int8)
-
-    opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
-    if opset < LEAST_OPSET:
-        raise ModelError(f"opset {opset} is too old for int8: {LEAST_OPSET} or later", hint="export the model anew")
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -56,7 +52,7 @@ def quantise(model: onnx.ModelProto, feeds: Sequence[Arrays], keep: Collection[s
                 target,
                 Reader(),
                 op_types_to_quantize=list(QUANTISED),
-                per_channel=opset >= PER_CHANNEL_OPSET,
+                per_channel=per_channel,
                 activation_type=ort.QuantType.QInt8,
                 weight_type=ort.QuantType.QInt8,
                 nodes_to_exclude=sorted(keep),

@@ -20,7 +20,8 @@ from cutset.graph.types import TensorSpec
 from cutset.profilers.datasheets import Precision
 from cutset.profilers.session import Arrays
 
-BFLOAT16_OPSET = 13
+LEAST_OPSET = {"fp16": 0, "bf16": 13, "int8": 13}
+"""The first in which Cast knows bfloat16, and in which QuantizeLinear has an axis."""
 MOST_TESTS = {"fp16": 40, "bf16": 40, "int8": 24}
 """Runs of a part in the search for what stays in float32; one of int8 calibrates anew."""
 
@@ -86,7 +87,7 @@ def reduce_part(
             hint="give some with --calibration inputs.npz",
         )
     if precision == "int8":
-        attempt = _int8(model, feeds, calibration)
+        attempt = _int8(_at_least(model, LEAST_OPSET[precision], path), feeds, calibration)
     else:
         attempt = _floats(path, model, "fp16" if precision == "fp16" else "bf16", feeds)
     return _within(model, precision, tolerance or TOLERANCES[precision], run_part(path, feeds), attempt)
@@ -135,8 +136,7 @@ def _floats(
     path: Path, model: onnx.ModelProto, kind: NarrowType, feeds: Sequence[Arrays]
 ) -> Callable[[frozenset[str]], _Attempt]:
     original = model
-    if kind == "bf16":
-        model = _with_bfloat16(original, path)
+    model = _at_least(original, LEAST_OPSET[kind], path)
     values = load(path).values if model is original else _values(model)
     dtypes = {name: spec.dtype for name, spec in values.items()}
 
@@ -155,19 +155,19 @@ def _values(model: onnx.ModelProto) -> Mapping[str, TensorSpec]:
         return load(file).values
 
 
-def _with_bfloat16(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """Return the part in a version of ONNX whose Cast knows bfloat16.
+def _at_least(model: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:
+    """Return the part in a version of ONNX that has what a precision needs.
 
     Raises:
         ModelError: If it cannot be brought to one.
     """
-    if max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}) >= BFLOAT16_OPSET:
+    if max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}) >= opset:
         return model
     try:
-        converted = onnx.version_converter.convert_version(model, BFLOAT16_OPSET)
+        converted = onnx.version_converter.convert_version(model, opset)
     except Exception as error:  # it raises what its C++ says
         raise ModelError(
-            f"bf16 needs opset {BFLOAT16_OPSET}, and the model cannot be converted to it", where=str(path),
+            f"the precision needs opset {opset}, and the stage cannot be converted to it", where=str(path),
             cause=" ".join(str(error).split())[:300], hint="export it with a later opset, or use --precision fp16",
         ) from error  # fmt: skip
     for index, node in enumerate(converted.graph.node):
@@ -181,8 +181,12 @@ def _int8(
     candidates = [node.name for node in model.graph.node if node.op_type in QUANTISED]
 
     def attempt(keep: frozenset[str]) -> _Attempt:
-        quantised = quantise(model, calibration, keep)
         reduced = tuple(name for name in candidates if name not in keep)
-        return _Attempt(model=quantised, reduced=reduced, outputs=run_part(quantised, feeds))
+        try:
+            quantised = quantise(model, calibration, keep)
+            return _Attempt(model=quantised, reduced=reduced, outputs=run_part(quantised, feeds))
+        except ModelError:  # a weight that two operators read along different axes
+            quantised = quantise(model, calibration, keep, per_channel=False)
+            return _Attempt(model=quantised, reduced=reduced, outputs=run_part(quantised, feeds))
 
     return attempt

@@ -512,6 +512,7 @@ def test_engines_their_errors_and_what_did_not_build(split: Case) -> None:
         "precision": "fp16",
         "tolerance": 0.01,
         "modelled_gain": 1.75,
+        "refused": "",
         "errors": [{"name": hostile, "max_abs": 1.0, "max_rel": 0.0042, "mean_abs": 0.001, "top1": 0.5}],
         "reduced_nodes": 7,
         "clean_ups": [],

@@ -153,6 +153,24 @@ def test_engines_take_what_was_seen_and_the_ends_of_the_range(save_model):
     assert engine_inputs(graph, [], Runs(usual=[usual])) == ()
 
 
+def test_a_precision_that_does_not_build_leaves_the_stage_in_fp32(save_model, tmp_path, monkeypatch):
+    graph, inputs = chain(save_model, 3)
+
+    def build_parts(parts, _oracle, **_options):
+        if parts[0].model.name.endswith(".bf16.onnx"):
+            return [Failure(kind="raised", detail="BackendError: the parser refuses: no BF16")]
+        parts[0].engine.write_bytes(b"plan")
+        return [BuildReport(version="1.7", seconds=0.1, size_bytes=4)]
+
+    monkeypatch.setattr(feedback, "build_parts", build_parts)
+    recipe = Recipe(runs=Runs(usual=[inputs]), precision="bf16")
+    made = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path, lambda _text: None)
+    assert not made.refusals
+    (ready,) = made.stages
+    assert (ready.prepared.reduced.precision, ready.prepared.refused) == ("fp32", "the parser refuses: no BF16")
+    assert ready.prepared.model == ready.prepared.plain
+
+
 @needs_rtx
 def test_two_recurrent_layers_that_build_alone_and_not_together(save_model, tmp_path):
     """What the parser accepts, node by node and whole, and the builder does not; a shape is an input of the second part."""
