@@ -28,6 +28,8 @@ EXTRAS = {
     "grpc": ("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf"),
     "metrics": ("prometheus-client",),
     "tracing": ("opentelemetry-api", "opentelemetry-distro", "opentelemetry-exporter-otlp"),
+    "tensorrt": ("tensorrt", "polygraphy"),
+    "tensorrt-rtx": ("tensorrt-rtx", "polygraphy"),
 }
 """What it imports where it is there, by the extra that brings it."""
 

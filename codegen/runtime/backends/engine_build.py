@@ -145,7 +145,7 @@ def _libraries(backend: str) -> tuple[Any, Any]:
         trt = importlib.import_module(MODULES[backend])
         polygraphy = importlib.import_module("polygraphy.backend.trt")
     except (ImportError, OSError) as error:
-        raise BackendError(f"{backend} or polygraphy cannot be used: {error}") from error
+        raise BackendError(f"{backend} or polygraphy cannot be used: {error} (pip install {backend} polygraphy)") from error
     return trt, polygraphy
 
 
