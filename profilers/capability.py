@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from cutset.errors import CutsetError, UnknownShapeError
+from cutset.errors import CutsetError, EngineBuildError, UnavailableError, UnknownShapeError
 from cutset.graph.extract import extract
 from cutset.graph.model import ModelGraph, OpNode
 from cutset.profilers.cache import CostCache
@@ -107,6 +107,9 @@ def ask(
         oracle: Whom to ask.
         cache: Where answers are kept.
         progress: Told what is being asked.
+
+    Raises:
+        UnavailableError: If the library fails instead of answering.
     """
     vectors = _small_vectors(graph, inputs, [graph.by_name[name] for name in nodes])
     keys = {name: key for name in nodes if (key := _key(graph, graph.by_name[name], vectors, oracle)) is not None}
@@ -118,8 +121,11 @@ def ask(
     made = {kind: _probe(graph, kinds[kind], vectors, oracle) for kind in unknown}
     probes = {kind: probe for kind, probe in made.items() if probe is not None}
     for kind, answer in zip(probes, map_in_child(try_node, probes.values(), limits=PROBE_LIMITS), strict=True):
-        answers[kind] = _ending(answer) if isinstance(answer, Failure) else answer
-        if not isinstance(answer, Failure) or answer.kind in {"crashed", "raised"}:
+        if isinstance(answer, Failure) and answer.kind == "raised":
+            hint = "see `cutset doctor`, or use --gpu-backend onnxruntime-cuda"
+            raise UnavailableError(f"{oracle.title} cannot be asked", cause=answer.detail, hint=hint)
+        answers[kind] = f"asked about it, the library {answer.detail}" if isinstance(answer, Failure) else answer
+        if not isinstance(answer, Failure) or answer.kind == "crashed":  # what took too long now may not on another day
             cache.put(keys[kinds[kind]], answers[kind])
     return {
         name: Verdict(ok=not answers[kind], reason=answers[kind], source=oracle.title)
@@ -133,17 +139,13 @@ def try_node(probe: NodeProbe) -> str:
     library = open_library(probe.library)
     try:
         compile_network(library, probe.model, _shape_ranges(probe), probe.compute_capability)
-    except CutsetError as error:
+    except EngineBuildError as error:
         return f"{error.what.removesuffix(' the part')}: {error.cause}"
     return ""
 
 
 def _shape_ranges(probe: NodeProbe) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     return {name: (shape, probe.values.get(name, ())) for name, shape in probe.shapes.items()}
-
-
-def _ending(failure: Failure) -> str:
-    return f"asked about it, the library {failure.detail}" if failure.kind != "raised" else failure.detail
 
 
 def _key(graph: ModelGraph, node: OpNode, vectors: Mapping[str, np.ndarray], oracle: Oracle) -> Any | None:

@@ -64,8 +64,8 @@ def choose_backend(request: GpuBackendRequest, gpu: Gpu) -> GpuBackend:
     """
     if request == "onnxruntime-cuda":
         return GpuBackend(name="onnxruntime-cuda", oracle=None)
-    rtx = _load("tensorrt-rtx") if request != "tensorrt" or not gpu.here else _not_asked()
-    full = _load("tensorrt") if request == "tensorrt" or (request == "auto" and gpu.here) else _not_asked()
+    rtx = _load("tensorrt-rtx", builds=True) if request != "tensorrt" or not gpu.here else _not_asked()
+    full = _load("tensorrt", builds=gpu.here) if request == "tensorrt" or (request == "auto" and gpu.here) else _not_asked()
     if request == "tensorrt" and isinstance(full, Failure):
         raise _unusable("tensorrt", full)
     if request == "tensorrt-rtx" and isinstance(rtx, Failure):
@@ -77,8 +77,12 @@ def choose_backend(request: GpuBackendRequest, gpu: Gpu) -> GpuBackend:
     return _rtx(rtx, gpu, insist=request == "tensorrt-rtx")
 
 
-def _load(backend: Backend) -> LibraryInfo | Failure:
-    return run_in_child(library_info, MODULES[backend], limits=PROBE_LIMITS)
+def _load(backend: Backend, *, builds: bool) -> LibraryInfo | Failure:
+    """Return the library if it loads and, where it is to build here, can."""
+    found = run_in_child(library_info, MODULES[backend], limits=PROBE_LIMITS)
+    if isinstance(found, LibraryInfo) and found.failure and builds:
+        return Failure(kind="raised", detail=f"it makes no builder: {' '.join(found.failure.split())[:300]}")
+    return found
 
 
 def _not_asked() -> Failure:

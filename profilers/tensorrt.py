@@ -184,10 +184,12 @@ class LibraryInfo:
         version: Its version.
         compute_capabilities: GPUs that it can be told to build for, such as ``8.9``; none where it builds for the GPU at
             hand only.
+        failure: Why it makes no builder here, empty when it does: full TensorRT needs a GPU for one.
     """
 
     version: str
     compute_capabilities: tuple[str, ...]
+    failure: str = ""
 
 
 def library_info(module: Library) -> LibraryInfo:
@@ -196,10 +198,17 @@ def library_info(module: Library) -> LibraryInfo:
     Raises:
         UnavailableError: If it is not installed or does not load.
     """
-    trt = open_library(module).trt
+    library = open_library(module)
+    trt, failure = library.trt, ""
+    try:
+        trt.Builder(library.logger)
+    except Exception as error:  # the bindings raise TypeError where the library returns nothing
+        failure = library.errors[-1] if library.errors else str(error)
     names = (name for name in dir(getattr(trt, "ComputeCapability", None)) if re.fullmatch(r"SM\d+", name))
     numbers = sorted(int(name.removeprefix("SM")) for name in names)
-    return LibraryInfo(version=trt.__version__, compute_capabilities=tuple(f"{n // 10}.{n % 10}" for n in numbers))
+    return LibraryInfo(
+        version=trt.__version__, compute_capabilities=tuple(f"{n // 10}.{n % 10}" for n in numbers), failure=failure
+    )
 
 
 class OpenLibrary:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from cutset.errors import UnavailableError
 from cutset.graph.load import load
 from cutset.profilers import capability
 from cutset.profilers.cache import CostCache
@@ -89,3 +90,13 @@ def test_a_node_of_unknown_shape_is_not_asked_about(save_model, tmp_path, monkey
     graph = load(save_model([*nodes, node("Relu", ["z"], ["y"], "open")], [("x", FLOAT, [4])], [("y", FLOAT, [4])]))
     found = ask(graph, {"x": np.ones(4, "f")}, [n.name for n in graph.nodes], ORACLE, CostCache(tmp_path))
     assert set(found) == {"known"}
+
+
+def test_a_library_that_fails_is_no_refusal(graph, tmp_path, monkeypatch):
+    graph, sample = graph
+    failure = Failure(kind="raised", detail="TypeError: the factory returned nothing")
+    monkeypatch.setattr(capability, "map_in_child", lambda _function, probes, **_: [failure for _ in probes])
+    with pytest.raises(UnavailableError, match="cannot be asked"):
+        ask(graph, sample, ["taken"], ORACLE, CostCache(tmp_path))
+    monkeypatch.setattr(capability, "map_in_child", lambda _function, probes, **_: ["" for _ in probes])
+    assert ask(graph, sample, ["taken"], ORACLE, CostCache(tmp_path))["taken"].ok, "the failure was not kept"

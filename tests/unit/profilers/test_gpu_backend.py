@@ -13,6 +13,7 @@ from cutset.profilers.tensorrt import LibraryInfo
 FULL = LibraryInfo(version="11.4", compute_capabilities=())
 RTX = LibraryInfo(version="1.7", compute_capabilities=("7.5", "8.0", "8.6", "8.9", "12.0"))
 MISSING = Failure(kind="raised", detail="tensorrt cannot be used: No module named 'tensorrt'")
+NO_BUILDER = LibraryInfo(version="11.4", compute_capabilities=(), failure="CUDA initialization failure with error: 35")
 BROKEN = Failure(kind="raised", detail="tensorrt cannot be used: libnvinfer.so.11: cannot open shared object file")
 HERE = Gpu(name="L4", compute_capability="8.9", here=True)
 T4, L4, H100 = (Gpu(name=name, compute_capability=sm) for name, sm in (("T4", "7.5"), ("L4", "8.9"), ("H100", "9.0")))
@@ -32,6 +33,8 @@ def libraries(monkeypatch):
     [
         ("auto", HERE, (FULL, RTX), ("tensorrt", "", False)),
         ("auto", HERE, (MISSING, RTX), ("tensorrt-rtx", "", False)),
+        ("auto", HERE, (NO_BUILDER, RTX), ("tensorrt-rtx", "", False)),
+        ("tensorrt", T4, (NO_BUILDER, MISSING), ("tensorrt", None, False)),
         ("auto", HERE, (MISSING, MISSING), ("onnxruntime-cuda", None, False)),
         ("auto", T4, (FULL, RTX), ("tensorrt", "8.0", True)),
         ("auto", L4, (FULL, RTX), ("tensorrt-rtx", "8.9", False)),
@@ -58,6 +61,7 @@ def test_choices(libraries, request_, gpu, installed, expected):
     [
         ("tensorrt", T4, MISSING, RTX, "pip install 'cutset"),
         ("tensorrt", T4, BROKEN, RTX, "force-reinstall tensorrt"),
+        ("tensorrt", HERE, NO_BUILDER, RTX, "CUDA initialization failure"),
         ("tensorrt-rtx", T4, FULL, MISSING, "pip install 'cutset"),
         ("tensorrt-rtx", H100, FULL, RTX, "H100 (compute capability 9.0)"),
     ],
