@@ -17,14 +17,15 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from cutset.codegen.runtime.engine_config import EngineInput
+from cutset.graph.extract import give_ranks
 from cutset.graph.load import load
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.support import MOVEMENT
 from cutset.profilers.session import open_session, run, session_options
 
-CleanUp = Literal["constants", "casts", "squeeze", "shapes"]
+CleanUp = Literal["ranks", "constants", "casts", "squeeze", "shapes"]
 CLEAN_UPS: tuple[CleanUp, ...] = get_args(CleanUp)
-DEFAULT: tuple[CleanUp, ...] = ("constants", "casts", "squeeze")
+DEFAULT: tuple[CleanUp, ...] = ("ranks", "constants", "casts", "squeeze")
 """``shapes`` is left to the optimisation profile: fixed in the file, they would bind onnxruntime too."""
 
 MOST_FOLDED_BYTES = 1 << 16
@@ -62,6 +63,11 @@ def clean(path: Path, inputs: Collection[EngineInput], chosen: Collection[CleanU
                 path.write_bytes(model.SerializeToString())
                 changed.append(name)
     return tuple(changed)
+
+
+def name_ranks(subject: Subject) -> bool:
+    """Say how many dimensions an input has where inference could not tell."""
+    return give_ranks(subject.model, {name: given.shapes[1] for name, given in subject.inputs.items()})
 
 
 def fold_constants(subject: Subject) -> bool:
@@ -203,6 +209,7 @@ def fix_shapes(subject: Subject) -> bool:
 
 
 _PASSES: Mapping[CleanUp, Callable[[Subject], bool]] = {
+    "ranks": name_ranks,
     "constants": fold_constants,
     "casts": raise_casts,
     "squeeze": name_axes,

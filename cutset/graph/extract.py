@@ -190,3 +190,26 @@ def _to_proto(part: ir.Model, opaque: Mapping[str, bytes]) -> onnx.ModelProto:
         if value.name in opaque:
             value.type.ParseFromString(opaque[value.name])
     return proto
+
+
+def give_ranks(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Give the inputs of a model whose rank inference left open the rank that they have in a run; sizes stay free.
+
+    TensorRT takes an input of unknown rank for a scalar.
+
+    Args:
+        model: The model; changed.
+        shapes: Shape of each input in a run.
+
+    Returns:
+        Whether anything changed.
+    """
+    changed = False
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        if value.type.HasField("tensor_type") and not tensor.HasField("shape") and value.name in shapes:
+            tensor.shape.SetInParent()
+            for axis in range(len(shapes[value.name])):
+                tensor.shape.dim.add().dim_param = f"{value.name}_dim{axis}"
+            changed = True
+    return changed

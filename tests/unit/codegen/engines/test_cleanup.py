@@ -102,6 +102,14 @@ def test_constants_and_axes(exported, tmp_path):
     assert axes[squeeze.input[1]] == [0]
 
 
+def test_an_input_of_unknown_rank_gets_the_one_it_has(save_model, tmp_path):
+    path = save_model([node("Relu", "x", "y")], [("x", FLOAT, None)], [("y", FLOAT, ["a", "b"])])
+    copy, changed, inputs = cleaned(path, tmp_path, ROWS)
+    assert changed == ("ranks",)
+    assert load(copy).inputs[0].shape == ("x_dim0", "x_dim1")
+    assert inputs[0].shapes[0] == (2, 6)
+
+
 def test_shapes_are_fixed_only_when_told(exported, tmp_path):
     copy, changed, _ = cleaned(exported, tmp_path, ROWS)
     assert "shapes" not in changed
