@@ -38,7 +38,7 @@ PROBE_LIMITS = Limits(time_s=60.0)
 MAX_PROBE_BYTES = 1 << 28
 """Nodes with more weights than this are not asked about one by one; building the engine has the last word anyway."""
 MAX_SHAPE_ELEMENTS = 64
-_PROBE_FORMAT = 2  # a new number makes every kept answer a stranger
+_PROBE_FORMAT = 3  # a new number makes every kept answer a stranger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +206,7 @@ def _probe(graph: ModelGraph, name: str, vectors: Mapping[str, np.ndarray], orac
         model = extract(graph, segment.inputs, segment.outputs, name="probe")
         fixed = () if is_shape_arithmetic(graph, graph.by_name[name]) else [n for n in segment.inputs if n in vectors]
         _fix(model, {value: vectors[value] for value in fixed})
-        give_ranks(model, {value.name: graph.shape(value.name) for value in model.graph.input})
+        give_ranks(model, {value.name: graph.shape(value.name) for value in model.graph.input}, sizes=True)
         return NodeProbe(
             model=model.SerializeToString(),
             shapes={value.name: graph.shape(value.name) for value in model.graph.input},

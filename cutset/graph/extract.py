@@ -192,14 +192,15 @@ def _to_proto(part: ir.Model, opaque: Mapping[str, bytes]) -> onnx.ModelProto:
     return proto
 
 
-def give_ranks(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Give the inputs of a model whose rank inference left open the rank that they have in a run; sizes stay free.
+def give_ranks(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], *, sizes: bool = False) -> bool:
+    """Give the inputs of a model whose rank inference left open the rank that they have in a run.
 
     TensorRT takes an input of unknown rank for a scalar.
 
     Args:
         model: The model; changed.
         shapes: Shape of each input in a run.
+        sizes: Whether they get its sizes, too, instead of free ones.
 
     Returns:
         Whether anything changed.
@@ -209,7 +210,11 @@ def give_ranks(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> b
         tensor = value.type.tensor_type
         if value.type.HasField("tensor_type") and not tensor.HasField("shape") and value.name in shapes:
             tensor.shape.SetInParent()
-            for axis in range(len(shapes[value.name])):
-                tensor.shape.dim.add().dim_param = f"{value.name}_dim{axis}"
+            for axis, size in enumerate(shapes[value.name]):
+                dim = tensor.shape.dim.add()
+                if sizes:
+                    dim.dim_value = size
+                else:
+                    dim.dim_param = f"{value.name}_dim{axis}"
             changed = True
     return changed
