@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -49,6 +50,8 @@ MODELS = (
 )  # fmt: skip
 CHEAP = 1e-3
 MAX_STAGES = 5
+MOST_REASONS = 16
+MOST_CHARACTERS = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,14 +197,21 @@ def markdown(rows: Sequence[Row]) -> str:
                 f"| {about[0]} | {about[1]} | {about[2]} | {title}: {found.decision}, {found.stages} stages | {sizes} | "
                 f"{found.build_s:.1f} | {found.engine_mb:.1f} | {len(found.refusals)} |"
             )
-    reasons = Counter(reason for item in rows for reason, count in item.refused.items() for _ in range(count))
+    reasons = Counter(alike(reason) for item in rows for reason, count in item.refused.items() for _ in range(count))
     lines += ["", "| nodes | refused one by one because |", "|---|---|"]
-    lines += [f"| {count} | {cell(reason)} |" for reason, count in reasons.most_common()]
+    lines += [f"| {count} | {cell(reason)} |" for reason, count in reasons.most_common(MOST_REASONS)]
     lines += ["", "| model | node | refused by building because |", "|---|---|---|"]
     for item in rows:
         found = {**item.planned.refusals, **item.everything.refusals}
         lines += [f"| {item.name} | `{name}` | {cell(reason)} |" for name, reason in found.items()]
     return "\n".join(lines)
+
+
+def alike(reason: str) -> str:
+    """Return a reason without the names in it, so that those of many nodes are one; a library's own is cut short."""
+    words, _, source = reason.rpartition(" [")
+    plain = re.sub(r"`[^`]*`|\(\S*[_./]\S*(?= )", "...", words)
+    return f"{plain[:MOST_CHARACTERS]} [{source}"
 
 
 def cell(text: str) -> str:
