@@ -18,6 +18,8 @@ from cutset.codegen.atomic import new_folder
 from cutset.codegen.batchability import prove_all
 from cutset.codegen.engines.deploy import deploy
 from cutset.codegen.engines.feedback import Engineered
+from cutset.codegen.export.source import Source
+from cutset.codegen.export.write import Exports, write_exports
 from cutset.codegen.gil import executions
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.project import write_project
@@ -52,6 +54,7 @@ class EmitOptions:
         progress: Told what is being done.
         engines: What the GPU stages are built from, and their engines; None leaves them to onnxruntime.
         documents: Texts to write beside the plan, by file name.
+        exports: What to write besides the package.
     """
 
     force: bool = False
@@ -61,6 +64,7 @@ class EmitOptions:
     progress: Callable[[str], None] = lambda _text: None
     engines: Engineered | None = None
     documents: Mapping[str, str] = field(default_factory=dict)
+    exports: Exports = Exports()  # noqa: RUF009 - frozen
 
 
 def package_name(name: str) -> str:
@@ -116,6 +120,8 @@ def emit(
         (work / "profile.json").write_text(serde.dumps(table), "utf-8")
         (work / GRAPH).write_text(dump_topology(topology_of(graph)), "utf-8")
         write_report(work)
+        source = Source(package=package, document=document, graph=graph, sample=samples.samples[0])
+        write_exports(source, work, options.exports)
         (work / "manifest.json").write_text(serde.dumps(_manifest(work, table, options)), "utf-8")
     return proof
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ from urllib.parse import quote
 import jinja2
 
 from cutset import __version__
+from cutset.codegen.report.text import counted
 from cutset.codegen.runtime.dtypes import ELEMENT_TYPES
 from cutset.partitioner.plan import Plan
 from cutset.profilers.inputs import SampleInputs, write_npz
@@ -46,13 +48,7 @@ def write_project(
         package: Importable name of the package inside it.
         custom_ops: Entries of the plan's ``custom_ops``.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - these are not HTML; each filter quotes for its own language
-    )
-    environment.filters |= {"pystr": _python_string, "toml": _toml_string, "json": json.dumps}
+    environment = templates()
     modules = [entry["module"].replace("_", "-") for entry in custom_ops if "module" in entry]
     runtime = [_at_least(name) for name in [*REQUIREMENTS, *modules]]
     variables: dict[str, Any] = {
@@ -79,6 +75,19 @@ def write_project(
         path.write_text(environment.get_template(template).render(variables), "utf-8")
     write_npz(serving / "sample.npz", samples.samples[0])
     shutil.copyfile(serving / "sample.npz", serving / package / "sample.npz")  # what the installed server warms up with
+
+
+def templates() -> jinja2.Environment:
+    """Return the templates, with filters that quote for each language they are written in."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - these are not HTML; each filter quotes for its own language
+    )
+    environment.filters |= {"pystr": _python_string, "toml": _toml_string, "json": json.dumps}
+    environment.filters |= {"sh": shlex.quote, "counted": counted}
+    return environment
 
 
 def _at_least(name: str) -> str:

@@ -15,6 +15,7 @@ import click
 from cutset.cli.arguments import split_arguments
 from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose, in_engines
 from cutset.cli.engines import EngineArguments, Session, engine_lines, engine_options, engineer
+from cutset.cli.export import export_options, take_exports
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
 from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
@@ -40,6 +41,7 @@ from cutset.serde import read_json
 @click.option("--write-pins", type=click.Path(path_type=Path), metavar="FILE", help="Write where every node runs, for --pins.")
 @click.option("--rtol", type=Number(min=0), help="Relative tolerance of the verification.")
 @click.option("--atol", type=Number(min=0), help="Absolute tolerance of the verification.")
+@export_options
 @backend_option
 @engine_options
 @click.option("--plan-only", is_flag=True, help="Show the plan and write nothing.")
@@ -57,6 +59,7 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
     of_engines = EngineArguments.take(arguments)
     pins_to = arguments.pop("write_pins")
     wanted = PlanArguments.take(served_name(arguments.pop("name"), model), arguments)
+    exports = take_exports(wanted.name, arguments)
     about, costs = split_arguments(model, arguments)
     with output.progress() as progress:
         planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress)
@@ -92,6 +95,7 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
                     seconds=measured.seconds,
                     progress=progress,
                     engines=engines,
+                    exports=exports,
                     documents={} if outcome is None else {"problem.json": dump_study(study_of(outcome))},
                 )
                 proof = emit(measured.graph, made, measured.table, measured.samples, target, emission)

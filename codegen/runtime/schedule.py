@@ -49,13 +49,14 @@ def build_phases(plan: PlanConfig, backends: list[StageBackend]) -> tuple[Phase,
             device=backend.device,
             keep=tuple(name for name in stage.outputs if name in last_use or name in results),
             drop=tuple(name for name in stage.inputs if last_use[name] == stage.index and name not in results),
-            max_batch=_max_batch(plan, stage, backend),
+            max_batch=batch_limit(plan, stage, backend),
         )
         for stage, backend in zip(plan.stages, backends, strict=True)
     )
 
 
-def _max_batch(plan: PlanConfig, stage: StageConfig, backend: StageBackend) -> int:
+def batch_limit(plan: PlanConfig, stage: StageConfig, backend: StageBackend) -> int:
+    """Return the most rows that one run of a stage takes; 1 keeps requests apart."""
     if not stage.batchable:
         return 1
     wanted = plan.max_batch or (_GPU_BATCH if backend.device == "gpu" else 1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tests.e2e.harness import Alone, Cutset, onnx_file
+from tests.e2e.exports import EVERY_EXPORT, Exported
+from tests.e2e.harness import Alone, Cutset, onnx_file, write_model
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,21 @@ def cutset(tmp_path: Path, cost_cache: Path) -> Iterator[Cutset]:
 def long_cutset(tmp_path_factory: pytest.TempPathFactory, cost_cache: Path) -> Cutset:
     """The command line for fixtures that outlive a test."""
     return Cutset(tmp_path_factory.mktemp("cutset"), cost_cache)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, long_cutset: Cutset) -> Callable[[str], Exported]:
+    """Return a function that gives a sample model with all of its exports, made once; it skips where there is no model."""
+
+    @functools.cache
+    def export(name: str) -> Exported:
+        folder = tmp_path_factory.mktemp("exported")
+        model = write_model(name, folder)
+        done = long_cutset.partition(model, folder / "out", "--cpu-workers", "2", "--emit", EVERY_EXPORT)
+        assert done.code == 0, done.err
+        return Exported(name=name, model=model, folder=folder / "out")
+
+    return export
 
 
 @pytest.fixture(scope="session")

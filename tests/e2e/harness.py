@@ -23,7 +23,7 @@ from onnx import helper
 
 from cutset.codegen.verify import NOISE_FACTOR
 from cutset.errors import UnavailableError
-from cutset.sample_models import registry
+from cutset.sample_models import classifier, registry
 
 READY = "ready: "
 QUICK = ("--profile-seconds", "0.2")
@@ -113,6 +113,16 @@ def write_sample(name: str, folder: Path) -> Path:
         return registry.write(name, folder / f"{name}.onnx").model
     except UnavailableError as error:
         pytest.skip(f"{error.what}: {error.cause}")
+
+
+def write_model(name: str, folder: Path) -> Path:
+    """Write a sample, or ``classifier-quarter``: the classifier a quarter as wide, for tests that need not its size."""
+    if name != "classifier-quarter":
+        return write_sample(name, folder)
+    path = folder / f"{name}.onnx"
+    path.write_bytes(classifier.build(seed=0, width=0.25).SerializeToString())
+    np.savez(path.with_suffix(".npz"), **classifier.sample_inputs(seed=0))
+    return path
 
 
 def load_inputs(model: Path) -> dict[str, np.ndarray]:

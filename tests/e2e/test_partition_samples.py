@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
-from cutset.sample_models import classifier
-from tests.e2e.harness import QUICK, ask, assert_equal, load_inputs, package_of, ready_url, stop, whole_model, write_sample
+from tests.e2e.harness import QUICK, ask, assert_equal, load_inputs, package_of, ready_url, stop, whole_model, write_model
 
 CORES = len(os.sched_getaffinity(0))
 ON_THE_CPU = {
@@ -60,15 +58,6 @@ class Made:
         """Devices on which the nodes of one operator type are placed; there must be such a node."""
         placement, operators = self.plan["placement"], self.operators
         return {placement[name] for name, kind in operators.items() if kind == operator and name in placement}
-
-
-def write_model(name: str, folder: Path) -> Path:
-    if name != "classifier-quarter":
-        return write_sample(name, folder)
-    path = folder / f"{name}.onnx"
-    path.write_bytes(classifier.build(seed=0, width=0.25).SerializeToString())
-    np.savez(path.with_suffix(".npz"), **classifier.sample_inputs(seed=0))
-    return path
 
 
 @pytest.fixture(scope="module", params=SAMPLES)

@@ -1,0 +1,1 @@
+"""The same split for other engines: Triton, Ray Serve, Kubernetes, one session of ONNX Runtime."""
