@@ -26,6 +26,7 @@ COMMANDS = {
     "capacity": "Say what other numbers of workers, batches and replicas would do, and cost.",
     "solve": "Plan a bare cost graph, no model.",
     "serve": "Start the server of an emitted package.",
+    "bench": "Measure an emitted pipeline against its parts and the unsplit model.",
     "report": "Draw the report of an output folder again.",
     "samples": "List the sample models, write one, or fetch a real one.",
 }

@@ -122,7 +122,7 @@ def emit(
         write_report(work)
         source = Source(package=package, document=document, graph=graph, sample=samples.samples[0])
         write_exports(source, work, options.exports)
-        (work / "manifest.json").write_text(serde.dumps(_manifest(work, table, options)), "utf-8")
+        (work / "manifest.json").write_text(serde.dumps(_manifest(work, graph, table, options)), "utf-8")
     return proof
 
 
@@ -157,13 +157,14 @@ def _copy_custom_ops(graph: ModelGraph, package: Path) -> list[dict[str, str]]:
     return entries
 
 
-def _manifest(work: Path, table: CostTable, options: EmitOptions) -> dict[str, Any]:
+def _manifest(work: Path, graph: ModelGraph, table: CostTable, options: EmitOptions) -> dict[str, Any]:
     files = sorted(path for path in work.rglob("*") if path.is_file())
     return {
         "schema": MANIFEST_SCHEMA,
         "cutset": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": list(options.command),
+        "model_path": str(graph.path.resolve()),
         "seconds": {name: round(value, 3) for name, value in options.seconds.items()},
         "environment": dict(table.environment),
         "files": {path.relative_to(work).as_posix(): sha256_file(path) for path in files},

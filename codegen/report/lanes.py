@@ -188,12 +188,14 @@ def _box(number: int, unit: Unit, ops: Mapping[str, str], scale: float) -> Box:
     kinds = [ops.get(name, name) for name in unit.nodes]
     time_s = placed_s(unit)
     lead = next((op for op in kinds if op in MATRIX_OPS), kinds[0])
+    label = lead if len(kinds) == 1 else f"{lead} +{len(kinds) - 1}"
+    listed = "" if len(kinds) == 1 else f": {', '.join(kinds[:NAMED_OPS])}{', …' if len(kinds) > NAMED_OPS else ''}"
     return Box(
         number=number,
-        label=lead if len(kinds) == 1 else f"{lead} +{len(kinds) - 1}",
+        label=label,
         width=round(scale * (time_s or 0.0), 1),
         device=unit.device,
-        spoken=f"{'+'.join(kinds[:NAMED_OPS])}{'+…' if len(kinds) > NAMED_OPS else ''}, {seconds(time_s)}",
+        spoken=f"{label}{listed}, {seconds(time_s)}",
     )
 
 

@@ -123,6 +123,7 @@ def _variables(material: Material) -> dict[str, Any]:
     return {
         "plan": document,
         "bench": material.bench,
+        "fastest": max((row["throughput_per_s"] for row in (material.bench or {"rows": ()})["rows"]), default=0.0) or 1.0,
         "files": material.files,
         "source": source,
         "gpu": document["target"]["gpu"],

@@ -63,32 +63,31 @@ def main(argv: Sequence[str], folder: str | Path | None = None) -> int:
 
 
 def load(caller: Callable[[], Call], concurrency: int, duration_s: float) -> Load:
-    """Return what `concurrency` callers reach in about `duration_s` seconds, after one unmeasured call each.
+    """Return what `concurrency` callers reach in about `duration_s` seconds.
+
+    Counted are the answers between the moment at which every caller has had one and the moment at which they stop asking:
+    while a pipeline fills or runs empty it is slower.
 
     Args:
         caller: Makes the function that one thread calls again and again.
         concurrency: How many threads.
         duration_s: How long.
     """
-    times: list[list[float]] = [[] for _ in range(concurrency)]
+    window = _Window(concurrency, duration_s)
+    answers: list[list[tuple[float, float]]] = [[] for _ in range(concurrency)]
     failed = [0] * concurrency
-    begin = threading.Barrier(concurrency + 1)
 
     def work(number: int) -> None:
         call = caller()
-        try:
-            call()
-        except Exception:
-            failed[number] += 1
-        begin.wait()
-        end = time.perf_counter() + duration_s
-        while (now := time.perf_counter()) < end:
+        while window.open:
+            begin = time.perf_counter()
             try:
                 call()
             except Exception:  # what a server refuses counts as failed, whatever it is
                 failed[number] += 1
             else:
-                times[number].append(time.perf_counter() - now)
+                answers[number].append((time.perf_counter(), begin))
+            window.answered(number)
         close = getattr(call, "close", None)
         if close is not None:
             close()
@@ -96,19 +95,49 @@ def load(caller: Callable[[], Call], concurrency: int, duration_s: float) -> Loa
     threads = [threading.Thread(target=work, args=(number,)) for number in range(concurrency)]
     for thread in threads:
         thread.start()
-    begin.wait()
-    started = time.perf_counter()
     for thread in threads:
         thread.join()
-    elapsed_s = time.perf_counter() - started
-    ordered = sorted(entry for own in times for entry in own) or [float("nan")]
+    counted = sorted(entry for own in answers for entry in own if window.begin <= entry[0] <= window.end)
+    ordered = sorted(end - begin for end, begin in counted) or [float("nan")]
     return Load(
         concurrency=concurrency,
-        throughput_per_s=sum(map(len, times)) / elapsed_s,
+        throughput_per_s=_rate([end for end, _ in counted], duration_s),
         p50_s=ordered[len(ordered) // 2],
         p99_s=ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
         failed=sum(failed),
     )
+
+
+class _Window:
+    """The time in which answers are counted: it begins when each caller has had its first."""
+
+    def __init__(self, callers: int, duration_s: float) -> None:
+        self._lock = threading.Lock()
+        self._waiting = set(range(callers))
+        self._duration_s = duration_s
+        self.begin = self.end = float("inf")
+
+    @property
+    def open(self) -> bool:
+        """Whether callers go on."""
+        return time.perf_counter() < self.end
+
+    def answered(self, number: int) -> None:
+        """Note that a caller has had an answer, or a refusal."""
+        if number not in self._waiting:
+            return
+        with self._lock:
+            self._waiting.discard(number)
+            if not self._waiting:
+                self.begin = time.perf_counter()
+                self.end = self.begin + self._duration_s
+
+
+def _rate(ends: Sequence[float], duration_s: float) -> float:
+    """Return answers a second between the first and the last; with too few to tell, over the whole time."""
+    if len(ends) < 2 or ends[-1] <= ends[0]:
+        return len(ends) / duration_s if duration_s else 0.0
+    return (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 class HttpCaller:

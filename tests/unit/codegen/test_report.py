@@ -7,10 +7,9 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,27 +19,20 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset import serde
-from cutset.codegen.report import Material, read_material, render_report, write_report
+from cutset.codegen.report import read_material, render_report, write_report
 from cutset.codegen.report.chart import axis_of
 from cutset.codegen.report.picture import LETTER, draw
 from cutset.codegen.report.spent import shares, sources
 from cutset.codegen.report.text import MAX_TEXT, counted, rate, seconds, size, visible
 from cutset.codegen.report.timeline import simulated
-from cutset.codegen.report.topology import Topology, Vertex, dump_topology, topology_of
+from cutset.codegen.report.topology import dump_topology
 from cutset.codegen.report.units import kind_of, placed_s, refusals, units
 from cutset.codegen.report.whatif import charts
 from cutset.digest import sha256_file
 from cutset.errors import UsageError
 from cutset.graph.load import load, with_operators
-from cutset.partitioner.cost import Machine
-from cutset.partitioner.options import PlanOptions
-from cutset.partitioner.pins import parse_pin, resolve
-from cutset.partitioner.planner import plan
 from cutset.partitioner.support import Support, gpu_support
-from cutset.profilers.datasheets import datasheet
-from cutset.profilers.options import ProfileOptions
-from cutset.profilers.profile import profile
-from cutset.profilers.table import CostTable, GroupCost
+from tests.reports import Case, enlarged, planned
 
 SCRIPT = "<script>alert(1)</script>"
 BREAKOUT = "\"]]>--></title></style></svg><img src='x' onerror=alert(2)>"
@@ -52,17 +44,6 @@ SECTIONS = [
     "placement", "verification", "environment",
 ]  # fmt: skip
 VOID = {"meta", "input", "img", "br", "hr", "link"}
-
-
-class Case(NamedTuple):
-    """A plan as `plan.json` holds it, its costs, and the model's nodes."""
-
-    document: dict[str, Any]
-    table: CostTable
-    topology: Topology = Topology()
-
-    def html(self) -> str:
-        return render_report(Material(plan=self.document, table=self.table, topology=self.topology))
 
 
 def _model() -> onnx.ModelProto:
@@ -93,17 +74,8 @@ def _model() -> onnx.ModelProto:
 
 
 def _plan(path: Path, target: str | None, pins: dict[str, str]) -> Case:
-    graph = with_operators(load(path))
     image = {"image": np.zeros((1, 3, 32, 32), np.uint8)}
-    sheet = None if target is None else datasheet(target)
-    graph, table = profile(graph, image, target=sheet, options=ProfileOptions(budget_s=0.05))
-    wanted = resolve(graph, [parse_pin(f"{name}={device}") for name, device in pins.items()])
-    options = PlanOptions(name="small<b>", machine=Machine(cpu_workers=1, cores=2))
-    document = plan(graph, table, gpu_support(graph), wanted, options).as_json()
-    proof = {"passed": True, "max_abs": 1.5e-6, "max_rel": 2e-7, "samples": 3, "inputs": "drawn with seed 0",
-             "outputs": [SCRIPT], "unrepeatable": []}  # fmt: skip
-    # Through JSON and back, as `plan.json` is read again.
-    return Case(json.loads(serde.dumps(document | {"verification": proof})), table, topology_of(graph))
+    return planned(path, image, target=target, pins=pins, name="small<b>", outputs=[SCRIPT])
 
 
 @pytest.fixture(scope="module")
@@ -394,7 +366,7 @@ def test_a_plan_that_was_not_emitted_says_so(split: Case) -> None:
 
 
 def test_thousands_of_nodes_stay_small_and_folded(split: Case) -> None:
-    html = _enlarged(split, 3000).html()
+    html = enlarged(split, 3000).html()
     assert len(html.encode()) < 3_000_000
     found = Page(html)
     folds = [details for details in found.all("details") if details.get("class") == "chapter"]
@@ -403,26 +375,6 @@ def test_thousands_of_nodes_stay_small_and_folded(split: Case) -> None:
     assert len([button for button in found.all("button") if "data-u" in button]) == 3000
     assert sum("fold" in (button.get("class") or "") for button in found.all("button")) < 200
     assert "/encoder/layer.2999/attention/output/dense/MatMul" in found.text()
-
-
-def _enlarged(case: Case, count: int) -> Case:
-    """Return a plan of `count` nodes in one stage, each a group on both devices, with names of ordinary length."""
-    document, table, _ = copy.deepcopy(case)
-    names = [f"/encoder/layer.{index}/attention/output/dense/MatMul" for index in range(count)]
-    weighed = "9.0 us measured on the CPU, 8.0 us modelled on the GPU; with what crosses, the whole is best with it on the CPU"
-    document |= {
-        "placement": dict.fromkeys(names, "cpu"),
-        "reasons": dict.fromkeys(names, weighed),
-        "stages": [document["stages"][0] | {"nodes": names}],
-        "boundary": [],
-        "pins": {},
-    }
-    group = table.groups_on("cpu")[0]
-    groups: tuple[GroupCost, ...] = tuple(
-        replace(group, nodes=(name,), device=device, latency_s=9e-6, reason="") for device in ("cpu", "gpu") for name in names
-    )
-    nodes = tuple(Vertex(name=name, op="MatMul", after=(place - 1,) if place else ()) for place, name in enumerate(names))
-    return Case(document, replace(table, groups=groups), Topology(nodes=nodes))
 
 
 @st.composite

@@ -1,0 +1,1 @@
+"""Hold an emitted pipeline against its parts, against the unsplit model and against its prediction, in one run."""

@@ -1,0 +1,57 @@
+"""What the plan predicts for the devices that are really here: where a GPU is missing, a CPU core stands in for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from cutset.codegen.report.timeline import servers_of_plan, steps_of_plan
+from cutset.codegen.report.units import units
+from cutset.partitioner.cost import contention
+from cutset.partitioner.simulate import saturated
+from cutset.partitioner.steps import NO_STAGE, Step
+from cutset.profilers.table import CostTable
+
+
+def predicted_here(plan: Mapping[str, Any], table: CostTable, stand_ins: Collection[int]) -> float:
+    """Return requests a second by the simulator, with the CPU's costs for the stages that stand in for a GPU.
+
+    Nothing is copied then, and one more core is busy, which slows all of them as far as the profile has measured that.
+
+    Args:
+        plan: ``plan.json``.
+        table: The costs that it was made from.
+        stand_ins: Stages planned for a GPU that run on a core of their own.
+    """
+    steps = steps_of_plan(plan)
+    if not steps:
+        return 0.0
+    servers = servers_of_plan(plan)
+    if stand_ins:
+        workers = plan["cpu_workers"]
+        slower = contention(table, workers + 1) / (contention(table, workers) if plan["objective"] == "throughput" else 1.0)
+        on_cpu = _cpu_seconds(plan, table)
+        alone = contention(table, workers + 1)
+        steps = tuple(
+            replace(step, fixed_s=0.0, each_s=on_cpu[step.stage] * alone)
+            if step.stage in stand_ins and step.resource == "gpu"
+            else replace(step, each_s=step.each_s * slower)
+            for step in steps
+            if not _copies(step)
+        )
+    batch = 1 if stand_ins else plan["batch"]
+    return saturated(steps, servers, max(batch, plan["tokens"]), batch).throughput_per_s
+
+
+def _copies(step: Step) -> bool:
+    return step.stage == NO_STAGE or step.resource in {"h2d", "d2h"}
+
+
+def _cpu_seconds(plan: Mapping[str, Any], table: CostTable) -> dict[int, float]:
+    """Return the seconds a request of each stage on the CPU."""
+    found: dict[int, float] = {}
+    for unit in units(plan, table):
+        if unit.stage is not None:
+            found[unit.stage] = found.get(unit.stage, 0.0) + (unit.cpu_s or 0.0)
+    return found

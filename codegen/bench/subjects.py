@@ -1,0 +1,125 @@
+"""What a benchmark runs: the pipeline, each stage alone, and the unsplit model in onnxruntime on the same cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cutset.codegen.bench.standin import Deployed, Watched
+from cutset.codegen.runtime.backends.base import BackendOptions, StageBackend
+from cutset.codegen.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from cutset.codegen.runtime.bench import Call
+from cutset.codegen.runtime.config import PlanConfig, StageConfig
+from cutset.codegen.runtime.dtypes import Value
+
+PIPELINE, STAGE = "pipeline", "stage"
+WAITING = 2
+"""Callers more than fit inside the pipeline, so that its door is never without a request."""
+MOST_CALLERS = 64
+GPU_CALLERS = 2
+"""Callers of a GPU alone: one prepares what the other computes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Something that answers requests.
+
+    Args:
+        name: What the JSON calls it.
+        title: What people call it.
+        caller: Makes the function that one caller calls again and again.
+        concurrency: Callers at once; enough to saturate it.
+        rows: Requests that one call answers.
+        close: Releases it.
+    """
+
+    name: str
+    title: str
+    caller: Callable[[], Call]
+    concurrency: int
+    rows: int = 1
+    close: Callable[[], None] = lambda: None
+
+
+def pipeline_subject(deployed: Deployed, sample: Mapping[str, Value], concurrency: int | None) -> Subject:
+    """Return the whole pipeline under `concurrency` callers, by default more than fit inside."""
+    largest = max((_rows(deployed.plan, entry) for entry in deployed.stages), default=1)
+    callers = concurrency or min(MOST_CALLERS, deployed.plan.tokens * largest + WAITING)
+    pipeline = deployed.pipeline
+    return Subject(
+        name=PIPELINE,
+        title="the pipeline",
+        caller=lambda: lambda: pipeline.run(sample),
+        concurrency=callers,
+        close=deployed.close,
+    )
+
+
+def stage_subjects(deployed: Deployed, sample: Mapping[str, Value]) -> Iterator[Subject]:
+    """Yield each stage alone, called by as many threads as serve it in the pipeline."""
+    for entry, feeds in zip(deployed.stages, deployed.feeds(sample), strict=True):
+        rows = _rows(deployed.plan, entry)
+        given = feeds if rows == 1 else {name: np.concatenate([np.asarray(value)] * rows) for name, value in feeds.items()}
+        where = f"{entry.device.upper()}{', on a CPU core' if entry.stands_in else ''}"
+        yield Subject(
+            name=f"{STAGE}_{entry.stage.index}",
+            title=f"stage {entry.stage.index} alone ({where})",
+            caller=_calling(entry, given),
+            concurrency=deployed.servers[entry.device],
+            rows=rows,
+        )
+
+
+def unsplit_subjects(plan: PlanConfig, model: Path, sample: Mapping[str, Value], cores: int) -> Iterator[Subject]:
+    """Yield the unsplit model on the same cores, as threads of one run and as replicas, and on a GPU if one works here.
+
+    Args:
+        plan: The package's plan.
+        model: The model that was partitioned.
+        sample: One request.
+        cores: Cores that the pipeline keeps busy.
+
+    Raises:
+        BackendError: If onnxruntime does not open the model.
+    """
+    yield _unsplit("unsplit_threads", f"unsplit, one request on {cores} threads", _open(plan, model, "cpu", cores), sample, 1)
+    yield _unsplit("unsplit_replicas", f"unsplit, {cores} replicas of one thread", _open(plan, model, "cpu", 1), sample, cores)
+    on_gpu = _open(plan, model, "gpu", 1)
+    if on_gpu.substitution is None:
+        yield _unsplit("unsplit_cuda", "unsplit on the GPU, onnxruntime CUDA", on_gpu, sample, GPU_CALLERS)
+    else:
+        on_gpu.close()
+
+
+def _unsplit(name: str, title: str, backend: StageBackend, sample: Mapping[str, Value], concurrency: int) -> Subject:
+    feeds = dict(sample)
+    return Subject(
+        name=name, title=title, caller=lambda: lambda: backend.run(feeds), concurrency=concurrency, close=backend.close
+    )
+
+
+def _open(plan: PlanConfig, model: Path, device: str, threads: int) -> OnnxRuntimeBackend:
+    whole = StageConfig(
+        index=0,
+        device=device,
+        backend="onnxruntime-cpu" if device == "cpu" else "onnxruntime-cuda",
+        model=model,
+        inputs=tuple(tensor.name for tensor in plan.inputs),
+        outputs=tuple(tensor.name for tensor in plan.outputs),
+        service_s=0.0,
+    )
+    return OnnxRuntimeBackend.load(whole, BackendOptions(intra_op_threads=threads, custom_ops=plan.custom_ops))
+
+
+def _rows(plan: PlanConfig, entry: Watched) -> int:
+    """Return the most requests that a stage takes as one."""
+    if not entry.stage.batchable or entry.device == "cpu":
+        return 1
+    return min(plan.max_batch or 1, entry.max_batch or plan.max_batch or 1)
+
+
+def _calling(entry: Watched, feeds: Mapping[str, Value]) -> Callable[[], Call]:
+    return lambda: lambda: entry.inner.run(feeds)
