@@ -20,6 +20,8 @@ FULL_NODES = 300
 """Models with more nodes are drawn folded."""
 MOST_BOXES = 160
 """Boxes of a folded graph, about."""
+MOST_FOLDED = 100
+"""Boxes in one fold: what a person can look through when it is opened."""
 ROW_PX = 800.0
 """Width of the dearest box at most, in pixels: what a lane has in a window of 1280."""
 ROWS = 5
@@ -158,13 +160,14 @@ def _cheap_s(found: Sequence[Unit]) -> float:
 def _folds(boxes: Sequence[tuple[Box, float]], cheap_s: float) -> Iterator[Fold]:
     run: list[Box] = []
     for box, time_s in boxes:
-        if cheap_s and time_s <= cheap_s:
-            run.append(box)
-            continue
-        if run:
+        cheap = bool(cheap_s) and time_s <= cheap_s
+        if run and (not cheap or len(run) == MOST_FOLDED):
             yield _fold(run)
-        run = []
-        yield _fold([box])
+            run = []
+        if cheap:
+            run.append(box)
+        else:
+            yield _fold([box])
     if run:
         yield _fold(run)
 

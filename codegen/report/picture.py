@@ -145,8 +145,13 @@ def _links(
             label=label,
             exit_x=exit_x,
             entry_x=entry_x,
-            label_x=max(LEFT, min(exit_x + 6, width - RIGHT - LETTER * len(label))),
+            label_x=_label_x(exit_x, LETTER * len(label), width - RIGHT),
         )
+
+
+def _label_x(exit_x: float, length: float, right: float) -> float:
+    """Return where a label begins: right of the line that leaves its stage, or left of it where there is no room."""
+    return exit_x + 6 if exit_x + 6 + length <= right else max(LEFT, exit_x - 6 - length)
 
 
 def _first_move(tensors: Sequence[Mapping[str, Any]], paid: set[str]) -> float:
