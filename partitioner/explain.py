@@ -157,7 +157,7 @@ def what_ifs(study: Study, now: Reach) -> Iterator[WhatIf]:
         (f"{study.max_stages - 1} stages at most", problem, study.max_stages - 1),
         (f"{study.max_stages + 2} stages at most", problem, study.max_stages + 2),
         (f"{2 * problem.cpu_workers} CPU workers", replace(problem, cpu_workers=2 * problem.cpu_workers), None),
-        ("twice the PCIe bandwidth", replace(problem, tensors=_faster_copies(study)), None),
+        ("twice the PCIe bandwidth", replace(problem, tensors=with_faster_copies(study, 2.0)), None),
         ("a GPU twice as fast", replace(problem, gpu_s=problem.gpu_s / 2), None),
     ]
     for change, other, most in changes:
@@ -170,11 +170,17 @@ def what_ifs(study: Study, now: Reach) -> Iterator[WhatIf]:
         yield WhatIf(change=change, gain=score(study, reach) / score(study, now), reach=reach)
 
 
-def _faster_copies(study: Study) -> tuple[Tensor, ...]:
+def with_faster_copies(study: Study, factor: float) -> tuple[Tensor, ...]:
+    """Return the tensors over a link of `factor` times the bandwidth; what a copy costs whatever its size stays.
+
+    Args:
+        study: What the plan was chosen from.
+        factor: Above zero.
+    """
     fixed = study.copy_fixed_s
 
-    def half(seconds: float, direction: str) -> float:
+    def shorter(seconds: float, direction: str) -> float:
         part = min(seconds, fixed.get(direction, 0.0))
-        return part + (seconds - part) / 2
+        return part + (seconds - part) / factor
 
-    return tuple(replace(t, h2d_s=half(t.h2d_s, "h2d"), d2h_s=half(t.d2h_s, "d2h")) for t in study.problem.tensors)
+    return tuple(replace(t, h2d_s=shorter(t.h2d_s, "h2d"), d2h_s=shorter(t.d2h_s, "d2h")) for t in study.problem.tensors)

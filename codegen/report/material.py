@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cutset import serde
+from cutset.codegen.report.explore import EXPLORED_SCHEMA
 from cutset.codegen.report.topology import Topology, read_topology
 from cutset.digest import sha256_file
 from cutset.errors import UsageError
@@ -15,6 +16,7 @@ from cutset.partitioner.plan import PLAN_SCHEMA
 from cutset.profilers.table import CostTable, read_profile
 
 BENCH_SCHEMA = "cutset.bench/1"
+EXPLORED, PROBLEM = "explored.json", "problem.json"
 BENCH, GRAPH, PLAN, PROFILE, REPORT = "bench.json", "graph.json", "plan.json", "profile.json", "report.html"
 
 
@@ -27,6 +29,7 @@ class Material:
         table: The costs that it was made from.
         topology: The model's nodes; empty where it is not known.
         bench: ``bench.json``, None before the first `bench`.
+        explored: ``explored.json``, None before the first ``report --explore``.
         files: Path, bytes and SHA-256 of the files that the package is made of.
     """
 
@@ -34,6 +37,7 @@ class Material:
     table: CostTable
     topology: Topology = Topology()  # noqa: RUF009 - frozen
     bench: Mapping[str, Any] | None = None
+    explored: Mapping[str, Any] | None = None
     files: tuple[tuple[str, int, str], ...] = ()
 
 
@@ -45,12 +49,13 @@ def read_material(folder: Path) -> Material:
     """
     if not (folder / PLAN).is_file():
         raise UsageError(f"{folder} holds no plan", hint="make one: cutset partition MODEL -o DIR")
-    graph, bench = folder / GRAPH, folder / BENCH
+    graph, bench, explored = folder / GRAPH, folder / BENCH, folder / EXPLORED
     return Material(
         plan=serde.read_json(folder / PLAN, schema=PLAN_SCHEMA),
         table=read_profile(folder / PROFILE),
         topology=read_topology(graph) if graph.is_file() else Topology(),
         bench=serde.read_json(bench, schema=BENCH_SCHEMA) if bench.is_file() else None,
+        explored=serde.read_json(explored, schema=EXPLORED_SCHEMA) if explored.is_file() else None,
         files=tuple(_files(folder)),
     )
 

@@ -1,6 +1,6 @@
 """What the plan would do with other sizes: its steps under more workers, batches, copies of other speed, and more load.
 
-The placement stays as it is; what another number of stages would reach is a plan of its own (`cutset partition`).
+The placement stays as it is, but for the curves that were planned again (`explore`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ MOST_WORKERS = 16
 COPIES = {"h2d", "d2h"}
 
 
-def charts(plan: Mapping[str, Any], table: CostTable) -> list[Chart]:
-    """Return the curves of a plan; those that would be flat by construction are left out."""
+def charts(plan: Mapping[str, Any], table: CostTable, explored: Mapping[str, Any] | None = None) -> list[Chart]:
+    """Return the curves of a plan; those that would be flat by construction are left out.
+
+    Args:
+        plan: ``plan.json``.
+        table: The costs that it was made from.
+        explored: What plans with other limits reach, where that was found out.
+    """
     steps = steps_of_plan(plan)
     if not steps:
         return []
@@ -33,7 +39,16 @@ def charts(plan: Mapping[str, Any], table: CostTable) -> list[Chart]:
         found.append(_batches(plan, steps))
     if any(step.resource in COPIES for step in steps):
         found.append(_link(plan, steps))
-    return found
+    return found + ([] if explored is None else _explored(explored))
+
+
+def _explored(explored: Mapping[str, Any]) -> list[Chart]:
+    stages = [(point["at"], point["throughput_per_s"]) for point in explored["stages"]]
+    link = [(point["at"], point["throughput_per_s"]) for point in explored["link"]]
+    return [
+        curve("Stages, planned again", "stages at most", stages, float(explored["max_stages"])),
+        curve("Speed of copies, planned again", "times the bandwidth planned with", link, 1.0, log=True),
+    ]
 
 
 def _workers(plan: Mapping[str, Any], table: CostTable, steps: Sequence[Step]) -> Chart:

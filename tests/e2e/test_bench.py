@@ -48,6 +48,18 @@ def test_the_report_is_drawn_again_from_the_files_alone(cutset, emitted):
     assert report.read_bytes() == before
 
 
+def test_the_report_shows_plans_with_other_limits(cutset, emitted):
+    assert cutset("report", emitted, "--explore").code == 0
+    found = json.loads((emitted / "explored.json").read_text())
+    rates = [point["throughput_per_s"] for point in found["stages"]]
+    assert rates == sorted(rates)
+    assert [point["at"] for point in found["link"]] == [0.25, 0.5, 1.0, 2.0, 4.0]
+    report = (emitted / "report.html").read_text()
+    assert "Stages, planned again" in report
+    (emitted / "problem.json").unlink()
+    assert cutset("report", emitted, "--explore").code == 2
+
+
 def test_another_model_is_refused_and_a_lost_one_is_left_out(cutset, emitted, cnn_file):
     done = cutset("bench", emitted, "--model", cnn_file, "--json")
     assert done.code == 2
