@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,9 @@ def _others(deployed: Deployed, package: Path, sample: Mapping[str, Value], opti
         found: list[Subject] = []
         if options.model is not None:
             options.progress("loading the unsplit model")
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cutset-bench-")))
             try:
-                for subject in unsplit_subjects(deployed.plan, options.model, sample, deployed.cores):
+                for subject in unsplit_subjects(deployed.plan, options.model, folder, sample, deployed.cores):
                     stack.callback(subject.close)
                     found.append(subject)
             except BackendError as error:

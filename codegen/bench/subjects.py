@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from cutset.codegen.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from cutset.codegen.runtime.bench import Call
 from cutset.codegen.runtime.config import PlanConfig, StageConfig
 from cutset.codegen.runtime.dtypes import Value
+from cutset.codegen.split import write_stages
+from cutset.graph.load import load, with_operators
+from cutset.partitioner.plan import Part, form_stages
 
 PIPELINE, STAGE = "pipeline", "stage"
 WAITING = 2
@@ -73,44 +76,61 @@ def stage_subjects(deployed: Deployed, sample: Mapping[str, Value]) -> Iterator[
         )
 
 
-def unsplit_subjects(plan: PlanConfig, model: Path, sample: Mapping[str, Value], cores: int) -> Iterator[Subject]:
+def unsplit_subjects(plan: PlanConfig, model: Path, folder: Path, sample: Mapping[str, Value], cores: int) -> Iterator[Subject]:
     """Yield the unsplit model on the same cores, as threads of one run and as replicas, and on a GPU if one works here.
+
+    The model is written as one stage, as it is profiled: many a file exposes its weights as inputs, which keeps onnxruntime
+    from folding and fusing, and would make any split look quick.
 
     Args:
         plan: The package's plan.
         model: The model that was partitioned.
+        folder: Where it may be written.
         sample: One request.
         cores: Cores that the pipeline keeps busy.
 
     Raises:
         BackendError: If onnxruntime does not open the model.
+        ModelError: If it cannot be read.
     """
-    yield _unsplit("unsplit_threads", f"unsplit, one request on {cores} threads", _open(plan, model, "cpu", cores), sample, 1)
-    yield _unsplit("unsplit_replicas", f"unsplit, {cores} replicas of one thread", _open(plan, model, "cpu", 1), sample, cores)
-    on_gpu = _open(plan, model, "gpu", 1)
+    whole = _whole(plan, model, folder)
+    yield _unsplit("unsplit_threads", f"unsplit, one request on {cores} threads", whole, _open(plan, whole, cores), sample)
+    replicas = _open(plan, whole, 1)
+    yield _unsplit("unsplit_replicas", f"unsplit, {cores} replicas of one thread", whole, replicas, sample, cores)
+    on_gpu = _open(plan, replace(whole, device="gpu", backend="onnxruntime-cuda"), 1)
     if on_gpu.substitution is None:
-        yield _unsplit("unsplit_cuda", "unsplit on the GPU, onnxruntime CUDA", on_gpu, sample, GPU_CALLERS)
+        yield _unsplit("unsplit_cuda", "unsplit on the GPU, onnxruntime CUDA", whole, on_gpu, sample, GPU_CALLERS)
     else:
         on_gpu.close()
 
 
-def _unsplit(name: str, title: str, backend: StageBackend, sample: Mapping[str, Value], concurrency: int) -> Subject:
-    feeds = dict(sample)
+def _whole(plan: PlanConfig, model: Path, folder: Path) -> StageConfig:
+    """Return the whole model as one stage on the CPU, written into a folder."""
+    libraries = tuple(str(entry.file) for entry in plan.custom_ops if entry.file is not None)
+    graph = with_operators(load(model, custom_ops=libraries))
+    (stage,) = form_stages(graph, [Part(device="cpu", nodes=tuple(node.name for node in graph.placeable))])
+    write_stages(graph, (stage,), folder)
+    return StageConfig(
+        index=0,
+        device="cpu",
+        backend="onnxruntime-cpu",
+        model=folder / stage.model,
+        inputs=stage.inputs,
+        outputs=stage.outputs,
+        service_s=0.0,
+    )
+
+
+def _unsplit(
+    name: str, title: str, whole: StageConfig, backend: StageBackend, sample: Mapping[str, Value], concurrency: int = 1
+) -> Subject:
+    feeds = {given: sample[given] for given in whole.inputs}
     return Subject(
         name=name, title=title, caller=lambda: lambda: backend.run(feeds), concurrency=concurrency, close=backend.close
     )
 
 
-def _open(plan: PlanConfig, model: Path, device: str, threads: int) -> OnnxRuntimeBackend:
-    whole = StageConfig(
-        index=0,
-        device=device,
-        backend="onnxruntime-cpu" if device == "cpu" else "onnxruntime-cuda",
-        model=model,
-        inputs=tuple(tensor.name for tensor in plan.inputs),
-        outputs=tuple(tensor.name for tensor in plan.outputs),
-        service_s=0.0,
-    )
+def _open(plan: PlanConfig, whole: StageConfig, threads: int) -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend.load(whole, BackendOptions(intra_op_threads=threads, custom_ops=plan.custom_ops))
 
 
