@@ -90,7 +90,7 @@ class Codec:
         document = _object(_parse(body[:split]), "the request")
         parameters = _parameters(document, "the request")
         identifier = document.get("id")
-        if identifier is not None and not isinstance(identifier, str):
+        if "id" in document and not isinstance(identifier, str):
             raise ProtocolError("`id` must be a string")
         return InferRequest(
             id=identifier,
@@ -165,8 +165,8 @@ class Codec:
 
     def _requested(self, document: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[RequestedOutput, ...]:
         by_default = _flag(parameters, "binary_data_output", "the request", default=False)
-        entries = document.get("outputs")
-        if entries is None or entries == []:
+        entries = document.get("outputs", [])
+        if entries == []:
             return tuple(RequestedOutput(name=name, binary=by_default) for name in self._outputs)
         if not isinstance(entries, list):
             raise ProtocolError("`outputs` must be a list")

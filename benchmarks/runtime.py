@@ -1,0 +1,476 @@
+"""How much of the machine the emitted pipeline and its server reach, and how other servers compare.
+
+usage: python benchmarks/runtime.py [-o FILE] [--markdown] [--only SECTION ...] [--seconds N] [--rounds N]
+
+Sections: overhead, efficiency, latency, batching, fronts, servers. Every number is one of a ratio whose two sides were
+measured in turns in one run. The second device is the CPU provider on the other core. `servers` makes a virtual
+environment with the other servers in build/peers, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import benchmarks.serving_models as models
+from cutset import serde
+from cutset.codegen.runtime import DegradedWarning, Pipeline
+from cutset.codegen.runtime.bench import HttpCaller, Load, load
+from cutset.codegen.runtime.config import PlanConfig, StageConfig, TensorConfig, read_plan
+from cutset.codegen.runtime.grpc_messages import MESSAGES
+from cutset.profilers.environment import environment
+from cutset.profilers.session import open_session
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE.parent / "build" / "peers"
+PEER_PACKAGES = ("litserve", "fastapi", "uvicorn", "httptools", "uvloop", "kserve", "onnxruntime", "numpy")
+SERVE = "import sys; from cutset.codegen.runtime.main import main; sys.exit(main(sys.argv[2:], sys.argv[1]))"
+PHOTO = np.random.default_rng(0).random((1, 3, models.SIZE, models.SIZE), np.float32)
+CALLERS = 8
+
+
+class Bench:
+    """What the sections share: a place, how long and how often to measure."""
+
+    def __init__(self, place: Path, seconds: float, rounds: int) -> None:
+        self.place, self.seconds, self.rounds = place, seconds, rounds
+        self.network = models.residual_network(place / "cnn.onnx", blocks=10, channels=24)
+
+    def package(self, name: str, **options: Any) -> Path:
+        """Return the package of the residual network, made once."""
+        folder = self.place / name
+        return folder if folder.exists() else models.write_package(folder, self.network, PHOTO, **options)
+
+    def in_turns(self, sides: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+        """Return what each side measured in each round."""
+        found: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(self.rounds):
+            for name, side in sides.items():
+                found[name].append(side())
+        return found
+
+
+class Empty:
+    """A stage that does nothing."""
+
+    substitution = None
+
+    def __init__(self, index: int, device: str) -> None:
+        self.index, self.device = index, device
+
+    def run(self, feeds: Any) -> dict[str, Any]:
+        """Hand the input on."""
+        return {f"t{self.index + 1}": feeds[f"t{self.index}"]}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def overhead(_bench: Bench) -> list[dict[str, Any]]:
+    """Return the microseconds a phase that empty stages take, alone and with many requests under way."""
+    rows = []
+    for phases, devices in ((1, ("cpu",)), (2, ("cpu", "gpu")), (5, ("cpu", "gpu"))):
+        kinds = [devices[index % len(devices)] for index in range(phases)]
+        with Pipeline(empty_plan(kinds), [Empty(index, kind) for index, kind in enumerate(kinds)]) as pipeline:
+            inputs = {"t0": np.zeros(4, np.float32)}
+            alone = sorted(timed(lambda: pipeline.run(inputs)) for _ in range(3000))  # noqa: B023 - used at once
+            asked = sorted(timed(lambda: pipeline.submit(inputs).result()) for _ in range(3000))  # noqa: B023
+            count = 10_000
+            begin = time.perf_counter()
+            for _ in pipeline.map(inputs for _ in range(count)):
+                pass
+            busy_s = (time.perf_counter() - begin) / count
+        rows.append(
+            {
+                "phases": phases,
+                "run_us_a_phase": statistics.median(alone) * 1e6 / phases,
+                "submit_us_a_phase": statistics.median(asked) * 1e6 / phases,
+                "saturated_us_a_phase": busy_s * 1e6 / phases,
+            }
+        )
+    return rows
+
+
+def empty_plan(devices: list[str]) -> PlanConfig:
+    """Return a plan of stages that need no file."""
+    tensors = [TensorConfig(name=f"t{index}", dtype="float32", shape=("n",)) for index in (0, len(devices))]
+    stages = tuple(
+        StageConfig(
+            index=index, device=device, backend="empty", model=Path(), inputs=(f"t{index}",), outputs=(f"t{index + 1}",),
+            service_s=1e-5,
+        )
+        for index, device in enumerate(devices)
+    )  # fmt: skip
+    return PlanConfig(
+        name="m", inputs=(tensors[0],), outputs=(tensors[1],), stages=stages, decision="split", cpu_workers=1,
+        intra_op_threads=1, tokens=8, queue_limit=64, custom_ops=(),
+    )  # fmt: skip
+
+
+def efficiency(bench: Bench) -> list[dict[str, Any]]:
+    """Return pipeline throughput over that of the slowest device alone, in process and over HTTP."""
+    return [efficiency_of(bench, stages) for stages in (2, 5)]
+
+
+def efficiency_of(bench: Bench, stages: int) -> dict[str, Any]:
+    """Return the efficiency of one split."""
+    folder = bench.package(f"split{stages}", stages=stages)
+    plan = read_plan(folder)
+    chain = [open_session(stage.model) for stage in plan.stages]
+    with loaded(folder) as pipeline, serving(folder) as url:
+        found = bench.in_turns(
+            {
+                "cpu": lambda: alone_rate(plan, chain, "cpu", bench.seconds),
+                "gpu": lambda: alone_rate(plan, chain, "gpu", bench.seconds),
+                "process": lambda: map_rate(pipeline, bench.seconds),
+                "http": lambda: http_load(url, folder, CALLERS, bench.seconds).throughput_per_s,
+            }
+        )
+    slowest = [min(pair) for pair in zip(found["cpu"], found["gpu"], strict=True)]
+    row: dict[str, Any] = {"stages": stages, "rates": {f"{side}/s": rates for side, rates in found.items()}}
+    for side in ("process", "http"):
+        row[side] = statistics.median(rate / least for rate, least in zip(found[side], slowest, strict=True))
+    return row
+
+
+def alone_rate(plan: PlanConfig, chain: list[Any], device: str, seconds: float) -> float:
+    """Return how many requests a second one device's stages take, with nothing else running."""
+    values: dict[str, Any] = {models.INPUT: PHOTO}
+    work = []
+    for stage, opened in zip(plan.stages, chain, strict=True):
+        feeds = {name: values[name] for name in stage.inputs}
+        if stage.device == device:
+            work.append((opened, list(stage.outputs), feeds))
+        values.update(zip(stage.outputs, opened.run(list(stage.outputs), feeds), strict=True))
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        for opened, outputs, feeds in work:
+            opened.run(outputs, feeds)
+        count += 1
+    return count / (time.perf_counter() - begin)
+
+
+def map_rate(pipeline: Pipeline, seconds: float) -> float:
+    """Return the pipeline's throughput with as many requests under way as it takes."""
+    end = time.perf_counter() + seconds
+    begin, count = time.perf_counter(), 0
+    for _ in pipeline.map(iter(lambda: {models.INPUT: PHOTO} if time.perf_counter() < end else None, None)):
+        count += 1
+    return count / (time.perf_counter() - begin)
+
+
+def latency(bench: Bench) -> list[dict[str, Any]]:
+    """Return one request's latency over the sum of its stages', run one after the other without a pipeline."""
+    rows = []
+    for stages in (2, 5):
+        folder = bench.package(f"split{stages}", stages=stages)
+        plan = read_plan(folder)
+        chain = [open_session(stage.model) for stage in plan.stages]
+
+        def by_hand(plan: PlanConfig = plan, chain: list[Any] = chain) -> float:
+            begin, values = time.perf_counter(), {models.INPUT: PHOTO}
+            for stage, opened in zip(plan.stages, chain, strict=True):
+                feeds = {name: values[name] for name in stage.inputs}
+                values.update(zip(stage.outputs, opened.run(list(stage.outputs), feeds), strict=True))
+            return time.perf_counter() - begin
+
+        with loaded(folder) as pipeline:
+            pairs = [(by_hand(), timed(lambda: pipeline.run({models.INPUT: PHOTO}))) for _ in range(300)]
+        apart, whole = (statistics.median(column) for column in zip(*pairs, strict=True))
+        rows.append({"stages": stages, "sum_ms": apart * 1e3, "run_ms": whole * 1e3, "ratio": whole / apart})
+    return rows
+
+
+def batching(bench: Bench) -> list[dict[str, Any]]:
+    """Return what `max_batch` 8 gives over 1 on a small network, at high load and at low."""
+    network = models.small_network(bench.place / "small.onnx", width=1024, layers=3)
+    sample = np.random.default_rng(0).random((1, 1024), np.float32)
+    folder = models.write_package(bench.place / "small", network, sample, decision="split")
+    with ExitStack() as stack:
+        pipelines = {size: stack.enter_context(Pipeline.load(folder, max_batch=size, tokens=32)) for size in (1, 8)}
+        inputs = {models.INPUT: sample}
+        sides = {
+            f"{size}x{callers}": lambda p=pipeline, c=callers: load(lambda: lambda: p.run(inputs), c, bench.seconds)
+            for size, pipeline in pipelines.items()
+            for callers in (1, 32)
+        }
+        found = {name: [side() for _ in range(bench.rounds)] for name, side in sides.items()}
+    middle = {
+        name: {
+            "throughput_per_s": statistics.median(entry.throughput_per_s for entry in entries),
+            "p50_ms": statistics.median(entry.p50_s for entry in entries) * 1e3,
+        }
+        for name, entries in found.items()
+    }
+    return [{"max_batch": name.split("x")[0], "callers": name.split("x")[1], **entry} for name, entry in middle.items()]
+
+
+def fronts(bench: Bench) -> list[dict[str, Any]]:
+    """Return requests a second of an echo of 600 KB: bare fronts and ours, each server on one core."""
+    network = models.echo(bench.place / "echo.onnx")
+    folder = models.write_package(bench.place / "echo", network, PHOTO, passed=True)
+    rows = []
+    with ExitStack() as stack:
+        callers: dict[str, Callable[[], Callable[[], Any]]] = {}
+        url = stack.enter_context(serving(folder, "--cpu-workers", "1", core=0))
+        callers["ours, HTTP"] = lambda: HttpCaller(url, read_plan(folder), {models.INPUT: PHOTO})
+        for kind in ("asgi", "asgi-plain", "asgi-uvloop", "starlette", "fastapi"):
+            port = stack.enter_context(front(kind))
+            callers[kind] = lambda p=port: RawCaller(p, "/echo")
+        port = stack.enter_context(front("grpc"))
+        callers["grpc.aio"] = lambda: grpc_caller(port)
+        grpc_port = free_port()
+        stack.enter_context(serving(folder, "--grpc-port", str(grpc_port), "--cpu-workers", "1", core=0))
+        callers["ours, gRPC"] = lambda: grpc_caller(grpc_port)
+        for concurrency in (1, CALLERS):
+            sides = {
+                name: lambda m=make, c=concurrency: load(m, c, bench.seconds).throughput_per_s for name, make in callers.items()
+            }
+            for name, rates in bench.in_turns(sides).items():
+                rows.append({"front": name, "callers": concurrency, "rate_per_s": statistics.median(rates)})
+    return rows
+
+
+def servers(bench: Bench) -> list[dict[str, Any]]:
+    """Return throughput and p99 of servers over the same files: the whole model on both cores, and the split one."""
+    python = peers_environment()
+    split, whole = bench.package("split2", stages=2), bench.package("whole")
+    arrangements = {"unsplit": whole, "split": split}
+    rows = []
+    for arrangement, folder in arrangements.items():
+        files = [str(stage.model) for stage in read_plan(folder).stages]
+        found: dict[str, list[Load]] = {}
+        for _ in range(bench.rounds):
+            with serving(folder) as url:
+                measure = lambda u=url, f=folder: http_load(u, f, CALLERS, bench.seconds)  # noqa: E731
+                found.setdefault("ours", []).append(measure())
+            for kind in ("litserve", "fastapi", "kserve"):
+                with peer(python, kind, files) as port:
+                    make = kserve_caller(port, folder) if kind == "kserve" else (lambda p=port: RawCaller(p, "/predict"))
+                    found.setdefault(kind, []).append(load(make, CALLERS, bench.seconds))
+        for name, loads in found.items():
+            rows.append(
+                {
+                    "arrangement": arrangement,
+                    "server": name,
+                    "rate_per_s": statistics.median(entry.throughput_per_s for entry in loads),
+                    "p99_ms": statistics.median(entry.p99_s for entry in loads) * 1e3,
+                    "failed": sum(entry.failed for entry in loads),
+                }
+            )
+    return rows
+
+
+class RawCaller(HttpCaller):
+    """Posts the photo's bytes and nothing else."""
+
+    def __init__(self, port: int, path: str) -> None:
+        import http.client  # noqa: PLC0415
+
+        self._connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=60)
+        self._path, self._body, self._headers = path, PHOTO.tobytes(), {"Content-Type": "application/octet-stream"}
+
+
+def kserve_caller(port: int, folder: Path) -> Callable[[], Callable[[], Any]]:
+    """Return a maker of callers in the protocol's binary form."""
+    plan = read_plan(folder)
+    return lambda: HttpCaller(f"http://127.0.0.1:{port}/v2/models/m", plan, {models.INPUT: PHOTO})
+
+
+def grpc_caller(port: int) -> Callable[[], Any]:
+    """Return a function that sends the photo over gRPC."""
+    import grpc  # noqa: PLC0415
+
+    channel = grpc.insecure_channel(
+        f"127.0.0.1:{port}",
+        options=[
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1),
+        ],
+    )
+    request = MESSAGES["ModelInferRequest"](model_name="m", raw_input_contents=[PHOTO.tobytes()])
+    request.inputs.add(name=models.INPUT, datatype="FP32", shape=PHOTO.shape)
+    request.outputs.add(name=models.INPUT)
+    call = channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_serializer=MESSAGES["ModelInferRequest"].SerializeToString,
+        response_deserializer=MESSAGES["ModelInferResponse"].FromString,
+    )
+    return lambda: call(request)
+
+
+def http_load(url: str, folder: Path, callers: int, seconds: float) -> Load:
+    """Return what callers over HTTP get."""
+    plan = read_plan(folder)
+    return load(lambda: HttpCaller(url, plan, {models.INPUT: PHOTO}), callers, seconds)
+
+
+@contextmanager
+def loaded(folder: Path) -> Iterator[Pipeline]:
+    """Yield the pipeline of a package, warm; without a GPU its GPU stages run on the CPU, which is what is wanted here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegradedWarning)
+        pipeline = Pipeline.load(folder)
+    with pipeline:
+        for _ in range(5):
+            pipeline.run({models.INPUT: PHOTO})
+        yield pipeline
+
+
+@contextmanager
+def started(words: list[str], *, core: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Yield a child that is killed at the end."""
+    pinned = ["taskset", "-c", str(core)] if core is not None else []
+    environment_ = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}
+    command = [*pinned, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment_, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # workers that a server left behind
+
+
+@contextmanager
+def serving(folder: Path, *options: str, core: int | None = None) -> Iterator[str]:
+    """Yield the URL of our server."""
+    with started([sys.executable, "-c", SERVE, str(folder), "--port", "0", *options], core=core) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().removeprefix("ready: ").strip()
+
+
+@contextmanager
+def front(kind: str) -> Iterator[int]:
+    """Yield the port of a bare front on one core."""
+    port = free_port()
+    python = sys.executable if kind == "grpc" else str(peers_environment())
+    with started([python, str(HERE / "fronts.py"), kind, str(port)], core=0):
+        await_port(port)
+        yield port
+
+
+@contextmanager
+def peer(python: Path, kind: str, files: list[str]) -> Iterator[int]:
+    """Yield the port of another server."""
+    port = free_port()
+    script = ["serving_litserve.py"] if kind == "litserve" else ["serving_peers.py", kind]
+    with started([str(python), str(HERE / script[0]), *script[1:], str(port), *files]):
+        await_port(port, "/v2/health/ready" if kind == "kserve" else "/health" if kind == "litserve" else None)
+        yield port
+
+
+def await_port(port: int, path: str | None = None, timeout_s: float = 60.0) -> None:
+    """Return when the port takes connections and the path answers."""
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            if path:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
+            else:
+                socket.create_connection(("127.0.0.1", port), 5).close()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def peers_environment() -> Path:
+    """Return the Python that holds the other servers, installing them on the first call."""
+    python = PEERS / "bin" / "python"
+    if not (PEERS / "complete").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *PEER_PACKAGES], check=True)
+        (PEERS / "complete").touch()
+    return python
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Return the seconds a call takes."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as a Markdown table."""
+    flat = [
+        {
+            key: value
+            for name, entry in row.items()
+            for key, value in (
+                [(key, statistics.median(values)) for key, values in entry.items()]
+                if isinstance(entry, dict)
+                else [(name, entry)]
+            )
+        }
+        for row in rows
+    ]
+    lines = ["| " + " | ".join(flat[0]) + " |", "|" + "--:|" * len(flat[0])]
+    lines += [
+        "| " + " | ".join(f"{value:.3g}" if isinstance(value, float) and value < 100 else f"{value:.0f}"
+        if isinstance(value, float) else str(value) for value in row.values()) + " |"
+        for row in flat
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+SECTIONS = {section.__name__: section for section in (overhead, efficiency, latency, batching, fronts, servers)}
+
+
+def main() -> None:
+    """Measure and write one JSON document, or the tables alone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="write the tables to stdout, not JSON")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    threading.stack_size(2**20)
+    result: dict[str, Any] = {"environment": environment(), "load": os.getloadavg()}
+    with tempfile.TemporaryDirectory() as place:
+        bench = Bench(Path(place), arguments.seconds, arguments.rounds)
+        for name in arguments.only:
+            result[name] = SECTIONS[name](bench)
+            if arguments.markdown:
+                sys.stdout.write(f"{name}\n\n{table(result[name])}\n\n")
+                sys.stdout.flush()
+    text = serde.dumps(result)
+    if arguments.output:
+        arguments.output.write_text(text, "utf-8")
+    if not arguments.markdown:
+        sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()
