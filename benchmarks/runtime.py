@@ -335,12 +335,13 @@ def loaded(folder: Path) -> Iterator[Pipeline]:
 
 
 @contextmanager
-def started(words: list[str], *, core: int | None = None) -> Iterator[subprocess.Popen[str]]:
+def started(words: list[str], *, core: int | None = None, piped: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Yield a child that is killed at the end."""
     pinned = ["taskset", "-c", str(core)] if core is not None else []
     environment_ = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}
     command = [*pinned, *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment_, start_new_session=True) as process:
+    options: dict[str, Any] = {"stdout": subprocess.PIPE if piped else subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, env=environment_, start_new_session=True, **options) as process:
         try:
             yield process
         finally:
@@ -354,7 +355,7 @@ def started(words: list[str], *, core: int | None = None) -> Iterator[subprocess
 @contextmanager
 def serving(folder: Path, *options: str, core: int | None = None) -> Iterator[str]:
     """Yield the URL of our server."""
-    with started([sys.executable, "-c", SERVE, str(folder), "--port", "0", *options], core=core) as process:
+    with started([sys.executable, "-c", SERVE, str(folder), "--port", "0", *options], core=core, piped=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().removeprefix("ready: ").strip()
 
