@@ -210,13 +210,13 @@ def batching(bench: Bench) -> list[dict[str, Any]]:
             for size, pipeline in pipelines.items()
             for callers in (1, 32)
         }
-        found = {name: [side() for _ in range(bench.rounds)] for name, side in sides.items()}
+        turns = [{name: side() for name, side in sides.items()} for _ in range(bench.rounds)]
     middle = {
         name: {
-            "throughput_per_s": statistics.median(entry.throughput_per_s for entry in entries),
-            "p50_ms": statistics.median(entry.p50_s for entry in entries) * 1e3,
+            "throughput_per_s": statistics.median(turn[name].throughput_per_s for turn in turns),
+            "p50_ms": statistics.median(turn[name].p50_s for turn in turns) * 1e3,
         }
-        for name, entries in found.items()
+        for name in sides
     }
     return [{"max_batch": name.split("x")[0], "callers": name.split("x")[1], **entry} for name, entry in middle.items()]
 

@@ -19,6 +19,8 @@ import jinja2
 
 from cutset import __version__
 from cutset.codegen.report.text import counted
+from cutset.codegen.runtime.bench import encode_request
+from cutset.codegen.runtime.config import TensorConfig
 from cutset.codegen.runtime.dtypes import ELEMENT_TYPES
 from cutset.partitioner.plan import Plan
 from cutset.profilers.inputs import SampleInputs, write_npz
@@ -34,12 +36,13 @@ EXTRAS = {
     "tensorrt-rtx": ("tensorrt-rtx", "polygraphy"),
 }
 """What it imports where it is there, by the extra that brings it."""
+EXAMPLES = ("client_triton.py", "client_requests.py", "client.sh")
 
 
 def write_project(
     plan: Plan, samples: SampleInputs, serving: Path, package: str, custom_ops: Sequence[Mapping[str, str]]
 ) -> None:
-    """Write pyproject.toml, README.md, Dockerfile and the package's two modules.
+    """Write pyproject.toml, README.md, the container files, the example clients and the package's two modules.
 
     Args:
         plan: The plan that is served.
@@ -49,9 +52,34 @@ def write_project(
         custom_ops: Entries of the plan's ``custom_ops``.
     """
     environment = templates()
+    variables = _variables(plan, package, custom_ops)
+    files = {
+        serving / "pyproject.toml": "pyproject.toml.j2",
+        serving / "README.md": "README.md.j2",
+        serving / "Dockerfile": "Dockerfile.j2",
+        serving / "Dockerfile.gpu": "Dockerfile.gpu.j2",
+        serving / "compose.yaml": "compose.yaml.j2",
+        serving / ".dockerignore": "dockerignore.j2",
+        serving / package / "__init__.py": "package_init.py.j2",
+        serving / package / "__main__.py": "package_main.py.j2",
+    }
+    if plan.inputs and len(variables["inputs"]) == len(plan.inputs):
+        examples = serving / "examples"
+        examples.mkdir()
+        files |= {examples / name: f"{name}.j2" for name in EXAMPLES}
+        body, variables["request_header_length"] = encode_request(_signature(plan), samples.samples[0], binary_output=False)
+        (examples / "request.bin").write_bytes(body)
+    for path, template in files.items():
+        path.write_text(environment.get_template(template).render(variables), "utf-8")
+    write_npz(serving / "sample.npz", samples.samples[0])
+    shutil.copyfile(serving / "sample.npz", serving / package / "sample.npz")  # what the installed server warms up with
+
+
+def _variables(plan: Plan, package: str, custom_ops: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Return what the templates show."""
     modules = [entry["module"].replace("_", "-") for entry in custom_ops if "module" in entry]
     runtime = [_at_least(name) for name in [*REQUIREMENTS, *modules]]
-    variables: dict[str, Any] = {
+    return {
         "package": package,
         "name": plan.name,
         "url_name": quote(plan.name, safe=""),
@@ -59,22 +87,17 @@ def write_project(
         "version": __version__,
         "summary": f"Serves a model in {len(plan.stages)} stage(s): {' -> '.join(s.device for s in plan.stages)}.",
         "requirements": runtime,
+        "gpu_runtime": _at_least("onnxruntime").replace("onnxruntime", "onnxruntime-gpu"),
         "gpu_requirements": [entry.replace("onnxruntime>", "onnxruntime-gpu>") for entry in runtime if "onnxruntime>" in entry],
         "extras": {extra: [_at_least(name) for name in names] for extra, names in EXTRAS.items()},
         "inputs": _inputs(plan),
         "outputs": [spec.name for spec in plan.outputs if spec.is_tensor],
     }
-    files = {
-        serving / "pyproject.toml": "pyproject.toml.j2",
-        serving / "README.md": "README.md.j2",
-        serving / "Dockerfile": "Dockerfile.j2",
-        serving / package / "__init__.py": "package_init.py.j2",
-        serving / package / "__main__.py": "package_main.py.j2",
-    }
-    for path, template in files.items():
-        path.write_text(environment.get_template(template).render(variables), "utf-8")
-    write_npz(serving / "sample.npz", samples.samples[0])
-    shutil.copyfile(serving / "sample.npz", serving / package / "sample.npz")  # what the installed server warms up with
+
+
+def _signature(plan: Plan) -> list[TensorConfig]:
+    """Return the inputs as the runtime knows them."""
+    return [TensorConfig(name=spec.name, dtype=spec.dtype, shape=spec.shape) for spec in plan.inputs]
 
 
 def templates() -> jinja2.Environment:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .arguments import add_knobs, integer, knobs, seconds
-from .config import PlanConfig, read_plan
+from .config import PlanConfig, TensorConfig, read_plan
 from .dtypes import Value
 from .errors import ConfigError
 from .pipeline import Pipeline
@@ -150,7 +150,7 @@ class HttpCaller:
     """
 
     def __init__(self, url: str, plan: PlanConfig, inputs: Mapping[str, Value]) -> None:
-        self._body, header_length = encode_request(plan, inputs)
+        self._body, header_length = encode_request(plan.inputs, inputs)
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.netloc, timeout=60)
@@ -178,22 +178,25 @@ class HttpCaller:
         self._connection.close()
 
 
-def encode_request(plan: PlanConfig, inputs: Mapping[str, Value]) -> tuple[bytes, int]:
+def encode_request(
+    signature: Sequence[TensorConfig], inputs: Mapping[str, Value], *, binary_output: bool = True
+) -> tuple[bytes, int]:
     """Return an inference request in the binary form, and the length of its JSON part.
 
     Args:
-        plan: The package's plan.
+        signature: The model's inputs, tensors all.
         inputs: One value an input.
+        binary_output: Whether the answer's tensors are to be raw too.
     """
-    checked = check_inputs(plan.inputs, inputs)
+    checked = check_inputs(signature, inputs)
     raw, entries = [], []
-    for tensor in plan.inputs:
+    for tensor in signature:
         assert tensor.element is not None
         array = checked[tensor.name]
         raw.append(encode_raw(array, tensor.element))
         entry = {"name": tensor.name, "datatype": tensor.element.datatype, "shape": list(array.shape)}
         entries.append(entry | {"parameters": {"binary_data_size": len(raw[-1])}})
-    header = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}).encode()
+    header = json.dumps({"inputs": entries, "parameters": {"binary_data_output": binary_output}}).encode()
     return b"".join([header, *raw]), len(header)
 
 

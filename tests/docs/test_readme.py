@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cutset.cli.main import COMMANDS, cli
+from cutset.codegen.runtime.main import _parser
 from tests.e2e.harness import onnx_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +57,7 @@ def test_options_and_commands_named_in_the_text_exist(document):
     text = document.read_text("utf-8")
     context = click.Context(cli)
     known = {option for name in COMMANDS for parameter in cli.get_command(context, name).params for option in parameter.opts}
-    known |= {"--help", "--version", "--host", "--port", "--compute-capability"}
+    known |= {"--help", "--version", "--url", "--compute-capability"} | {word for action in _parser()._actions for word in action.option_strings}
     named = {match for code in re.findall(r"`([^`\n]+)`", text) for match in re.findall(r"(?<![\w-])--[a-z][a-z-]+", code)}
     assert named - known <= OF_OTHER_TOOLS
     assert set(re.findall(r"`cutset ([a-z]+)", text)) <= set(COMMANDS)
@@ -112,6 +113,34 @@ def test_the_python_of_the_documents_runs(document, package):
     with np.load(place / "sample.npz") as sample:
         first = f"{np.maximum(sample['x'], 0).flat[0]:.8f}"
     assert first[:6] in done.stdout, done.stdout
+
+
+def test_the_packages_example_clients_answer(package):
+    place = package / "serving"
+    name = next(place.glob("*_serving")).name
+    environment = {**os.environ, "PYTHONPATH": str(place), "PYTHONWARNINGS": "ignore"}
+    words = [sys.executable, "-m", name, "--port", "0", "--grpc-port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            url = server.stdout.readline().removeprefix("ready: ").strip()
+            grpc = server.stdout.readline().removeprefix("grpc: ").strip()
+            http = url.removeprefix("http://").partition("/")[0]
+            examples = place / "examples"
+            for call in (
+                [sys.executable, examples / "client_triton.py", "http", http],
+                [sys.executable, examples / "client_triton.py", "grpc", grpc],
+                [sys.executable, examples / "client_requests.py", url],
+                ["sh", examples / "client.sh", http],
+            ):
+                done = subprocess.run([str(word) for word in call], capture_output=True, text=True, timeout=60, check=False)
+                if call[0] == "sh" and done.returncode == 127:
+                    continue  # no curl here
+                assert done.returncode == 0, done.stderr
+                with np.load(place / "sample.npz") as sample:
+                    first = f"{np.maximum(sample['x'], 0).flat[0]:.8f}"
+                assert first[:6] in done.stdout, done.stdout
+        finally:
+            server.terminate()
 
 
 def test_the_packages_own_client_snippet_is_whole(package):

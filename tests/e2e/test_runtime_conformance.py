@@ -22,7 +22,7 @@ def url(tmp_path_factory):
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_the_protocols(url, case):
     """The one server error there may be is the model's own: an index that is out of range.
 

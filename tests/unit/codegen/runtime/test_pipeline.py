@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
 import random
 import threading
 import time
@@ -312,3 +314,64 @@ def test_statistics_add_up(chain):
         assert stage.queue == 0
     assert stats.utilisation["cpu"] == pytest.approx(sum(stage.utilisation for stage in stats.stages))
     assert stats.latency_sum_s >= sum(stage.busy_s for stage in stats.stages)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_gpu_takes_as_many_requests_at_once_as_its_backend_has_slots(chain, gate, slots):
+    """With two, the copies of one request overlap the computation of the other."""
+    package = chain(1, devices=("gpu",), tokens=3)
+    stage = gate("t0", "t1", "gpu")
+    stage.slots = slots
+    with Pipeline(package.plan(), [stage]) as pipeline:
+        futures = [pipeline.submit(_value(number)) for number in range(3)]
+        for _ in range(slots):
+            assert stage.entered.acquire(timeout=10)
+        assert not stage.entered.acquire(timeout=0.05)
+        stage.open.set()
+        assert [future.result(10)["t1"][0] for future in futures] == [0, 1, 2]
+
+
+def test_arun_answers_waits_for_room_and_can_be_cancelled(chain, gate):
+    pipeline, (stage,) = _gated(chain, gate, tokens=1, queue_limit=1, cpu_workers=1)
+
+    async def ask():
+        tasks = [asyncio.create_task(pipeline.arun(_value(number))) for number in range(4)]
+        while not stage.seen or pipeline.stats().waiting < 1:
+            await asyncio.sleep(0.001)
+        with pytest.raises(DeadlineExceeded):
+            await pipeline.arun(_value(9), timeout=0.05)
+        stage.open.set()
+        answers = await asyncio.gather(*tasks)
+        with pytest.raises(InputError):
+            await pipeline.arun({})
+        return [answer["t1"][0] for answer in answers]
+
+    with pipeline:
+        assert asyncio.run(ask()) == [0, 1, 2, 3]
+
+
+def test_a_cancelled_arun_takes_its_request_out(chain, gate):
+    pipeline, (first, second) = _gated(chain, gate, k=2)
+
+    async def ask():
+        task = asyncio.create_task(pipeline.arun(_value(0)))
+        while not first.seen:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        first.open.set()
+
+    with pipeline:
+        asyncio.run(ask())
+    assert second.seen == []
+    assert pipeline.stats().failures["cancelled"] == 1
+
+
+def test_an_unsplit_cpu_plan_runs_replicas_on_every_core(chain, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(6)), raising=False)
+    package = chain(1, cpu_workers=1, intra_op_threads=2, decision="unsplit-cpu")
+    for overrides, workers in (({}, 3), ({"cpu_workers": 1}, 1)):
+        with Pipeline.load(package.folder, **overrides) as pipeline:
+            assert pipeline.plan.cpu_workers == workers
+            assert pipeline.run({"t0": [1.0]})["t1"].tolist() == [2.0]

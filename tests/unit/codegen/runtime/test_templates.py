@@ -84,6 +84,8 @@ def test_the_packages_modules_export_what_the_runtime_does(render):
 
 def test_the_image_runs_as_a_user_and_checks_its_health(render):
     lines = render("Dockerfile.j2").splitlines()
-    assert "USER serve" in lines
-    assert 'ENTRYPOINT ["python", "-m", "m_serving", "--host", "0.0.0.0", "--port", "8000"]' in lines
+    assert "USER 10001" in lines
+    (entry,) = [line for line in lines if line.startswith("ENTRYPOINT")]
+    words = json.loads(entry.removeprefix("ENTRYPOINT "))
+    assert words == ["python", "-m", "m_serving", "--host", "0.0.0.0", "--port", "8000", "--grpc-port", "8001"]
     assert any(line.startswith("HEALTHCHECK") for line in lines)
