@@ -25,6 +25,7 @@ from .service import NotFound, Service, Verdict, verdict
 from .tracing import Tracer
 
 _OFFLOAD_BYTES = 64 * 2**10  # JSON work above this would hold up the other connections; a thread costs 0.1 ms
+_JOIN_BYTES = 2**20  # up to here one copy costs less than a system call, and a packet, for each part
 _HEALTH = ("/v2/health/live", "/v2/health/ready")
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("cutset.access")
@@ -197,8 +198,10 @@ async def _refuse(error: Exception, send: Send) -> int:
 
 
 async def _send(send: Send, status: int, headers: Headers, *parts: bytes | memoryview) -> int:
-    length = (b"content-length", b"%d" % sum(map(len, parts)))
-    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
+    size = sum(map(len, parts))
+    if len(parts) > 1 and size <= _JOIN_BYTES:
+        parts = (b"".join(parts),)
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % size), *headers]})
     last = len(parts) - 1
     for position, part in enumerate(parts):
         await send({"type": "http.response.body", "body": part, "more_body": position != last})
@@ -221,12 +224,16 @@ async def _result(future: Future[dict[str, Value]], receive: Receive, deadline: 
     """Return the future's result, unless the deadline passes or the client leaves first."""
     waiting = asyncio.wrap_future(future)
     leaving = asyncio.ensure_future(receive())
-    timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+    leaving.add_done_callback(lambda _task: waiting.cancel())
     try:
-        await asyncio.wait((waiting, leaving), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return waiting.result()
-        raise Disconnected if leaving.done() else DeadlineExceeded("the request's timeout passed")
+        async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            return await waiting
+    except TimeoutError:
+        raise DeadlineExceeded("the request's timeout passed") from None
+    except asyncio.CancelledError:
+        if leaving.done() and not leaving.cancelled():
+            raise Disconnected from None
+        raise
     finally:
         leaving.cancel()
         waiting.cancel()  # takes the request out of the pipeline before its next stage; nothing once it is done
