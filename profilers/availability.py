@@ -291,7 +291,7 @@ def _extensions() -> Availability:
 
 
 def _serving() -> Availability:
-    needed = ("starlette", "uvicorn", "httptools")
+    needed = ("uvicorn", "httptools")
     found = installed_versions(needed)
     missing = [name for name in needed if name not in found]
     if missing:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cutset.codegen.runtime import Pipeline
 from cutset.codegen.runtime.grpc_messages import MESSAGES
 from cutset.codegen.runtime.main import main
+from cutset.codegen.runtime.metrics import _read_gpus
 from cutset.codegen.runtime.tracing import Tracer
 from tests.e2e.test_runtime_grpc import running as running_both
 from tests.e2e.test_runtime_server import QUOTED, as_json, child, gated, post, running, until, write_package
@@ -81,6 +83,19 @@ def test_metrics_are_prometheus_text_and_add_up(folder):
     assert samples["cutset_stage_failures_total", (("device", "cpu"), ("stage", "1"))] == 1
     assert samples["cutset_ready", ()] == 1
     assert 0 < samples["cutset_stage_seconds_sum", (("device", "cpu"), ("stage", "0"))] < 1
+
+
+def test_a_gpu_is_read_through_nvml():
+    """No GPU is here: a stand-in has the four functions of NVML's Python binding that are used."""
+    nvml = SimpleNamespace(
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=50 + handle),
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=2**30),
+    )
+    found = {(s.name, s.labels["gpu"]): s.value for family in _read_gpus(nvml) for s in family.samples}
+    assert found["cutset_gpu_utilisation", "1"] == 0.51
+    assert found["cutset_gpu_memory_bytes", "0"] == 2**30
 
 
 @pytest.fixture(scope="module")
