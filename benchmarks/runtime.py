@@ -138,6 +138,7 @@ def efficiency_of(bench: Bench, stages: int) -> dict[str, Any]:
             {
                 "cpu": lambda: alone_rate(plan, chain, "cpu", bench.seconds),
                 "gpu": lambda: alone_rate(plan, chain, "gpu", bench.seconds),
+                "both at once": lambda: both_rate(plan, chain, bench.seconds),
                 "process": lambda: map_rate(pipeline, bench.seconds),
                 "http": lambda: http_load(url, folder, CALLERS, bench.seconds).throughput_per_s,
             }
@@ -146,7 +147,28 @@ def efficiency_of(bench: Bench, stages: int) -> dict[str, Any]:
     row: dict[str, Any] = {"stages": stages, "rates": {f"{side}/s": rates for side, rates in found.items()}}
     for side in ("process", "http"):
         row[side] = statistics.median(rate / least for rate, least in zip(found[side], slowest, strict=True))
+    row["process / both"] = statistics.median(
+        rate / most for rate, most in zip(found["process"], found["both at once"], strict=True)
+    )
     return row
+
+
+def both_rate(plan: PlanConfig, chain: list[Any], seconds: float) -> float:
+    """Return the lesser rate of the two devices' stages when both run at once, with nothing between them.
+
+    What the two cores share (memory, caches, a core's two threads) slows both; no pipeline could be faster.
+    """
+    rates: dict[str, float] = {}
+
+    def work(device: str) -> None:
+        rates[device] = alone_rate(plan, chain, device, seconds)
+
+    threads = [threading.Thread(target=work, args=(device,)) for device in ("cpu", "gpu")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return min(rates.values())
 
 
 def alone_rate(plan: PlanConfig, chain: list[Any], device: str, seconds: float) -> float:
