@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import benchmarks.serving_models as models
+from benchmarks.serving_children import free_port, front, peer, peers_environment, serving
 from cutset import serde
 from cutset.codegen.runtime import DegradedWarning, Pipeline
 from cutset.codegen.runtime.bench import HttpCaller, Load, load
@@ -37,10 +34,6 @@ from cutset.codegen.runtime.grpc_messages import MESSAGES
 from cutset.profilers.environment import environment
 from cutset.profilers.session import open_session
 
-HERE = Path(__file__).resolve().parent
-PEERS = HERE.parent / "build" / "peers"
-PEER_PACKAGES = ("litserve", "fastapi", "uvicorn", "httptools", "uvloop", "kserve", "onnxruntime", "numpy")
-SERVE = "import sys; from cutset.codegen.runtime.main import main; sys.exit(main(sys.argv[2:], sys.argv[1]))"
 PHOTO = np.random.default_rng(0).random((1, 3, models.SIZE, models.SIZE), np.float32)
 CALLERS = 8
 
@@ -354,87 +347,6 @@ def loaded(folder: Path) -> Iterator[Pipeline]:
         for _ in range(5):
             pipeline.run({models.INPUT: PHOTO})
         yield pipeline
-
-
-@contextmanager
-def started(words: list[str], *, core: int | None = None, piped: bool = False) -> Iterator[subprocess.Popen[str]]:
-    """Yield a child that is killed at the end."""
-    pinned = ["taskset", "-c", str(core)] if core is not None else []
-    environment_ = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}
-    command = [*pinned, *words]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE if piped else subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, env=environment_, start_new_session=True, **options) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # workers that a server left behind
-
-
-@contextmanager
-def serving(folder: Path, *options: str, core: int | None = None) -> Iterator[str]:
-    """Yield the URL of our server."""
-    with started([sys.executable, "-c", SERVE, str(folder), "--port", "0", *options], core=core, piped=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().removeprefix("ready: ").strip()
-
-
-@contextmanager
-def front(kind: str) -> Iterator[int]:
-    """Yield the port of a bare front on one core."""
-    port = free_port()
-    python = sys.executable if kind == "grpc" else str(peers_environment())
-    with started([python, str(HERE / "fronts.py"), kind, str(port)], core=0):
-        await_port(port)
-        yield port
-
-
-@contextmanager
-def peer(python: Path, kind: str, files: list[str]) -> Iterator[int]:
-    """Yield the port of another server."""
-    port = free_port()
-    script = ["serving_litserve.py"] if kind == "litserve" else ["serving_peers.py", kind]
-    with started([str(python), str(HERE / script[0]), *script[1:], str(port), *files]):
-        await_port(port, "/v2/health/ready" if kind == "kserve" else "/health" if kind == "litserve" else None)
-        yield port
-
-
-def await_port(port: int, path: str | None = None, timeout_s: float = 60.0) -> None:
-    """Return when the port takes connections and the path answers."""
-    end = time.monotonic() + timeout_s
-    while True:
-        try:
-            if path:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
-            else:
-                socket.create_connection(("127.0.0.1", port), 5).close()
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
-        else:
-            return
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def peers_environment() -> Path:
-    """Return the Python that holds the other servers, installing them on the first call."""
-    python = PEERS / "bin" / "python"
-    if not (PEERS / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *PEER_PACKAGES], check=True)
-        (PEERS / "complete").touch()
-    return python
 
 
 def timed(call: Callable[[], Any]) -> float:
