@@ -1,6 +1,6 @@
 """How much of the machine the emitted pipeline and its server reach, and how other servers compare.
 
-usage: python benchmarks/runtime.py [-o FILE] [--markdown] [--only SECTION ...] [--seconds N] [--rounds N]
+usage: python -m benchmarks.runtime [-o FILE] [--markdown] [--only SECTION ...] [--seconds N] [--rounds N]
 
 Sections: overhead, efficiency, latency, batching, fronts, servers. Every number is one of a ratio whose two sides were
 measured in turns in one run. The second device is the CPU provider on the other core. `servers` makes a virtual
