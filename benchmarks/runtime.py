@@ -10,6 +10,7 @@ environment with the other servers in build/peers, once.
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import statistics
 import sys
@@ -277,7 +278,7 @@ def servers(bench: Bench) -> list[dict[str, Any]]:
                 found.setdefault("ours", []).append(measure())
             for kind in ("litserve", "fastapi", "kserve"):
                 with peer(python, kind, files) as port:
-                    make = kserve_caller(port, folder) if kind == "kserve" else (lambda p=port: RawCaller(p, "/predict"))
+                    make = peer_caller(kind, port, folder)
                     found.setdefault(kind, []).append(load(make, CALLERS, bench.seconds))
         for name, loads in found.items():
             rows.append(
@@ -302,10 +303,21 @@ class RawCaller(HttpCaller):
         self._path, self._body, self._headers = path, PHOTO.tobytes(), {"Content-Type": "application/octet-stream"}
 
 
-def kserve_caller(port: int, folder: Path) -> Callable[[], Callable[[], Any]]:
-    """Return a maker of callers in the protocol's binary form."""
-    plan = read_plan(folder)
-    return lambda: HttpCaller(f"http://127.0.0.1:{port}/v2/models/m", plan, {models.INPUT: PHOTO})
+class Base64Caller(RawCaller):
+    """Posts the photo's bytes as base64 in JSON."""
+
+    def __init__(self, port: int, path: str) -> None:
+        super().__init__(port, path)
+        self._body = b'{"photo": "%s"}' % base64.b64encode(PHOTO.tobytes())
+        self._headers = {"Content-Type": "application/json"}
+
+
+def peer_caller(kind: str, port: int, folder: Path) -> Callable[[], Callable[[], Any]]:
+    """Return a maker of callers in the most compact form that a server takes."""
+    if kind == "kserve":
+        plan = read_plan(folder)
+        return lambda: HttpCaller(f"http://127.0.0.1:{port}/v2/models/m", plan, {models.INPUT: PHOTO})
+    return lambda: (Base64Caller if kind == "litserve" else RawCaller)(port, "/predict")
 
 
 def grpc_caller(port: int) -> Callable[[], Any]:
