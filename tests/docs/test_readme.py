@@ -63,7 +63,7 @@ def test_options_and_commands_named_in_the_text_exist(document):
     assert set(re.findall(r"`cutset ([a-z]+)", text)) <= set(COMMANDS)
 
 
-OF_OTHER_TOOLS = {"--no-deps", "--target"}
+OF_OTHER_TOOLS = {"--no-deps", "--target", "--only", "--markdown"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
