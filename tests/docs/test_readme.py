@@ -57,7 +57,9 @@ def test_options_and_commands_named_in_the_text_exist(document):
     text = document.read_text("utf-8")
     context = click.Context(cli)
     known = {option for name in COMMANDS for parameter in cli.get_command(context, name).params for option in parameter.opts}
-    known |= {"--help", "--version", "--url", "--compute-capability"} | {word for action in _parser()._actions for word in action.option_strings}
+    known |= {"--help", "--version", "--url", "--compute-capability"} | {
+        word for action in _parser()._actions for word in action.option_strings
+    }
     named = {match for code in re.findall(r"`([^`\n]+)`", text) for match in re.findall(r"(?<![\w-])--[a-z][a-z-]+", code)}
     assert named - known <= OF_OTHER_TOOLS
     assert set(re.findall(r"`cutset ([a-z]+)", text)) <= set(COMMANDS)
