@@ -22,6 +22,7 @@ ON_THE_CPU = {
     "encoder": ("LabelEncoder",),
     "orientation-jpeg": ("DecodeImage",),
 }
+HEAVY = {"encoder": "Erf"}
 SAMPLES = [
     "classifier-quarter",
     pytest.param("classifier", marks=pytest.mark.slow),
@@ -92,7 +93,8 @@ def test_the_decision_is_the_expected_one(made):
         assert [stage["device"] for stage in made.plan["stages"]] == ["cpu"]
         return
     assert made.plan["decision"] == "split"
-    assert made.devices_of("Erf" if made.name == "encoder" else "Conv") == {"gpu"}
+    placed = [made.plan["placement"][name] for name, kind in made.operators.items() if kind == HEAVY.get(made.name, "Conv")]
+    assert placed.count("gpu") > len(placed) / 2, "idle cores may take some of the GPU's work, where it is the bottleneck"
     assert {stage["device"] for stage in made.plan["stages"]} == {"cpu", "gpu"}
     for operator in ON_THE_CPU.get(made.name, ("Resize",)):
         assert "cpu" in made.devices_of(operator), operator
