@@ -115,11 +115,15 @@ def _reaches(study: Study, solution: Solution) -> Iterator[Reach]:
 def forced_stages(study: Study, now: Reach) -> Iterator[Forced]:
     """Yield for each CPU stage the ops that hold it there, together and the dearest of them one by one.
 
+    Nothing where no GPU is planned for.
+
     Args:
         study: What the plan was chosen from.
         now: The best plan as it is.
     """
     problem = study.problem
+    if not problem.on_gpu.any():
+        return
     found = evaluate(problem, study.placement)
     on_gpu = [stage for stage in range(found.stages) if (found.first + stage) % 2 == GPU]
     tied = ~problem.on_gpu & problem.real
@@ -146,17 +150,19 @@ def _without(study: Study, now: Reach, ops: list[int], *, stage: int, between: b
 
 
 def what_ifs(study: Study, now: Reach) -> Iterator[WhatIf]:
-    """Yield what more stages, workers, bandwidth and a faster GPU would buy.
+    """Yield what more stages, workers, bandwidth and a faster GPU would buy; nothing where no GPU is planned for.
 
     Args:
         study: What the plan was chosen from.
         now: The best plan as it is.
     """
     problem = study.problem
+    if not problem.on_gpu.any():
+        return
     changes = [
         (f"{study.max_stages - 1} stages at most", problem, study.max_stages - 1),
         (f"{study.max_stages + 2} stages at most", problem, study.max_stages + 2),
-        (f"{2 * problem.cpu_workers} CPU workers", replace(problem, cpu_workers=2 * problem.cpu_workers), None),
+        (f"{2 * problem.cpu_workers} CPU workers", _twice_the_cores(problem), None),
         ("twice the PCIe bandwidth", replace(problem, tensors=with_faster_copies(study, 2.0)), None),
         ("a GPU twice as fast", replace(problem, gpu_s=problem.gpu_s / 2), None),
     ]
@@ -168,6 +174,10 @@ def what_ifs(study: Study, now: Reach) -> Iterator[WhatIf]:
         except PlanError:  # what is tied to one device needs more stages
             continue
         yield WhatIf(change=change, gain=score(study, reach) / score(study, now), reach=reach)
+
+
+def _twice_the_cores(problem: Problem) -> Problem:
+    return replace(problem, cpu_workers=2 * problem.cpu_workers, whole_cores=2 * problem.whole_cores)
 
 
 def with_faster_copies(study: Study, factor: float) -> tuple[Tensor, ...]:

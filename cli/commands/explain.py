@@ -136,6 +136,9 @@ def _show_answers(answers: Answers, study: Study, output: Output) -> None:
             ("stage", "between GPU stages", "nodes", "at most", "why"),
             [(str(f.stage), "yes" if f.between else "no", _names(f.nodes), f"{f.gain:.2f}x", f.reason) for f in answers.forced],
         )
+    if not answers.what_if:
+        output.line("no GPU is planned for; name one with --target")
+        return
     output.table(
         "What a change would buy",
         ("with", "gain", "best plan then"),

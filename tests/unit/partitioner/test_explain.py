@@ -98,3 +98,12 @@ def test_bandwidth_matters_where_copies_are_the_bottleneck(chain):
     free = replace(slow, copy_fixed_s={})
     gains = {w.change: w.gain for w in what_ifs(free, best_reach(free))}
     assert gains["twice the PCIe bandwidth"] == pytest.approx(2, rel=0.01)
+
+
+def test_without_a_gpu_there_is_nothing_to_gain(chain):
+    case = chain([10, 10])
+    evidence = Evidence(graph=case.graph, table=case.table(), support=case.support(), pins={})
+    alone = study_of(plan_evidence(evidence, PlanOptions(name="m", machine=Machine(cpu_workers=1, cores=1))))
+    now = best_reach(alone)
+    assert now.throughput_per_s == pytest.approx(50)
+    assert list(forced_stages(alone, now)) == list(what_ifs(alone, now)) == []
