@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,27 +87,57 @@ class Case:
         )
 
     def solve(self, costed: Costed, max_stages: int | None = None) -> Solution:
-        """Return the best placement found within `max_stages`, the options' by default."""
+        """Return the best placement found within `max_stages`, the options' by default, and the latency target.
+
+        Raises:
+            PlanError: If there is none.
+        """
         options = self.options
         return solve(
             costed.problem,
             objective=options.objective,
             max_stages=options.max_stages if max_stages is None else max_stages,
-            limits=Limits(gpu_bytes=options.gpu_memory_bytes),
+            limits=self._limits(costed),
             flow=options.flow,
             seed=options.seed,
         )
 
+    def fits(self, costed: Costed) -> bool:
+        """Return whether the GPU holds all weights."""
+        return float(costed.problem.gpu_bytes.sum()) <= self.options.gpu_memory_bytes
+
+    def _limits(self, costed: Costed) -> Limits:
+        """Return what a placement must keep; memory that all weights fit into is no limit, and costs no search."""
+        options = self.options
+        return Limits(
+            latency_s=math.inf if options.slo_s is None else options.slo_s / costed.batch,
+            gpu_bytes=math.inf if self.fits(costed) else options.gpu_memory_bytes,
+        )
+
+    def solve_or_quickest(self, costed: Costed) -> Solution:
+        """Return the best placement found, or where none meets the latency target the quickest.
+
+        Raises:
+            PlanError: If the ops tied to one device force too many stages.
+        """
+        try:
+            return self.solve(costed)
+        except PlanError:
+            if self.options.slo_s is None:
+                raise
+        options = self.options
+        return solve(costed.problem, objective="latency", max_stages=options.max_stages, flow=options.flow, seed=options.seed)
+
     def solve_simply(self, costed: Costed) -> Solution:
         """Return the solution with the fewest stages that is within `MIN_GAIN` of the best: each stage must earn its place."""
-        best = self.solve(costed)
+        best = self.solve_or_quickest(costed)
         if self.options.exact_s is not None:
             best = sharpen(best, self.options.exact_s)
         simplest = best
         while simplest.evaluation.stages > 1:
             try:
                 fewer = self.solve(costed, simplest.evaluation.stages - 1)
-            except PlanError:  # what is tied to one device forces this many
+            except PlanError:  # what is tied to one device forces this many, or fewer would be too slow
                 break
             if self.value_s(fewer.evaluation) > self.value_s(best.evaluation) * (1 + MIN_GAIN):
                 break
@@ -172,7 +203,7 @@ def ends_of(case: Case) -> Ends:
     if not case.evidence.table.groups_on("gpu"):
         return {}
     problems_at = {end: case.costed(end) for end in ("low", "high")}
-    return {end: (costed, case.solve(costed)) for end, costed in problems_at.items()}
+    return {end: (costed, case.solve_or_quickest(costed)) for end, costed in problems_at.items()}
 
 
 def candidate_of(case: Case, costed: Costed, placement: Placement) -> Candidate:
@@ -220,7 +251,7 @@ def best_unsplit(case: Case, costed: Costed) -> Candidate | None:
     pure = [
         candidate_of(case, costed, placement)
         for name, placement in pure_placements(costed.problem).items()
-        if name in {"all_cpu", "all_gpu"} and evaluate(costed.problem, placement).gpu_bytes <= case.options.gpu_memory_bytes
+        if name == "all_cpu" or (name == "all_gpu" and case.fits(costed))
     ]
     return max(pure, key=case.score, default=None)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from cutset.errors import PlanError
 from cutset.partitioner.evaluation import evaluate
+from cutset.partitioner.pareto import pareto_front
 from cutset.partitioner.problem import CPU, GPU, Problem, Tensor
 from cutset.partitioner.solve import Solution, solve
 from cutset.partitioner.study import Study
@@ -96,6 +97,19 @@ def best_reach(study: Study, problem: Problem | None = None, max_stages: int | N
     problem = study.problem if problem is None else problem
     solution = solve(problem, objective=study.objective, max_stages=max_stages or study.max_stages)
     return max(_reaches(study, solution), key=lambda reach: score(study, reach))
+
+
+def trade_offs(study: Study) -> list[Reach]:
+    """Return plans of one batch from the quickest to the widest, none of them beaten by another in both."""
+    front = pareto_front(study.problem, max_stages=study.max_stages)
+    return [
+        Reach(
+            throughput_per_s=found.evaluation.throughput_per_s,
+            latency_s=found.evaluation.latency_s * study.batch,
+            stages=found.evaluation.stages,
+        )
+        for found in front
+    ]
 
 
 def score(study: Study, reach: Reach) -> float:

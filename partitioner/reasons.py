@@ -54,7 +54,7 @@ class Moves:
     def of(self, v: int) -> Move:
         """Return what moving op `v`, which can run on either device, would change; stage overheads left out."""
         cpu_s, gpu_s, h2d_s, d2h_s = self._devices.difference(v)
-        load = (self._demand + np.array([cpu_s, gpu_s, h2d_s, d2h_s])) / self._problem.servers
+        load = self._problem.shares @ (self._demand + np.array([cpu_s, gpu_s, h2d_s, d2h_s]))
         faster_s = float(self._problem.cpu_s[v] - self._problem.gpu_s[v])
         return Move(
             bottleneck_s=float(load.max()) - self._evaluation.bottleneck_s,

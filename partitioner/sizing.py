@@ -92,7 +92,7 @@ def _sizes(evidence: Evidence, options: PlanOptions, batch: int, workers: Sequen
 
 def _best(case: Case) -> Candidate:
     costed = case.costed()
-    split = candidate_of(case, costed, case.solve(costed).placement)
+    split = candidate_of(case, costed, case.solve_or_quickest(costed).placement)
     whole = best_unsplit(case, costed)
     if whole is None or case.score(split) > case.score(whole) * (1 + MIN_GAIN):
         return split

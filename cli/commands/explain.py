@@ -19,7 +19,17 @@ from cutset.cli.packages import read_plan_document
 from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
 from cutset.cli.planning import Planner
 from cutset.errors import UsageError
-from cutset.partitioner.explain import Crossing, Forced, Reach, WhatIf, best_reach, crossings, forced_stages, what_ifs
+from cutset.partitioner.explain import (
+    Crossing,
+    Forced,
+    Reach,
+    WhatIf,
+    best_reach,
+    crossings,
+    forced_stages,
+    trade_offs,
+    what_ifs,
+)
 from cutset.partitioner.pins import resolve
 from cutset.partitioner.study import Study, read_study, study_of
 
@@ -34,6 +44,7 @@ class Answers:
     now: Reach
     forced: tuple[Forced, ...]
     what_if: tuple[WhatIf, ...]
+    trade_offs: tuple[Reach, ...]
 
 
 @click.command(name="explain")
@@ -58,7 +69,12 @@ def command(subject: Path, nodes: str | None, output: Output, **arguments: Any) 
     with output.progress() as progress:
         progress("planning again for each change")
         now = best_reach(study)
-        answers = Answers(now=now, forced=tuple(forced_stages(study, now)), what_if=tuple(what_ifs(study, now)))
+        answers = Answers(
+            now=now,
+            forced=tuple(forced_stages(study, now)),
+            what_if=tuple(what_ifs(study, now)),
+            trade_offs=tuple(trade_offs(study)),
+        )
     if output.as_json:
         output.json(
             {
@@ -144,6 +160,9 @@ def _show_answers(answers: Answers, study: Study, output: Output) -> None:
         ("with", "gain", "best plan then"),
         [(w.change, f"{w.gain:.2f}x", _reach(w.reach)) for w in answers.what_if],
     )
+    if len(answers.trade_offs) > 1:
+        others = "; ".join(_reach(reach) for reach in answers.trade_offs)
+        output.line(f"plans that trade latency for throughput: {others}")
     weights = ", ".join(f"{name} {price:.0%}" for name, price in study.prices.items() if price > 1e-6)
     output.line(f"what a second less of each resource would lower the bound by: {weights}")
 

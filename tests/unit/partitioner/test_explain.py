@@ -9,7 +9,7 @@ from cutset import serde
 from cutset.errors import UsageError
 from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.cost import Machine
-from cutset.partitioner.explain import best_reach, crossings, forced_stages, what_ifs
+from cutset.partitioner.explain import best_reach, crossings, forced_stages, trade_offs, what_ifs
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.planner import plan_evidence
 from cutset.partitioner.problem import Problem
@@ -107,3 +107,14 @@ def test_without_a_gpu_there_is_nothing_to_gain(chain):
     now = best_reach(alone)
     assert now.throughput_per_s == pytest.approx(50)
     assert list(forced_stages(alone, now)) == list(what_ifs(alone, now)) == []
+
+
+def test_plans_that_trade_latency_for_throughput(chain):
+    """Moving c to the GPU, where it is a bit slower, relieves the CPU and lengthens the path."""
+    case = chain([4, 4], [50, 4.5], refused={"a": "no"})
+    evidence = Evidence(graph=case.graph, table=case.table(), support=case.support(), pins={})
+    found = study_of(plan_evidence(evidence, PlanOptions(name="m", machine=Machine(cpu_workers=1, cores=1))))
+    quick, wide = trade_offs(found)
+    assert (quick.stages, wide.stages) == (1, 2)
+    assert quick.latency_s < wide.latency_s
+    assert quick.throughput_per_s < wide.throughput_per_s

@@ -91,6 +91,18 @@ def test_a_target_that_nothing_meets(gpu_bound):
         plan_evidence(evidence(gpu_bound), options(slo_s=1e-3))
 
 
+def test_a_target_picks_a_quicker_cut(chain):
+    """c is slower on the GPU but free there: best for throughput, and too late for the target, as the whole model is."""
+    case = chain([4, 3, 1], [50, 0.1, 3.5], refused={"a": "no"})
+    free = plan_evidence(evidence(case), options(cores=1)).plan
+    tight = plan_evidence(evidence(case), options(cores=1, slo_s=7e-3)).plan
+    assert [[plan.placement[name] for name in "abc"] for plan in (free, tight)] == [
+        ["cpu", "gpu", "gpu"],
+        ["cpu", "gpu", "cpu"],
+    ]
+    assert tight.prediction.loaded_latency_s <= 7e-3 < free.prediction.latency_s
+
+
 def test_no_point_of_the_front_is_beaten(gpu_bound):
     found = size_up({batch: evidence(gpu_bound, batch) for batch in (1, 2, 4, 8)}, options(), (1, 2, 3))
     front = [(point.latency_s, point.throughput_per_s) for point in found.pareto]
