@@ -92,16 +92,17 @@ def best_reach(study: Study, problem: Problem | None = None, max_stages: int | N
         max_stages: Another limit, that of the study by default.
 
     Raises:
-        PlanError: If no placement has so few stages.
+        PlanError: If no placement has so few stages and keeps the limits.
     """
     problem = study.problem if problem is None else problem
-    solution = solve(problem, objective=study.objective, max_stages=max_stages or study.max_stages)
+    stages = max_stages or study.max_stages
+    solution = solve(problem, objective=study.objective, max_stages=stages, limits=study.limits)
     return max(_reaches(study, solution), key=lambda reach: score(study, reach))
 
 
 def trade_offs(study: Study) -> list[Reach]:
     """Return plans of one batch from the quickest to the widest, none of them beaten by another in both."""
-    front = pareto_front(study.problem, max_stages=study.max_stages)
+    front = pareto_front(study.problem, max_stages=study.max_stages, limits=study.limits)
     return [
         Reach(
             throughput_per_s=found.evaluation.throughput_per_s,
@@ -121,9 +122,13 @@ def _reaches(study: Study, solution: Solution) -> Iterator[Reach]:
     found = solution.evaluation
     for name in ("all_cpu", "all_gpu"):
         whole = solution.baselines[name]
-        if whole is not None:
+        if whole is not None and _allowed(study, name, whole.latency_s):
             yield Reach(throughput_per_s=whole.throughput_per_s, latency_s=whole.latency_s * study.batch, stages=whole.stages)
     yield Reach(throughput_per_s=found.throughput_per_s, latency_s=found.latency_s * study.batch, stages=found.stages)
+
+
+def _allowed(study: Study, name: str, latency_s: float) -> bool:
+    return latency_s <= study.limits.latency_s and (name == "all_cpu" or study.gpu_bytes_limit is None)
 
 
 def forced_stages(study: Study, now: Reach) -> Iterator[Forced]:

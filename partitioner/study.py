@@ -13,11 +13,14 @@ import numpy as np
 from cutset import serde
 from cutset.errors import PlanError, UsageError
 from cutset.partitioner.cost import Costed
+from cutset.partitioner.goal import Limits
 from cutset.partitioner.plan import Objective
 from cutset.partitioner.planner import Outcome
 from cutset.partitioner.problem import Placement, Problem, Tensor
 
 PROBLEM_SCHEMA = "cutset.problem/1"
+
+_PLAIN = ("copy_fixed_s", "objective", "max_stages", "batch", "prices", "latency_limit_s", "gpu_bytes_limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,6 +38,8 @@ class Study:
         max_stages: Most stages.
         batch: Requests in a batch.
         prices: Weight of each resource in the proof of the bound.
+        latency_limit_s: Seconds that one batch alone may take, None for no limit.
+        gpu_bytes_limit: Bytes that the weights of GPU stages may take, None for no limit.
     """
 
     problem: Problem
@@ -47,6 +52,16 @@ class Study:
     max_stages: int
     batch: int
     prices: Mapping[str, float]
+    latency_limit_s: float | None = None
+    gpu_bytes_limit: float | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What every placement must keep, a request."""
+        return Limits(
+            latency_s=math.inf if self.latency_limit_s is None else self.latency_limit_s / self.batch,
+            gpu_bytes=math.inf if self.gpu_bytes_limit is None else self.gpu_bytes_limit,
+        )
 
 
 def study_of(outcome: Outcome) -> Study:
@@ -64,6 +79,8 @@ def study_of(outcome: Outcome) -> Study:
         max_stages=options.max_stages,
         batch=costed.batch,
         prices=outcome.solution.prices,
+        latency_limit_s=options.slo_s,
+        gpu_bytes_limit=None if outcome.case.fits(costed) else options.gpu_bytes,
     )
 
 
@@ -94,7 +111,7 @@ def read_study(path: Path) -> Study:
             problem=problem,
             placement=np.array(document["placement"], dtype=np.int8),
             nodes=tuple(tuple(names) for names in document["nodes"]),
-            **{name: document[name] for name in ("copy_fixed_s", "objective", "max_stages", "batch", "prices")},
+            **{name: document[name] for name in _PLAIN},
             reasons=tuple(document["reasons"]),
             sizes=tuple(document["sizes"]),
         )

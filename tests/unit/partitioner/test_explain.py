@@ -40,7 +40,7 @@ def test_a_study_is_read_back_as_it_was(study, tmp_path):
             mine, theirs = getattr(study.problem, field.name), getattr(again.problem, field.name)
             assert np.array_equal(mine, theirs) if isinstance(mine, np.ndarray) else mine == theirs, field.name
     assert np.array_equal(again.placement, study.placement)
-    others = ("nodes", "reasons", "sizes", "copy_fixed_s", "objective", "max_stages", "batch", "prices")
+    others = ("nodes", "reasons", "sizes", "copy_fixed_s", "objective", "max_stages", "batch", "prices", "limits")
     assert all(getattr(again, name) == getattr(study, name) for name in others)
     assert best_reach(again) == best_reach(study)
 
@@ -118,3 +118,17 @@ def test_plans_that_trade_latency_for_throughput(chain):
     assert (quick.stages, wide.stages) == (1, 2)
     assert quick.latency_s < wide.latency_s
     assert quick.throughput_per_s < wide.throughput_per_s
+
+
+def test_answers_keep_the_latency_target(chain):
+    """Without one c is best on the GPU; the target forbids that whatever else changes."""
+    case = chain([4, 3, 1], [50, 0.1, 3.5], refused={"a": "no"})
+    evidence = Evidence(graph=case.graph, table=case.table(), support=case.support(), pins={})
+    machine = Machine(cpu_workers=1, cores=1)
+    free, tight = (
+        study_of(plan_evidence(evidence, PlanOptions(name="m", machine=machine, slo_s=slo_s))) for slo_s in (None, 7e-3)
+    )
+    assert (best_reach(free).stages, best_reach(tight).stages) == (2, 3)
+    assert best_reach(tight).latency_s <= 7e-3
+    assert all(entry.reach.latency_s <= 7e-3 for entry in what_ifs(tight, best_reach(tight)))
+    assert all(reach.latency_s <= 7e-3 for reach in trade_offs(tight))
