@@ -126,7 +126,14 @@ class Case:
             if self.options.slo_s is None:
                 raise
         options = self.options
-        return solve(costed.problem, objective="latency", max_stages=options.max_stages, flow=options.flow, seed=options.seed)
+        return solve(
+            costed.problem,
+            objective="latency",
+            max_stages=options.max_stages,
+            limits=replace(self._limits(costed), latency_s=math.inf),
+            flow=options.flow,
+            seed=options.seed,
+        )
 
     def solve_simply(self, costed: Costed) -> Solution:
         """Return the solution with the fewest stages that is within `MIN_GAIN` of the best: each stage must earn its place."""

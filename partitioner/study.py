@@ -80,7 +80,7 @@ def study_of(outcome: Outcome) -> Study:
         batch=costed.batch,
         prices=outcome.solution.prices,
         latency_limit_s=options.slo_s,
-        gpu_bytes_limit=None if outcome.case.fits(costed) else options.gpu_bytes,
+        gpu_bytes_limit=None if outcome.case.fits(costed) else options.gpu_memory_bytes,
     )
 
 
