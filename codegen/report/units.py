@@ -52,12 +52,14 @@ class Refusal:
         text: The reason; names that differ between the nodes are left out.
         device: Devices the nodes run on.
         nodes: The nodes, in graph order.
+        seconds: What they take of a request where they run, as far as it is known.
     """
 
     number: int
     text: str
     device: str
     nodes: tuple[str, ...]
+    seconds: float
 
 
 def units(document: Mapping[str, Any], table: CostTable) -> list[Unit]:
@@ -164,6 +166,7 @@ def refusals(found: list[Unit]) -> list[Refusal]:
             text=members[0].reason if len({unit.reason for unit in members}) == 1 else kind,
             device=" and ".join(sorted({unit.device.upper() for unit in members})),
             nodes=tuple(name for unit in members for name in unit.nodes),
+            seconds=sum(placed_s(unit) or 0.0 for unit in members),
         )
         for number, (kind, members) in enumerate(ordered, start=1)
     ]

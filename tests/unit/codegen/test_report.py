@@ -347,6 +347,7 @@ def test_nodes_without_a_choice_are_told_from_those_placed_by_cost(path: Path) -
     kinds = refusals(units(document, table))
     assert "`…` is uint8" in next(kind.text for kind in kinds if len(kind.nodes) == 2)
     assert {name for kind in kinds for name in kind.nodes} == set(document["placement"]) - free
+    assert sum(kind.seconds for kind in kinds) > 0
 
 
 def test_times_are_of_a_request_when_a_run_holds_several(split: Case) -> None:
