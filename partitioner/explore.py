@@ -1,7 +1,8 @@
 """Iterated local search: shake a good placement, polish it again, keep what is better.
 
 A bottleneck is a maximum, so many placements are locally best: moving an op pays a copy now and frees another only when
-its neighbours follow. Flipping a random neighbourhood of ops jumps over that.
+its neighbours follow. Three kinds of kick jump over that: a connected neighbourhood changes sides; an op takes everything
+behind it in its stage across the boundary; or stages are drawn anew as ranges of a random order.
 
 Source:
     Lourenço, Martin and Stützle, "Iterated local search", Handbook of Metaheuristics, 2003.
@@ -14,10 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from cutset.partitioner.goal import Goal
+from cutset.partitioner.phases import earliest
 from cutset.partitioner.problem import Placement, Problem
-from cutset.partitioner.refine import BETTER, Effort, refine
+from cutset.partitioner.refine import BETTER, Effort, random_order, refine
 
 LARGEST_KICK = 8
+UNLIMITED = 5  # stages to draw where there is no limit
 _NEAR = 1.01  # a start may be this much worse than the best: what is locally best lies in clusters
 
 
@@ -49,6 +52,35 @@ def kicked(placement: Placement, near: Sequence[Sequence[int]], movable: Sequenc
     return result
 
 
+def pushed(goal: Goal, placement: Placement, rng: np.random.Generator) -> Placement:
+    """Return the placement with an op and all that follows it, or leads to it, in its stage on the other device."""
+    problem = goal.problem
+    labels = earliest(problem, placement.tolist(), int(rng.integers(2)))
+    start = int(rng.choice(np.flatnonzero(problem.movable)))
+    onward = problem.topology.successors if rng.integers(2) else problem.topology.predecessors
+    chosen, edge = {start}, [start]
+    while edge:
+        for w in onward[edge.pop()]:
+            if w not in chosen and labels[w] == labels[start]:
+                chosen.add(w)
+                edge.append(w)
+    result = placement.copy()
+    result[[v for v in sorted(chosen) if problem.movable[v]]] ^= 1
+    return result
+
+
+def redrawn(goal: Goal, placement: Placement, rng: np.random.Generator) -> Placement:
+    """Return alternating ranges of a random topological order; ops with no choice stay where they are."""
+    problem = goal.problem
+    order = np.array(random_order(problem, rng), dtype=np.int64)
+    cuts = np.sort(rng.integers(0, len(order) + 1, size=(goal.max_stages or UNLIMITED) - 1))
+    device = (np.searchsorted(cuts, np.arange(len(order)), side="right") + int(rng.integers(2))) & 1
+    free = problem.movable[order]
+    result = placement.copy()
+    result[order[free]] = device[free]
+    return result
+
+
 def explore(
     goal: Goal, placement: Placement, orders: Sequence[Sequence[int]], effort: Effort, rng: np.random.Generator
 ) -> Placement:
@@ -69,7 +101,11 @@ def explore(
     current = best
     tried = {placement.tobytes()}
     for _ in range(effort.kicks):
-        start = kicked(current, near, movable, rng)
+        kind = int(rng.integers(3))
+        if kind == 0:
+            start = kicked(current, near, movable, rng)
+        else:
+            start = pushed(goal, current, rng) if kind == 1 else redrawn(goal, current, rng)
         if start.tobytes() in tried:
             continue
         tried.add(start.tobytes())
