@@ -1,6 +1,6 @@
-"""Make, once, the virtual environments of the engines that the exports are tested on: `triton` and `ray`.
+"""Make, once, the virtual environments of the engines that the exports are tested on and measured against.
 
-usage: python tools/engines.py [triton] [ray]
+usage: python tools/engines.py [triton] [ray] [litserve]
 
 Their pins do not go together with each other's or with the development environment's. They lie in the user's cache folder
 under a digest of the pins, so later runs and other checkouts find them there.
@@ -23,7 +23,10 @@ PINS = {
     # The one wheel with a tritonserver inside. With numpy 2, its Python backend answers with empty tensors.
     "triton": ("nvidia-pytriton==0.7.0", "numpy<2", "onnxruntime", "onnxruntime-extensions"),
     "ray": ("ray[serve]==2.60.0", "onnxruntime", "onnxruntime-extensions", "httptools", "prometheus-client"),
+    "litserve": ("litserve==0.2.19", "onnxruntime"),
 }
+TESTED = ("triton", "ray")
+"""What the tests need; the rest is for the benchmark."""
 DONE = "complete"
 
 
@@ -122,8 +125,8 @@ def _python_libraries() -> list[Path]:
 
 
 def main() -> int:
-    """Make the environments named, all without a name."""
-    for engine in sys.argv[1:] or PINS:
+    """Make the environments named; without a name, those that the tests need."""
+    for engine in sys.argv[1:] or TESTED:
         print(make(engine), flush=True)
     return 0
 

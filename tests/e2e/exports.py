@@ -90,6 +90,7 @@ def wait_ready(url: str, process: subprocess.Popen[Any], log: Path) -> None:
 class Triton:
     """A running Triton."""
 
+    pid: int
     http: str
     grpc: str
 
@@ -115,4 +116,4 @@ def triton_server(repositories: Sequence[Path], log: Path) -> Iterator[Triton]:
     command, environment = engines.triton_command(repositories, http=http, grpc=grpc)
     with running(command, environment, log) as process:
         wait_ready(f"http://127.0.0.1:{http}/v2/health/ready", process, log)
-        yield Triton(http=f"127.0.0.1:{http}", grpc=f"127.0.0.1:{grpc}")
+        yield Triton(pid=process.pid, http=f"127.0.0.1:{http}", grpc=f"127.0.0.1:{grpc}")
