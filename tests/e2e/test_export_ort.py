@@ -6,10 +6,10 @@ import importlib.util
 
 import pytest
 
-from tests.e2e.exports import SAMPLES
 from tests.e2e.harness import assert_equal
 
-CASES = [pytest.param(name, marks=pytest.mark.network) if name == "orientation-jpeg" else name for name in SAMPLES]
+CASES = ["tagger", pytest.param("orientation-jpeg", marks=pytest.mark.network)]
+"""Strings, and a custom operator; that any model keeps its numbers is a matter of its metadata alone."""
 
 
 @pytest.mark.parametrize("name", CASES)

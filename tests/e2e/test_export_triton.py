@@ -22,6 +22,7 @@ CASES = [pytest.param(name, marks=pytest.mark.network) if name == "orientation-j
 @pytest.fixture(scope="module")
 def batched(tmp_path_factory, long_cutset, cnn_file) -> Exported:
     """A network whose stage takes requests of several clients in one run."""
+    require("triton")
     folder = tmp_path_factory.mktemp("batched") / "out"
     done = long_cutset.partition(cnn_file, folder, "--pin", "*=gpu", "--batch", "4", "--emit", "triton", "--name", "A CNN")
     assert done.code == 0, done.err
@@ -30,7 +31,6 @@ def batched(tmp_path_factory, long_cutset, cnn_file) -> Exported:
 
 @pytest.fixture(scope="module")
 def triton(exported, batched, tmp_path_factory) -> Iterator[Triton]:
-    require("triton")
     repositories = [batched.folder / "triton" / "model_repository"]
     for name in SAMPLES:
         with contextlib.suppress(pytest.skip.Exception):
