@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cutset.cli.arguments import CostArguments, ModelArguments
+from cutset.cli.backend import NO_GPU, backend_support, choose, in_engines
 from cutset.cli.calibration import StageTimer
 from cutset.cli.output import Output
 from cutset.cli.plan_arguments import PlanArguments
 from cutset.cli.workflow import Measured, Progress, measure
+from cutset.devices import GpuBackendRequest
 from cutset.errors import ProfileError, UsageError
 from cutset.partitioner.atoms import Evidence, broken_pieces
 from cutset.partitioner.batches import between, fitted_steps
@@ -22,6 +24,7 @@ from cutset.partitioner.plan import Operating, Plan
 from cutset.partitioner.planner import Outcome, plan_evidence
 from cutset.partitioner.sizing import size_up, worker_counts
 from cutset.partitioner.support import Support
+from cutset.profilers.gpu_backend import GpuBackend
 from cutset.profilers.pieces import with_pieces
 from cutset.profilers.profile import batched
 from cutset.profilers.segments import Backend
@@ -187,3 +190,49 @@ class Planner:
             slo_s=self.wanted.slo_s,
             **self.wanted.settings,
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class Planning:
+    """A model that is ready to be planned, as often as refusals ask for it; called with refusals, it plans.
+
+    Args:
+        planner: What plans it.
+        backend: What runs the GPU stages.
+        support: Which nodes that takes.
+        sized: The model at the size to deploy, with the costs that the last plan measured.
+        outcome: The last plan and what it was chosen from, None before the first.
+    """
+
+    planner: Planner
+    backend: GpuBackend
+    support: Mapping[str, Support]
+    sized: Sized
+    outcome: Outcome | None = None
+
+    def outcome_of(self, refusals: Mapping[str, Support]) -> Outcome:
+        """Return the plan, and what it was chosen from, with the verdicts in `refusals` in place of the backend's."""
+        self.sized, self.outcome = self.planner.plan(self.sized, {**self.support, **refusals})
+        return self.outcome
+
+    def __call__(self, refusals: Mapping[str, Support]) -> Plan:
+        """Return the plan alone, which is what the engines' feedback asks for."""
+        return self.outcome_of(refusals).plan
+
+
+def prepare(planner: Planner, gpu_backend: GpuBackendRequest) -> Planning:
+    """Return a model measured, with the backend's verdicts, at the batch and the workers to deploy.
+
+    Raises:
+        UnavailableError: If the library that is asked for cannot be used.
+        PlanError: If pins, the stage limit and the latency target leave no plan at any size.
+    """
+    batches = planner.measure()
+    first = next(iter(batches.values()))
+    backend = choose(gpu_backend, first.gpu, planner.output) if first.table.target else NO_GPU
+    support = backend_support(first, backend, resolve(first.graph, planner.wanted.pins), planner.progress)
+    planner = replace(planner, gpu_backend=backend.name if first.gpu.here else None)
+    batches = {size: in_engines(entry, backend, support, planner.progress) for size, entry in batches.items()}
+    sized = planner.size(batches, support)
+    sized = replace(sized, measured=in_engines(sized.measured, backend, support, planner.progress))
+    return Planning(planner=planner, backend=backend, support=support, sized=sized)

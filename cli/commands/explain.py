@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import click
 
 from cutset import serde
 from cutset.cli.arguments import split_arguments
-from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose
+from cutset.cli.backend import backend_option
 from cutset.cli.options import cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
 from cutset.cli.packages import read_plan_document
 from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
-from cutset.cli.planning import Planner
+from cutset.cli.planning import Planner, prepare
 from cutset.errors import UsageError
 from cutset.partitioner.explain import (
     Crossing,
@@ -30,7 +30,6 @@ from cutset.partitioner.explain import (
     trade_offs,
     what_ifs,
 )
-from cutset.partitioner.pins import resolve
 from cutset.partitioner.study import Study, read_study, study_of
 
 SHOWN = 40
@@ -103,12 +102,7 @@ def _plan(model: Path, arguments: dict[str, Any], output: Output) -> tuple[dict[
     about, costs = split_arguments(model, arguments)
     with output.progress() as progress:
         planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress)
-        batches = planner.measure()
-        first = next(iter(batches.values()))
-        backend = choose(gpu_backend, first.gpu, output) if first.table.target else NO_GPU
-        support = backend_support(first, backend, resolve(first.graph, wanted.pins), progress)
-        planner = replace(planner, gpu_backend=backend.name if first.gpu.here else None)
-        _, outcome = planner.plan(planner.size(batches, support), support)
+        outcome = prepare(planner, gpu_backend).outcome_of({})
     return outcome.plan.as_json(), study_of(outcome)
 
 

@@ -13,23 +13,21 @@ from typing import Any
 import click
 
 from cutset.cli.arguments import split_arguments
-from cutset.cli.backend import NO_GPU, backend_option, backend_support, choose, in_engines
+from cutset.cli.backend import backend_option
 from cutset.cli.engines import EngineArguments, Session, engine_lines, engine_options, engineer
 from cutset.cli.export import export_options, take_exports
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, seconds, size
 from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
-from cutset.cli.planning import Planner
+from cutset.cli.planning import Planner, Planning, prepare
 from cutset.codegen.atomic import check_target
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.package import EmitOptions, emit, package_name
 from cutset.codegen.verify import Verification
-from cutset.partitioner.pins import resolve, resolve_kept
+from cutset.partitioner.pins import resolve_kept
 from cutset.partitioner.pins_file import write_pins
 from cutset.partitioner.plan import PLAN_SCHEMA, Plan
-from cutset.partitioner.planner import Outcome
 from cutset.partitioner.study import dump_study, study_of
-from cutset.partitioner.support import Support
 from cutset.serde import read_json
 
 
@@ -63,46 +61,45 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
     about, costs = split_arguments(model, arguments)
     with output.progress() as progress:
         planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress)
-        batches = planner.measure()
-        first = next(iter(batches.values()))
-        backend = choose(gpu_backend, first.gpu, output) if first.table.target else NO_GPU
-        support = backend_support(first, backend, resolve(first.graph, wanted.pins), progress)
-        planner = replace(planner, gpu_backend=backend.name if first.gpu.here else None)
-        batches = {size: in_engines(entry, backend, support, progress) for size, entry in batches.items()}
-        sized = planner.size(batches, support)
-        sized = replace(sized, measured=in_engines(sized.measured, backend, support, progress))
-        session = Session(measured=sized.measured, about=about, backend=backend, progress=progress)
-
-        outcome: Outcome | None = None
-
-        def replan(refusals: Mapping[str, Support]) -> Plan:
-            nonlocal sized, outcome
-            sized, outcome = planner.plan(sized, {**support, **refusals})
-            return outcome.plan
-
-        start = time.perf_counter()
+        planning = prepare(planner, gpu_backend)
         if target is None:
-            made, proof = replan({}), None
+            made, proof = planning.outcome_of({}).plan, None
         else:
-            with tempfile.TemporaryDirectory(prefix="cutset-engines-") as work:
-                engines = engineer(session, of_engines, replan, Path(work))
-                made, measured = engines.plan, sized.measured
-                measured.seconds["plan"] = time.perf_counter() - start
-                emission = EmitOptions(
-                    force=force,
-                    tolerance=of_engines.tolerate(tolerance, backend),
-                    command=sys.argv,
-                    seconds=measured.seconds,
-                    progress=progress,
-                    engines=engines,
-                    exports=exports,
-                    documents={} if outcome is None else {"problem.json": dump_study(study_of(outcome))},
-                )
-                proof = emit(measured.graph, made, measured.table, measured.samples, target, emission)
+            emission = EmitOptions(
+                force=force,
+                tolerance=of_engines.tolerate(tolerance, planning.backend),
+                command=sys.argv,
+                seconds={},
+                progress=progress,
+                exports=exports,
+            )
+            made, proof = _emit(planning, of_engines, emission, target)
     if pins_to is not None:
-        placed = {node.name: made.placement[node.name] for node in first.graph.placeable}
-        write_pins(pins_to, placed, resolve_kept(first.graph, wanted.file.keeps))
+        graph = planning.sized.measured.graph
+        placed = {node.name: made.placement[node.name] for node in graph.placeable}
+        write_pins(pins_to, placed, resolve_kept(graph, wanted.file.keeps))
     _show(made, proof, target, output)
+
+
+def _emit(planning: Planning, of_engines: EngineArguments, emission: EmitOptions, target: Path) -> tuple[Plan, Verification]:
+    """Return the plan whose GPU stages build, and the proof of the package that was written for it."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="cutset-engines-") as work:
+        session = Session(
+            measured=planning.sized.measured,
+            about=planning.planner.about,
+            backend=planning.backend,
+            progress=emission.progress,
+        )
+        engines = engineer(session, of_engines, planning, Path(work))
+        measured = planning.sized.measured
+        emission = replace(
+            emission,
+            seconds={**measured.seconds, "plan": time.perf_counter() - start},
+            engines=engines,
+            documents={"problem.json": dump_study(study_of(planning.outcome))} if planning.outcome else {},
+        )
+        return engines.plan, emit(measured.graph, engines.plan, measured.table, measured.samples, target, emission)
 
 
 def _show(made: Plan, proof: Verification | None, target: Path | None, output: Output) -> None:
