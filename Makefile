@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
