@@ -225,7 +225,7 @@ def _firsts(spans: Sequence[Span]) -> list[Span]:
 
 def _window(spans: Sequence[Span], throughput_per_s: float) -> list[Span]:
     """Return what ran while about `WINDOW` results came, times from zero."""
-    middle = (spans[0].start_s + spans[-1].end_s) / 2
+    middle = spans[len(spans) // 2].start_s  # when something ran, however long the machine stood still elsewhere
     end = middle + WINDOW / throughput_per_s
     return [
         Span(

@@ -18,9 +18,9 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser, with a profile of its own."""
+    """The browser, with a profile of its own; no longer than its tests, for Playwright's event loop runs in their thread."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install playwright")
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:

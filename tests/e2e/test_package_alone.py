@@ -34,7 +34,7 @@ from tests.e2e.harness import (
 
 FLOAT = TensorProto.FLOAT
 STEM = "{{7*7}} $(touch pwned) `id` '\"<script>alert(1)</script> ..%2f ünï"
-FILES = {"manifest.json", "plan.json", "profile.json", "report.html", "serving"}
+FILES = {"graph.json", "manifest.json", "plan.json", "problem.json", "profile.json", "report.html", "serving"}
 HOSTILE = [
     "../../../tmp/escaped",
     "'\"; import os; os.abort() #",
@@ -82,13 +82,7 @@ def test_nothing_is_written_outside_the_folder(package, model, long_cutset):
     assert len(list(model.parent.iterdir())) == 2
     assert long_cutset.left_in_tmp() == []
     assert list(long_cutset.folder.iterdir()) == [long_cutset.tmp]
-    assert sorted(path.name for path in package.iterdir()) == [
-        "manifest.json",
-        "plan.json",
-        "profile.json",
-        "report.html",
-        "serving",
-    ]
+    assert {path.name for path in package.iterdir()} == FILES
     known = json.loads((package / "manifest.json").read_text())["files"]
     assert all(Path(name).name.replace(".", "").replace("_", "").isalnum() for name in known), list(known)
     assert package_of(package / "serving").name.isidentifier()
@@ -114,13 +108,16 @@ class Elements(html.parser.HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.scripts: list[str] = []
+        self.data: list[str] = []
         self.handlers: list[str] = []
         self.images: list[str] = []
         self._inside = False
 
     def handle_starttag(self, tag, attrs):
         self._inside = tag == "script"
-        self.scripts += [""] if self._inside else []
+        if self._inside:
+            self._texts = self.data if ("type", "application/json") in attrs else self.scripts
+            self._texts.append("")
         self.images += [tag] if tag == "img" else []
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
 
@@ -129,14 +126,16 @@ class Elements(html.parser.HTMLParser):
 
     def handle_data(self, data):
         if self._inside:
-            self.scripts[-1] += data
+            self._texts[-1] += data
 
 
 def test_the_report_shows_the_names_and_runs_none(package):
     text = (package / "report.html").read_text("utf-8")
     page = Elements()
     page.feed(text)
+    assert page.scripts
     assert all("alert(" not in script for script in page.scripts)
+    assert all("<" not in data and json.loads(data) for data in page.data), "data could end its element early"
     assert page.handlers == []
     assert page.images == []
     assert "&lt;script&gt;" in text

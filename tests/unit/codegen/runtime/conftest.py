@@ -149,6 +149,7 @@ def gate() -> type[Gate]:
 
 @pytest.fixture(autouse=True)
 def _no_worker_left() -> Iterator[None]:
+    before = set(threading.enumerate())
     yield
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("cutset-", "asyncio_"))]
-    assert left == []
+    new = set(threading.enumerate()) - before
+    assert [thread.name for thread in new if thread.name.startswith(("cutset-", "asyncio_"))] == []
