@@ -36,7 +36,7 @@ from cutset.profilers.table import CostTable
 from cutset.profilers.without_device import datasheet_group
 from cutset.sample_models import registry
 
-SAMPLES = tuple(sample.name for sample in registry.SAMPLES.values() if not sample.custom_operators)
+SAMPLES = tuple(sample.name for sample in registry.SAMPLES.values() if sample.kind == "fetched")
 LOW, HIGH = 0.8, 1.25
 LARGEST = 12
 GEMM_SIZE, COPY_BYTES, CHAIN = 1024, 1 << 28, 200
