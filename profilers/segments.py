@@ -155,22 +155,6 @@ def time_segments(
         return _time_sessions(graph, segments, models, feeds, options)
 
 
-def time_segment_cpu(
-    graph: ModelGraph, nodes: Sequence[str], values: Arrays, threads: int = 1, *, budget_s: float = 0.5
-) -> SegmentTime | Failure:
-    """Return what a set of nodes costs on the CPU as one session, or why that could not be measured.
-
-    Args:
-        graph: The whole model.
-        nodes: Their names.
-        values: What they read from outside, from `boundary_values`.
-        threads: Intra-op threads.
-        budget_s: Seconds to repeat the run.
-    """
-    options = SegmentOptions(threads=threads, budget_s=budget_s)
-    return time_segments(graph, [segment_of(graph, nodes)], values, options=options)[0]
-
-
 def write_segment(graph: ModelGraph, segment: Segment, path: Path) -> None:
     """Write a segment as an ONNX file whose nodes are called ``n<index>`` after their place in ``graph.nodes``.
 

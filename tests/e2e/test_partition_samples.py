@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
+from cutset.partitioner.decide import MIN_GAIN
 from tests.e2e.harness import QUICK, ask, assert_equal, load_inputs, package_of, ready_url, stop, whole_model, write_model
 
 CORES = len(os.sched_getaffinity(0))
@@ -98,6 +99,8 @@ def test_the_decision_is_the_expected_one(made):
     assert {stage["device"] for stage in made.plan["stages"]} == {"cpu", "gpu"}
     for operator in ON_THE_CPU.get(made.name, ("Resize",)):
         assert "cpu" in made.devices_of(operator), operator
+    everything = made.plan["baselines"]["capability_first"]  # what is left to the cores must not cost anything
+    assert made.plan["prediction"]["throughput_per_s"] >= (1 - MIN_GAIN) * everything["throughput_per_s"]
     best = max(b["throughput_per_s"] for n, b in made.plan["baselines"].items() if b and n in {"all_cpu", "all_gpu"})
     assert made.plan["prediction"]["throughput_per_s"] > best
 

@@ -17,7 +17,6 @@ from cutset.profilers.segments import (
     boundary_values,
     original_names,
     segment_of,
-    time_segment_cpu,
     time_segments,
     write_segment,
 )
@@ -92,7 +91,7 @@ def test_a_segment_is_timed_on_the_cpu(cnn_path):
     graph = load(cnn_path)
     nodes = ["conv2", "skip", "relu2"]
     values = boundary_values(graph, draw(graph.inputs, {}, seed=0), [segment_of(graph, nodes)])
-    found = time_segment_cpu(graph, nodes, values, threads=1, budget_s=0.02)
+    (found,) = time_segments(graph, [segment_of(graph, nodes)], values, options=OPTIONS)
     assert not isinstance(found, Failure), found
     assert found.nodes == tuple(nodes)
     assert 0 < found.latency.p10 <= found.latency.median <= found.latency.p90
