@@ -34,7 +34,7 @@ def engine_options(function: F) -> F:
     for option in (
         click.option(
             "--precision-tolerance", type=Number(min=0), metavar="X",
-            help="Largest error of the precision, over an output's largest magnitude; 0.01 for fp16, 0.05 bf16, 0.1 int8.",
+            help="Largest error of the precision, over an output's magnitude; 0.01 for tf32 and fp16, 0.05 bf16, 0.1 int8.",
         ),
         click.option(
             "--no-clean-up", "skipped", type=click.Choice(CLEAN_UPS), multiple=True,
@@ -128,6 +128,7 @@ def engineer(session: Session, wanted: EngineArguments, replan: Replan, work: Pa
         tolerance=wanted.tolerance,
         clean_ups=wanted.clean_ups,
         gpu=_gpu_model(measured),
+        compare=True,
     )
     return plan_what_builds(measured.graph, replan, session.backend, recipe, work, session.progress)
 

@@ -7,7 +7,7 @@ A roofline with a launch floor. It is good to rank groups and not to promise tim
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,7 +73,13 @@ def is_shape_arithmetic(graph: ModelGraph, node: OpNode) -> bool:
     return node.op.op_type in flops.SHAPE_READERS or all(_is_shape_tensor(graph, name) for name in node.inputs)
 
 
-def model_group(graph: ModelGraph, nodes: Sequence[str], sheet: Datasheet, precision: Precision = "fp32") -> Modelled:
+def model_group(
+    graph: ModelGraph,
+    nodes: Sequence[str],
+    sheet: Datasheet,
+    precision: Precision = "fp32",
+    quantised: Collection[str] = (),
+) -> Modelled:
     """Return the modelled cost of running `nodes` as one fused kernel.
 
     One launch (recurrent operators: one a step), plus the longer of arithmetic and memory traffic. Tensors that live
@@ -85,6 +91,7 @@ def model_group(graph: ModelGraph, nodes: Sequence[str], sheet: Datasheet, preci
         nodes: Names of the group's nodes.
         sheet: The device.
         precision: Type of the matrix products and of the floating-point tensors.
+        quantised: Nodes that run in int8 although the model does not quantise them.
 
     Raises:
         UnknownShapeError: If a shape is not known; the group cannot be modelled and belongs on the CPU.
@@ -101,7 +108,7 @@ def model_group(graph: ModelGraph, nodes: Sequence[str], sheet: Datasheet, preci
     kernels = [node for node in group if node.op.op_type not in flops.VIEWS]
     if not kernels:
         return Modelled(latency_s=0.0, low_s=0.0, high_s=0.0, flops=0, bytes=0)
-    if precision == "int8" and not any(_is_quantized(graph, node) for node in group):
+    if precision == "int8" and not any(node.name in quantised or _is_quantized(graph, node) for node in group):
         precision = "fp32"
     counts = {node.name: flops.count(graph, node).flops for node in kernels}
     matrix = sum(counts[node.name] for node in kernels if node.op.op_type in flops.MATRIX_OPS)

@@ -11,14 +11,16 @@ from pathlib import Path
 from cutset.codegen.engines.cleanup import clean
 from cutset.codegen.runtime.backends.engine_build import BuildJob, BuildReport, build, environment_of
 from cutset.codegen.runtime.engine_config import EngineInput
+from cutset.errors import UnavailableError
 from cutset.graph.model import ModelGraph
 from cutset.profilers.capability import Oracle
 from cutset.profilers.child import Failure, Limits, map_in_child
 from cutset.profilers.segments import segment_of, write_segment
 
 BUILD_LIMITS = Limits(time_s=1800.0)
-"""Of one engine; a large network takes minutes on a slow machine."""
+"""Of one engine; a large network takes minutes on a slow machine. The build limits its own memory."""
 
+_REFUSALS = ("BackendError: the parser refuses", "BackendError: the builder refuses")
 _NAMED = re.compile(r"\bn(\d+)\b")
 
 
@@ -57,6 +59,9 @@ def build_parts(
         oracle: The library.
         tf32: Whether float32 products may be computed in tf32.
         timing_cache: Where full TensorRT keeps what it measured of kernels.
+
+    Raises:
+        UnavailableError: If the library could not be asked at all: that is no reason against any node.
     """
     jobs = [
         BuildJob(
@@ -66,7 +71,12 @@ def build_parts(
         )
         for part in parts
     ]  # fmt: skip
-    return map_in_child(build, jobs, limits=BUILD_LIMITS, environment=environment_of(oracle.backend))
+    found = map_in_child(build, jobs, limits=BUILD_LIMITS, environment=environment_of(oracle.backend))
+    for one in found:
+        if isinstance(one, Failure) and one.kind == "raised" and not one.detail.startswith(_REFUSALS):
+            hint = "see `cutset doctor`, or use --gpu-backend onnxruntime-cuda"
+            raise UnavailableError(f"{oracle.title} cannot build here", cause=one.detail, hint=hint)
+    return found
 
 
 def find_culprit(

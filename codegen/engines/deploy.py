@@ -84,6 +84,7 @@ def _stage(ready: BuiltStage) -> dict[str, Any]:
         "reduced_nodes": len(reduced.reduced),
         "clean_ups": list(ready.prepared.cleaned),
         "kept_in_fp32": list(reduced.kept),
+        "compared": to_builtins(ready.compared),
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cutset.codegen.engines.build import Part, build_parts, find_culprit, words_of
+from cutset.codegen.engines.compare import Compared, compare
 from cutset.codegen.engines.prepare import Prepared, Recipe, prepare
 from cutset.codegen.runtime.backends.engine_build import BuildReport
 from cutset.codegen.split import write_stages
@@ -32,12 +33,14 @@ class BuiltStage:
         prepared: The file it is built from, and how far that is from the original.
         engine: The engine, None where nothing was built.
         report: What building took, None likewise.
+        compared: What other precisions would do to its numbers, where the recipe asks for it.
     """
 
     stage: Stage
     prepared: Prepared
     engine: Path | None = None
     report: BuildReport | None = None
+    compared: tuple[Compared, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +97,16 @@ def plan_what_builds(
                 ready = outcome
             built[_identity(stage)] = ready
         if not found:
-            done = tuple(built[_identity(stage)] for stage in stages)
+            done = tuple(_compare(graph, built[_identity(stage)], recipe, progress) for stage in stages)
             return Engineered(plan=plan, backend=backend, stages=done, refusals=refusals)
         refusals |= found
+
+
+def _compare(graph: ModelGraph, ready: BuiltStage, recipe: Recipe, progress: Callable[[str], None]) -> BuiltStage:
+    if not recipe.compare:
+        return ready
+    progress(f"comparing stage {ready.stage.index} in every precision with fp32")
+    return replace(ready, compared=compare(graph, ready.stage, ready.prepared, recipe))
 
 
 def _identity(stage: Stage) -> tuple[object, ...]:

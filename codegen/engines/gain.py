@@ -24,20 +24,33 @@ class Model:
     groups: Sequence[tuple[str, ...]]
 
 
-def modelled_gain(graph: ModelGraph, model: Model, nodes: Collection[str], precision: Precision) -> float | None:
+def modelled_gain(
+    graph: ModelGraph, model: Model, nodes: Collection[str], precision: Precision, reduced: Collection[str] = ()
+) -> float | None:
     """Return how many times faster than in fp32 the nodes should run, None where that is not modelled.
 
     Args:
         graph: The whole model.
         model: Of the GPU.
         nodes: Nodes of one stage.
-        precision: Its precision; the model knows int8 only of models that carry Q/DQ themselves.
+        precision: Its precision.
+        reduced: The nodes that are in it, as far as a rewrite says so; without any all that can be are.
+
+    Raises:
+        UsageError: If the GPU lacks the precision.
     """
     inside = [group for group in model.groups if set(group) <= set(nodes)]
-    try:
-        before, after = (
-            sum(model_group(graph, group, model.sheet, kind).latency_s for group in inside) for kind in ("fp32", precision)
+    quantised = frozenset(reduced) if precision == "int8" else frozenset()
+
+    def total_s(narrow: Precision) -> float:
+        kinds = [narrow if not reduced or not set(reduced).isdisjoint(group) else "fp32" for group in inside]
+        return sum(
+            model_group(graph, group, model.sheet, kind, quantised=quantised).latency_s
+            for group, kind in zip(inside, kinds, strict=True)
         )
+
+    try:
+        before, after = total_s("fp32"), total_s(precision)
     except UnknownShapeError:
         return None
     return before / after if after and before != after else None

@@ -34,6 +34,7 @@ class Recipe:
         tolerance: Largest error of a precision over an output's largest magnitude; None takes the precision's own.
         clean_ups: Rewrites that do not change numbers.
         gpu: What models the GPU, None where its costs are measured or recorded.
+        compare: Whether the other precisions are compared, too, for the report.
     """
 
     runs: Runs
@@ -42,6 +43,7 @@ class Recipe:
     tolerance: float | None = None
     clean_ups: Sequence[CleanUp] = DEFAULT
     gpu: Model | None = None
+    compare: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +90,17 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
     """
     inputs = engine_inputs(graph, stage.inputs, recipe.runs)
     cleaned = clean(model, inputs, recipe.clean_ups)
-    narrower = recipe.precision not in {"fp32", "tf32"}
+    narrower = recipe.precision != "fp32"
     if narrower:
         progress(f"comparing stage {stage.index} in {recipe.precision} with fp32")
     reduced = reduce_part(
         model,
         recipe.precision,
-        _feeds(graph, stage, recipe.runs.usual) if narrower else (),
-        calibration=_feeds(graph, stage, recipe.calibration) if recipe.precision == "int8" else (),
+        feeds_of(graph, stage, recipe.runs.usual) if narrower else (),
+        calibration=feeds_of(graph, stage, recipe.calibration) if recipe.precision == "int8" else (),
         tolerance=recipe.tolerance,
     )
-    gain = None if recipe.gpu is None else modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision)
+    gain = None if recipe.gpu is None else modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision, reduced.reduced)
     if reduced.model is None:
         return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=model, reduced=reduced, gain=gain)
     target = model.with_name(f"{model.stem}.{recipe.precision}.onnx")
@@ -107,8 +109,8 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
     return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=target, reduced=reduced, gain=gain)
 
 
-def _feeds(graph: ModelGraph, stage: Stage, runs: Sequence[Arrays]) -> list[Arrays]:
-    """Return what the stage reads in runs of the whole model."""
+def feeds_of(graph: ModelGraph, stage: Stage, runs: Sequence[Arrays]) -> list[Arrays]:
+    """Return what a stage reads in runs of the whole model."""
     cut = Segment(nodes=(), inputs=stage.inputs, outputs=())
     found = [boundary_values(graph, inputs, [cut]) for inputs in runs]
     return [{name: values[name] for name in stage.inputs} for values in found]

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from cutset.codegen.precision.floats import Narrowed, NarrowType, emulated
 from cutset.profilers.session import Arrays, open_session, run, session_options
 
-TOLERANCES: Mapping[str, float] = {"fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
+TOLERANCES: Mapping[str, float] = {"tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
 """Largest error that is accepted, over the output's largest magnitude."""
 
 _SUM_ERROR = 1e-3

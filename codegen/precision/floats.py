@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import ml_dtypes
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 NarrowType = Literal["fp16", "bf16"]
 
 _ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_TYPE_TEXT = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 _NUMPY: Mapping[str, np.dtype] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 
 _ALL_INPUTS = (
@@ -74,11 +76,22 @@ def narrow(model: onnx.ModelProto, dtypes: Mapping[str, str], kind: NarrowType, 
     return rewriter.rewrite(frozenset(chosen))
 
 
+@cache
+def takes(op_type: str, opset: int, kind: NarrowType) -> bool:
+    """Return whether ONNX allows an operator to compute in a narrow type: Conv in bfloat16 from opset 22 on."""
+    if not onnx.defs.has(op_type, opset, ""):
+        return False
+    schema = onnx.defs.get_schema(op_type, opset)
+    allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
+    return _TYPE_TEXT[kind] in allowed.get(schema.outputs[0].type_str, ())
+
+
 class _Rewriter:
     def __init__(self, model: onnx.ModelProto, dtypes: Mapping[str, str], kind: NarrowType) -> None:
         self._source = model
         self._dtypes = dtypes
         self._kind = kind
+        self._opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 1)
         self._weights = {weight.name: weight for weight in model.graph.initializer}
         self._needed: set[str] = set()
         self._narrow: set[str] = set()
@@ -91,7 +104,9 @@ class _Rewriter:
             return False
         reads = self._reads(node)
         writes = [name for name in node.output if self._is_float(name)]
-        return bool(reads or writes) and all(self._fits(self._weights[name]) for name in reads if name in self._weights)
+        if not (reads or writes) or not takes(node.op_type, self._opset, self._kind):
+            return False
+        return all(self._fits(self._weights[name]) for name in reads if name in self._weights)
 
     def rewrite(self, chosen: frozenset[str]) -> Narrowed:
         """Return the model with these nodes narrow."""

@@ -14,16 +14,17 @@ from cutset.codegen.precision.error import TOLERANCES, OutputError, errors_of, r
 from cutset.codegen.precision.floats import MATRIX_OPS, NarrowType, narrow
 from cutset.codegen.precision.quantise import QUANTISED, is_quantised, quantise
 from cutset.codegen.precision.search import fewest
+from cutset.codegen.precision.tf32 import emulated_tf32
 from cutset.errors import ModelError, UsageError, VerificationError
 from cutset.graph.load import load
 from cutset.graph.types import TensorSpec
 from cutset.profilers.datasheets import Precision
 from cutset.profilers.session import Arrays
 
-LEAST_OPSET = {"fp16": 0, "bf16": 13, "int8": 13}
-"""The first in which Cast knows bfloat16, and in which QuantizeLinear has an axis."""
-MOST_TESTS = {"fp16": 40, "bf16": 40, "int8": 24}
-"""Runs of a part in the search for what stays in float32; one of int8 calibrates anew."""
+OPSETS: Mapping[NarrowType, tuple[int, ...]] = {"fp16": (), "bf16": (22, 13)}
+"""Those a part is raised to if it can be: 22 is the first in which Conv takes bfloat16, 13 the first in which Cast does."""
+MOST_TESTS = {"tf32": 0, "fp16": 40, "bf16": 40, "int8": 24}
+"""Runs of a part in the search for what stays in float32; int8 calibrates anew in each, tf32 is one switch for an engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Reduced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
-    model: onnx.ModelProto
+    model: onnx.ModelProto | None
     reduced: tuple[str, ...]
     outputs: Sequence[Arrays]
 
@@ -75,22 +76,56 @@ def reduce_part(
         UsageError: If int8 is asked for without anything to calibrate with.
         VerificationError: If the tolerance leaves no matrix product in the precision.
     """
-    as_it_is = Reduced(model=None, precision=precision, tolerance=0.0, errors=(), reduced=(), kept=())
-    if precision in {"fp32", "tf32"}:
-        return as_it_is
     model = onnx.load(str(path))
-    if precision == "int8" and not calibration and is_quantised(model):
-        return as_it_is
+    if precision == "fp32" or (precision == "int8" and not calibration and not _to_calibrate(model)):
+        return Reduced(model=None, precision=precision, tolerance=0.0, errors=(), reduced=(), kept=())
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    return _within(model, precision, limit, run_part(path, feeds), _attempts(path, model, precision, feeds, calibration))
+
+
+def compare_part(
+    path: Path,
+    precision: Precision,
+    reference: Sequence[Arrays],
+    feeds: Sequence[Arrays],
+    calibration: Sequence[Arrays] = (),
+) -> tuple[tuple[OutputError, ...], tuple[str, ...]]:
+    """Return the error of a part in a precision with all its nodes in it that can be, and their names.
+
+    Args:
+        path: The part in float32.
+        precision: The precision.
+        reference: What it computes.
+        feeds: Inputs of the part to compare on.
+        calibration: Inputs of the part to calibrate int8 with.
+
+    Raises:
+        UsageError: As `reduce_part`.
+        ModelError: If it cannot be brought to the precision.
+    """
+    attempt = _attempts(path, onnx.load(str(path)), precision, feeds, calibration)(frozenset())
+    return errors_of(reference, attempt.outputs), attempt.reduced
+
+
+def _to_calibrate(model: onnx.ModelProto) -> bool:
+    """Return whether int8 has something to quantise in a part, and the part does not carry it itself."""
+    return any(node.op_type in QUANTISED for node in model.graph.node) and not is_quantised(model)
+
+
+def _attempts(
+    path: Path, model: onnx.ModelProto, precision: Precision, feeds: Sequence[Arrays], calibration: Sequence[Arrays]
+) -> Callable[[frozenset[str]], _Attempt]:
+    """Return what brings a part to a precision but for the named nodes, and runs it."""
     if precision == "int8" and not calibration:
         raise UsageError(
             "--precision int8 needs inputs to calibrate with: the model has no symmetric Q/DQ of its own",
             hint="give some with --calibration inputs.npz",
         )
+    if precision == "tf32":
+        return _tf32(_at_least(model, 7, path), feeds)
     if precision == "int8":
-        attempt = _int8(_at_least(model, LEAST_OPSET[precision], path), feeds, calibration)
-    else:
-        attempt = _floats(path, model, "fp16" if precision == "fp16" else "bf16", feeds)
-    return _within(model, precision, tolerance or TOLERANCES[precision], run_part(path, feeds), attempt)
+        return _int8(_at_least(model, 13, path), feeds, calibration)
+    return _floats(path, model, "fp16" if precision == "fp16" else "bf16", feeds)
 
 
 def _within(
@@ -132,11 +167,21 @@ def _worst(errors: Sequence[OutputError]) -> float:
     return max((error.max_rel for error in errors), default=0.0)
 
 
+def _tf32(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> Callable[[frozenset[str]], _Attempt]:
+    def attempt(keep: frozenset[str]) -> _Attempt:
+        if keep:
+            return _Attempt(model=None, reduced=(), outputs=run_part(model, feeds))
+        emulated, products = emulated_tf32(model)
+        return _Attempt(model=None, reduced=products, outputs=run_part(emulated, feeds))
+
+    return attempt
+
+
 def _floats(
     path: Path, model: onnx.ModelProto, kind: NarrowType, feeds: Sequence[Arrays]
 ) -> Callable[[frozenset[str]], _Attempt]:
     original = model
-    model = _at_least(original, LEAST_OPSET[kind], path)
+    model = _raised(original, OPSETS[kind], path)
     values = load(path).values if model is original else _values(model)
     dtypes = {name: spec.dtype for name, spec in values.items()}
 
@@ -151,8 +196,20 @@ def _values(model: onnx.ModelProto) -> Mapping[str, TensorSpec]:
     """Return what is known of each tensor of a model in memory."""
     with tempfile.TemporaryDirectory(prefix="cutset-precision-") as folder:
         file = Path(folder) / "m.onnx"
-        onnx.save(model, str(file), save_as_external_data=True, location="m.onnx.data")
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)  # saving takes the weights out of the model
+        onnx.save(copy, str(file), save_as_external_data=True, location="m.onnx.data")
         return load(file).values
+
+
+def _raised(model: onnx.ModelProto, opsets: Sequence[int], path: Path) -> onnx.ModelProto:
+    """Return the part in the first of these opsets, or a later one, that it can be brought to; the last one it must be."""
+    for opset in opsets[:-1]:
+        try:
+            return _at_least(model, opset, path)
+        except ModelError:
+            continue
+    return _at_least(model, opsets[-1], path) if opsets else model
 
 
 def _at_least(model: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:

@@ -14,6 +14,8 @@ from cutset.codegen.report import text
 from cutset.codegen.report.lanes import details_of, lanes_of
 from cutset.codegen.report.material import REPORT, Material, read_material
 from cutset.codegen.report.picture import draw
+from cutset.codegen.report.precisions import charts_of as precision_charts
+from cutset.codegen.report.precisions import rows_of as precision_rows
 from cutset.codegen.report.spent import roofline, shares, sources
 from cutset.codegen.report.timeline import Timeline, measured, simulated
 from cutset.codegen.report.units import Refusal, Unit, dearest, placed_s, refusals, units
@@ -119,6 +121,7 @@ def _variables(material: Material) -> dict[str, Any]:
     source = gpu_source(document)
     top = dearest(found, DEAREST)
     total = sum(placed_s(unit) or 0.0 for unit in found)
+    precisions = precision_rows(document.get("engines"))
     ops = {node.name: node.op for node in material.topology.nodes}
     return {
         "plan": document,
@@ -157,6 +160,8 @@ def _variables(material: Material) -> dict[str, Any]:
         "sessions": table.sessions,
         "runs": [_run(stage, document.get("engines")) for stage in document["stages"]],
         "engines": document.get("engines"),
+        "precisions": precisions,
+        "precision_charts": precision_charts(precisions),
         "front": document.get("pareto", ()),
         "command": _command(document),
     }

@@ -61,6 +61,10 @@ def test_engines_are_in_the_package_and_the_package_builds_others(cutset, alone,
         assert stage["engine"]["model"] == "stages/01_gpu.fp16.onnx"
         (found,) = plan["engines"]["stages"]
         assert 0 < found["errors"][0]["max_rel"] < 0.01
+        compared = {one["precision"]: one for one in found["compared"]}
+        assert list(compared) == ["tf32", "fp16", "bf16", "int8"]
+        assert compared["fp16"]["errors"] == found["errors"]
+        assert 0 < compared["tf32"]["errors"][0]["max_rel"] < compared["bf16"]["errors"][0]["max_rel"] < 0.05
 
 
 def test_without_a_library_the_table_answers_and_says_so(cutset, mixed, tmp_path, without_libraries):

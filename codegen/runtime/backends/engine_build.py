@@ -1,17 +1,19 @@
 """Build one TensorRT engine from a stage's ONNX file, with TensorRT or TensorRT-RTX, through polygraphy.
 
-The libraries can crash, hang and take all memory, so this runs in a process of its own: the compiler's measuring child, or
-``python -m <package>.runtime.backends.engine_build JOB.json``. Which of the two libraries polygraphy uses is fixed by an
-environment variable that it reads when it is imported.
+The libraries can crash, hang and take all memory, so this runs in a process of its own, which limits its own memory: the
+compiler's measuring child, or ``python -m <package>.runtime.backends.engine_build JOB.json``. Which of the two libraries
+polygraphy uses is fixed by an environment variable that it reads when it is imported.
 
 Engines are strongly typed: their precision is that of the ONNX file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,8 @@ from .base import BackendError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 TIMEOUT_S = 1800.0
+MEMORY_SHARE = 0.9
+"""Of the free memory: a build that took the rest would have the system kill something, and not always the build."""
 _ENVIRONMENT = "POLYGRAPHY_USE_TENSORRT_RTX"
 _WORDS = 500  # characters of the library's words that are kept
 
@@ -42,6 +46,7 @@ class BuildJob:
         compute_capability: GPU to build for, such as ``8.9``, without one (TensorRT-RTX); empty for this machine's.
         tf32: Whether float32 products may be computed in tf32.
         timing_cache: File in which full TensorRT keeps what it measured, None for none.
+        memory_bytes: Private memory that the build may take, None for `MEMORY_SHARE` of what is free.
     """
 
     model: str
@@ -51,6 +56,7 @@ class BuildJob:
     compute_capability: str = ""
     tf32: bool = False
     timing_cache: str | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +80,7 @@ def environment_of(backend: str) -> dict[str, str]:
 
 
 def build(job: BuildJob) -> BuildReport:
-    """Write the engine of `job`.
+    """Write the engine of `job`; meant to run in a process of its own, whose memory it limits.
 
     Raises:
         BackendError: If the library is missing, or its parser or builder refuses; the message has its words.
@@ -82,6 +88,7 @@ def build(job: BuildJob) -> BuildReport:
     if os.environ.get(_ENVIRONMENT, "0") != environment_of(job.backend)[_ENVIRONMENT]:
         raise BackendError(f"a process that builds for {job.backend} needs {_ENVIRONMENT} set")
     trt, polygraphy = _libraries(job.backend)
+    limit_memory(int(MEMORY_SHARE * free_memory_bytes()) if job.memory_bytes is None else job.memory_bytes)
     errors: list[str] = []
     polygraphy.util.TRT_LOGGER = _logger(trt, errors)
     start = time.perf_counter()
@@ -94,10 +101,37 @@ def build(job: BuildJob) -> BuildReport:
         )
         data = bytes(plan)
     except Exception as error:  # polygraphy's own kind derives from Exception alone
-        words = _said(errors) or str(error)
+        words = _said(errors) or str(error) or type(error).__name__  # MemoryError has no words
         raise BackendError(f"the {step} refuses: {' '.join(words.split())[:_WORDS]}") from error
     Path(job.engine).write_bytes(data)
     return BuildReport(version=trt.__version__, seconds=time.perf_counter() - start, size_bytes=len(data))
+
+
+def limit_memory(more_bytes: int) -> None:
+    """Allow this process so much private memory beyond what it has (RLIMIT_DATA); allocations after that fail in it.
+
+    Not the address space, of which CUDA reserves far more than a machine has.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = _kib("/proc/self/status", "VmData") + more_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def free_memory_bytes() -> int:
+    """Return the memory that is free in this machine, or in the control group that holds it if that is less."""
+    free = _kib("/proc/meminfo", "MemAvailable") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no control group, or one without a limit, which says "max"
+        return free
+    return max(0, min(free, limit - used))
+
+
+def _kib(file: str, name: str) -> int:
+    """Return the bytes of an entry of a file in /proc, zero where it has none."""
+    with contextlib.suppress(OSError), Path(file).open(encoding="utf-8") as lines:
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:")), 0)
+    return 0
 
 
 def build_apart(job: BuildJob, timeout_s: float = TIMEOUT_S) -> BuildReport:

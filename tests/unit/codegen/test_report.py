@@ -460,17 +460,28 @@ def test_formats(shown: str, expected: str) -> None:
 def test_engines_their_errors_and_what_did_not_build(split: Case) -> None:
     document = split.document
     hostile = "<script>alert(1)</script>"
+
+    def error(name: str, share: float) -> dict[str, Any]:
+        return {"name": name, "max_abs": 1.0, "max_rel": share, "mean_abs": 0.001, "top1": 0.5}
+
     stage = {
         "stage": 1,
         "precision": "fp16",
         "tolerance": 0.01,
         "modelled_gain": 1.75,
         "refused": "",
-        "errors": [{"name": hostile, "max_abs": 1.0, "max_rel": 0.0042, "mean_abs": 0.001, "top1": 0.5}],
+        "errors": [error(hostile, 0.0042)],
         "reduced_nodes": 7,
         "clean_ups": [],
         "kept_in_fp32": ["a", "b"],
-    }
+        "compared": [
+            {"precision": name, "errors": errors, "reduced": 7, "kept": 2, "gain": gain, "note": note}
+            for name, errors, gain, note in (
+                ("tf32", [error(hostile, 0.0007)], 1.25, ""), ("fp16", [error(hostile, 0.0042), error("b", 0.001)], 1.75, ""),
+                ("bf16", [], 1.875, "leaves the range of bf16"), ("int8", [error(hostile, 0.0)], None, hostile),
+            )
+        ],
+    }  # fmt: skip
     engines = {
         "backend": "tensorrt-rtx", "answered_by": "TensorRT-RTX 9", "built": [1], "deployed": True, "stages": [stage],
         "refusals": {hostile: {"reason": "the builder refuses: no", "source": "TensorRT-RTX 9"}},
@@ -480,5 +491,10 @@ def test_engines_their_errors_and_what_did_not_build(split: Case) -> None:
     section = page[page.index('id="engines"') : page.index('id="placement"')]
     for words in ("TensorRT-RTX 9", "0.0042", "0.01 allowed", "2 of 9 nodes", "1.75x", "the builder refuses: no", "50"):
         assert words in section, words
+    for words in ("leaves the range of bf16", "1.25x", "0.0007", "what the others are compared with", "7, 2 went back"):
+        assert words in section, words
+    assert section.count(">chosen<") == 1
+    assert "fp16: error 0.0042, 1.75x" in section, "the worse output of the two is in the chart"
+    assert section.count("<figure") == 1
     trial = split._replace(document={**document, "engines": {**engines, "deployed": False}}).html()
     assert "built as a trial" in trial

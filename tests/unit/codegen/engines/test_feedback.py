@@ -1,6 +1,7 @@
 """Plans whose GPU stages build: the loop, the search for the culprit, and what engines must take."""
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,17 @@ from cutset.codegen.engines import build as building
 from cutset.codegen.engines import feedback
 from cutset.codegen.engines.build import Part, find_culprit
 from cutset.codegen.engines.feedback import plan_what_builds
+from cutset.codegen.engines.gain import Model
 from cutset.codegen.engines.prepare import Recipe
 from cutset.codegen.engines.ranges import Runs, engine_inputs
 from cutset.codegen.runtime.backends.engine_build import BuildReport
+from cutset.errors import UnavailableError
 from cutset.graph.load import load
 from cutset.partitioner.plan import Part as StagePart
 from cutset.partitioner.plan import form_stages
 from cutset.profilers.capability import Oracle
 from cutset.profilers.child import Failure
+from cutset.profilers.datasheets import datasheet
 from cutset.profilers.gpu_backend import GpuBackend
 from cutset.profilers.ort_cpu import observe_shapes
 
@@ -169,6 +173,43 @@ def test_a_precision_that_does_not_build_leaves_the_stage_in_fp32(save_model, tm
     (ready,) = made.stages
     assert (ready.prepared.reduced.precision, ready.prepared.refused) == ("fp32", "the parser refuses: no BF16")
     assert ready.prepared.model == ready.prepared.plain
+
+
+def test_a_library_that_fails_is_no_reason_against_a_node(save_model, tmp_path, monkeypatch):
+    graph, inputs = chain(save_model, 3)
+    full = Failure(kind="raised", detail="OSError: [Errno 28] No space left on device")
+    monkeypatch.setattr(building, "map_in_child", lambda *_, **__: [full])
+    with pytest.raises(UnavailableError, match=r"cannot build here(.|\n)*No space left"):
+        run(graph, inputs, tmp_path, [])
+
+
+def test_every_precision_is_compared_and_the_chosen_one_is_as_it_is_built(save_model, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(6, 6)).astype(np.float32), "up": np.float32(1e6), "down": np.float32(1e-6)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="product"),
+        helper.make_node("Mul", ["h", "up"], ["i"], name="up"),
+        helper.make_node("Mul", ["i", "down"], ["y"], name="down"),
+    ]
+    graph = load(save_model(nodes, [("x", FLOAT, ["n", 6])], [("y", FLOAT, ["n", 6])], weights))
+    inputs = {"x": rng.normal(size=(2, 6)).astype(np.float32)}
+    graph = graph.with_measured(*observe_shapes(graph, inputs))
+    refusing(monkeypatch, lambda nodes: "")
+    model = Model(sheet=datasheet("l4"), groups=[(node.name,) for node in graph.nodes])
+    recipe = Recipe(runs=Runs(usual=[inputs]), precision="fp16", gpu=model, compare=True)
+    (ready,) = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path, lambda _text: None).stages
+    found = {one.precision: one for one in ready.compared}
+    assert list(found) == ["tf32", "fp16", "bf16", "int8"]
+    assert found["fp16"].errors == ready.prepared.reduced.errors
+    assert (found["fp16"].reduced, found["bf16"].reduced, found["tf32"].reduced) == (1, 3, 1)
+    assert all(0 < found[name].errors[0].max_rel < limit for name, limit in (("tf32", 2e-3), ("fp16", 2e-3), ("bf16", 2e-2)))
+    assert found["bf16"].gain > found["fp16"].gain > 1, "fp16 has one node of three"
+    assert (found["int8"].errors, found["int8"].gain) == ((), None)
+    assert "needs inputs to calibrate with" in found["int8"].note
+    recipe = replace(recipe, precision="fp32")
+    (ready,) = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path / "b", lambda _text: None).stages
+    found = {one.precision: one for one in ready.compared}
+    assert (found["fp16"].errors, found["fp16"].note) == ((), "output `y` leaves the range of fp16 with all nodes in it")
 
 
 @needs_rtx

@@ -123,3 +123,34 @@ def test_bfloat16_of_an_old_model(save_model):
     onnx.checker.check_model(found.model, full_check=True)
     assert set(found.reduced) == {"product", "squeeze"}
     assert 0 < found.errors[0].max_rel < 0.02
+
+
+@pytest.mark.parametrize("opset", [9, 11, 17, 22])
+def test_a_convolution_in_bfloat16_is_a_valid_model(save_model, opset):
+    """Below opset 22 no Conv takes bfloat16, though TensorRT builds it: the part is raised to it."""
+    weights = {"w": RNG.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)}
+    nodes = [node("Conv", "x w", "h", "conv"), node("Relu", "h", "i", "relu"), node("GlobalAveragePool", "i", "y", "pool")]
+    path = save_model(
+        nodes, [("x", FLOAT, [1, 3, 8, 8])], [("y", FLOAT, [1, 4, 1, 1])], weights, opsets={"": opset}, ir_version=4
+    )
+    found = reduce_part(path, "bf16", [{"x": RNG.normal(size=(1, 3, 8, 8)).astype(np.float32)}])
+    onnx.checker.check_model(found.model, full_check=True)
+    assert found.reduced == ("conv", "relu", "pool")
+    assert 0 < found.errors[0].max_rel < 0.02
+
+
+def test_what_cannot_be_raised_keeps_float32_where_bfloat16_is_not_allowed(save_model, monkeypatch):
+    weights = {"w": RNG.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32), "v": RNG.normal(size=(6, 6)).astype(np.float32)}
+    nodes = [node("Conv", "x w", "h", "conv"), node("MatMul", "h v", "y", "product")]
+    path = save_model(nodes, [("x", FLOAT, [1, 3, 8, 8])], [("y", FLOAT, [1, 4, 6, 6])], weights, opsets={"": 12})
+    real = onnx.version_converter.convert_version
+
+    def convert(model, opset):
+        if opset > 13:
+            raise RuntimeError("no adapter")
+        return real(model, opset)
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", convert)
+    found = reduce_part(path, "bf16", [{"x": RNG.normal(size=(1, 3, 8, 8)).astype(np.float32)}])
+    onnx.checker.check_model(found.model, full_check=True)
+    assert found.reduced == ("product",)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,18 @@ def test_building_apart(tmp_path):
         build_apart(relu_job(tmp_path, "NonZero"))
     with pytest.raises(BackendError, match=r"did not finish within 0\.01 s"):
         build_apart(relu_job(tmp_path), timeout_s=0.01)
+
+
+@needs_rtx
+def test_a_build_that_wants_too_much_memory_is_refused_in_its_own_process(tmp_path):
+    job = replace(relu_job(tmp_path), memory_bytes=1 << 20)
+    with pytest.raises(BackendError, match=r"refuses: .*(std::bad_alloc|OutOfMemory)"):
+        build_apart(job)
+    assert build_apart(replace(job, memory_bytes=None)).size_bytes > 1000
+
+
+def test_what_is_free_is_less_than_what_there_is():
+    assert 1 << 20 < engine_build.free_memory_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_a_missing_library_is_an_error_of_the_build(tmp_path):

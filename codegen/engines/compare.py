@@ -1,0 +1,88 @@
+"""Error against gain: what every precision, not only the one that was asked for, would do to the numbers of a stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cutset.codegen.engines.gain import Model, modelled_gain
+from cutset.codegen.engines.prepare import EXTERNAL_FROM_BYTES, Prepared, Recipe, feeds_of
+from cutset.codegen.precision.error import OutputError, run_part
+from cutset.codegen.precision.reduce import compare_part
+from cutset.errors import CutsetError
+from cutset.graph.model import ModelGraph
+from cutset.partitioner.plan import Stage
+from cutset.profilers.datasheets import PRECISIONS, Precision
+from cutset.profilers.session import Arrays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One precision of one stage.
+
+    Args:
+        precision: The precision.
+        errors: Of each output against fp32, on the sample inputs.
+        reduced: How many nodes are in it.
+        kept: How many nodes went back to fp32 because of their error; looked for in the chosen precision only.
+        gain: How many times faster than fp32 by the GPU's data sheet; None where that is not modelled.
+        note: Why it cannot be had or was not compared; empty otherwise.
+    """
+
+    precision: Precision
+    errors: tuple[OutputError, ...] = ()
+    reduced: int = 0
+    kept: int = 0
+    gain: float | None = None
+    note: str = ""
+
+
+def compare(graph: ModelGraph, stage: Stage, prepared: Prepared, recipe: Recipe) -> tuple[Compared, ...]:
+    """Return every precision below fp32: the stage's own as it is built, the others with all their nodes in it.
+
+    Args:
+        graph: The whole model.
+        stage: A GPU stage.
+        prepared: What its engine is built from.
+        recipe: How it became that.
+    """
+    own = prepared.reduced
+    feeds = feeds_of(graph, stage, recipe.runs.usual)
+    calibration = feeds_of(graph, stage, recipe.calibration)
+    reference = run_part(prepared.plain, feeds)
+    found = []
+    for precision in PRECISIONS:
+        if precision == own.precision and own.errors:
+            reduced, kept = len(own.reduced), len(own.kept)
+            found.append(Compared(precision=precision, errors=own.errors, reduced=reduced, kept=kept, gain=prepared.gain))
+        elif precision != "fp32":
+            one = _compared(graph, stage, prepared.plain, recipe.gpu, _Trial(precision, reference, feeds, calibration))
+            refused = prepared.refused if precision == recipe.precision else ""
+            found.append(replace(one, note=one.note or refused))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    precision: Precision
+    reference: Sequence[Arrays]
+    feeds: Sequence[Arrays]
+    calibration: Sequence[Arrays]
+
+
+def _compared(graph: ModelGraph, stage: Stage, plain: Path, gpu: Model | None, trial: _Trial) -> Compared:
+    precision = trial.precision
+    if plain.stat().st_size > EXTERNAL_FROM_BYTES:
+        return Compared(precision=precision, note="the stage is too large to be compared")
+    try:
+        errors, reduced = compare_part(plain, precision, trial.reference, trial.feeds, trial.calibration)
+        gain = None if gpu is None else modelled_gain(graph, gpu, stage.nodes, precision, reduced)
+    except CutsetError as error:
+        return Compared(precision=precision, note=error.what)
+    lost = [error.name for error in errors if not math.isfinite(error.max_rel)]
+    if lost:
+        note = f"output `{lost[0]}` leaves the range of {precision} with all nodes in it"
+        return Compared(precision=precision, reduced=len(reduced), gain=gain, note=note)
+    return Compared(precision=precision, errors=errors, reduced=len(reduced), gain=gain)
