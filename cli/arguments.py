@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,25 @@ class CostArguments:
 
 
 def split_arguments(model: Path, arguments: dict[str, Any]) -> tuple[ModelArguments, CostArguments]:
-    """Return the options of the command line as the two values that the steps take."""
+    """Return the options of the command line as the two values that the steps take; a cascade is composed.
+
+    Raises:
+        CutsetError: If `model` is a cascade that cannot be composed.
+    """
     names = ("target", "batch", "threads", "profile_seconds", "cache", "optimization", "precision")
-    of_costs = {name: arguments.pop(name) for name in names if name in arguments}
-    return ModelArguments(model=model, **arguments), CostArguments(**of_costs)
+    of_costs = CostArguments(**{name: arguments.pop(name) for name in names if name in arguments})
+    about = ModelArguments(model=model, **arguments)
+    return _composed(about, of_costs) if model.suffix.lower() in {".yaml", ".yml"} else about, of_costs
+
+
+def _composed(about: ModelArguments, costs: CostArguments) -> ModelArguments:
+    """Return a cascade as the model it stands for; sample inputs lie beside the cascade."""
+    from cutset.cli.cascade import composed_in_cache  # noqa: PLC0415 - only cascades need it
+
+    written = composed_in_cache(about.model, cache_folder(costs.cache))
+    beside = about.model.with_suffix(".npz")
+    inputs = beside if about.inputs is None and not about.shapes and beside.is_file() else about.inputs
+    return replace(about, model=written.model, inputs=inputs, custom_ops=(*about.custom_ops, *written.custom_ops))
 
 
 def cache_folder(text: str | None) -> Path | None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "Say what works on this machine, and the way out for what does not.",
     "inspect": "Show operators, shapes, sizes and which device can run each node.",
     "profile": "Measure what every operator costs, and model or replay the GPU.",
+    "compose": "Compose several models and the glue between them into one.",
     "partition": "Split a model between CPU and GPU and emit a running package.",
     "explain": "Say why every node is where it is, and what a change would buy.",
     "capacity": "Say what other numbers of workers, batches and replicas would do, and cost.",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cutset import __version__, serde
+from cutset.cascade import hooks
 from cutset.codegen.atomic import new_folder
 from cutset.codegen.batchability import prove_all
 from cutset.codegen.engines.deploy import deploy
@@ -154,7 +155,9 @@ def _copy_custom_ops(graph: ModelGraph, package: Path) -> list[dict[str, str]]:
         place.parent.mkdir(exist_ok=True)
         shutil.copyfile(library, place)
         entries.append({"file": place.relative_to(package).as_posix()})
-    return entries
+        if place.suffix == hooks.SUFFIX:  # what calls the Python functions in it
+            entries.append({"module": EXTENSIONS_MODULE})
+    return [entry for index, entry in enumerate(entries) if entry not in entries[:index]]
 
 
 def _manifest(work: Path, graph: ModelGraph, table: CostTable, options: EmitOptions) -> dict[str, Any]:

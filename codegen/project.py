@@ -18,6 +18,7 @@ from urllib.parse import quote
 import jinja2
 
 from cutset import __version__
+from cutset.cascade.hooks import SUFFIX, requirements_of
 from cutset.codegen.report.text import counted
 from cutset.codegen.runtime.bench import encode_request
 from cutset.codegen.runtime.config import TensorConfig
@@ -52,7 +53,8 @@ def write_project(
         custom_ops: Entries of the plan's ``custom_ops``.
     """
     environment = templates()
-    variables = _variables(plan, package, custom_ops)
+    archives = [serving / package / entry["file"] for entry in custom_ops if Path(entry.get("file", "")).suffix == SUFFIX]
+    variables = _variables(plan, package, custom_ops, [wanted for path in archives for wanted in requirements_of(path)])
     files = {
         serving / "pyproject.toml": "pyproject.toml.j2",
         serving / "README.md": "README.md.j2",
@@ -75,10 +77,10 @@ def write_project(
     shutil.copyfile(serving / "sample.npz", serving / package / "sample.npz")  # what the installed server warms up with
 
 
-def _variables(plan: Plan, package: str, custom_ops: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _variables(plan: Plan, package: str, custom_ops: Sequence[Mapping[str, str]], of_hooks: Sequence[str]) -> dict[str, Any]:
     """Return what the templates show."""
     modules = [entry["module"].replace("_", "-") for entry in custom_ops if "module" in entry]
-    runtime = [_at_least(name) for name in [*REQUIREMENTS, *modules]]
+    runtime = [*(_at_least(name) for name in [*REQUIREMENTS, *modules]), *of_hooks]
     return {
         "package": package,
         "name": plan.name,

@@ -20,7 +20,7 @@ from cutset.errors import ProfileError, UnavailableError
 from cutset.profilers.attribution import LAYOUT_OPS, kernels_of
 from cutset.profilers.cuda_driver import CudaDevice
 from cutset.profilers.gpu_state import GpuState, gpu_state
-from cutset.profilers.session import explain_refusal, register_library, run, session_options
+from cutset.profilers.session import explain_refusal, register_libraries, run, session_options
 from cutset.profilers.table import Latency, OptimizationLevel
 from cutset.profilers.timing import Run, repeat, summarise
 from cutset.profilers.trace import KernelEvent, read_trace
@@ -175,8 +175,7 @@ def _open(job: SessionJob, **settings: Any) -> ort.InferenceSession:
         entry = "session.optimized_model_external_initializers"
         options.add_session_config_entry(f"{entry}_file_name", job.optimised_model.name + ".data")
         options.add_session_config_entry(f"{entry}_min_size_in_bytes", str(_EXTERNAL_FROM_BYTES))
-    for library in job.custom_ops:
-        register_library(options, library)
+    register_libraries(options, job.custom_ops)
     providers = _providers(job.cuda_device)
     try:
         session = ort.InferenceSession(str(job.model), options, providers=providers)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from cutset.cascade.hooks import native_library, take_error
 from cutset.errors import CutsetError, ModelError, ProfileError, UnavailableError
 from cutset.profilers.table import OptimizationLevel
 
@@ -55,8 +56,7 @@ def open_session(
         ModelError: If onnxruntime does not take the model; the message names the operator and the way out.
     """
     options = options or session_options()
-    for library in custom_ops:
-        register_library(options, library)
+    register_libraries(options, custom_ops)
     source = str(model) if isinstance(model, Path) else model
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -70,20 +70,21 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def register_library(options: ort.SessionOptions, library: str) -> None:
-    """Register a custom-operator library with a session's options.
+def register_libraries(options: ort.SessionOptions, libraries: Sequence[str]) -> None:
+    """Register custom-operator libraries with a session's options, each once; archives of Python functions among them.
 
     Raises:
-        UnavailableError: If the library cannot be loaded.
+        UnavailableError: If a library cannot be loaded.
     """
-    try:
-        options.register_custom_ops_library(library)
-    except Exception as error:
-        raise UnavailableError(
-            f"the custom-operator library {library} cannot be loaded",
-            cause=str(error)[:300],
-            hint="give a shared library built for this machine and this onnxruntime: --custom-ops LIB.so",
-        ) from error
+    for library in dict.fromkeys(native_library(library) for library in libraries):
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:
+            raise UnavailableError(
+                f"the custom-operator library {library} cannot be loaded",
+                cause=str(error)[:300],
+                hint="give a shared library built for this machine and this onnxruntime: --custom-ops LIB.so",
+            ) from error
 
 
 def explain_refusal(message: str, *, where: str) -> CutsetError:
@@ -112,12 +113,16 @@ def run(session: ort.InferenceSession, inputs: Arrays, outputs: Sequence[str] | 
     """
     names = list(outputs) if outputs is not None else [value.name for value in session.get_outputs()]
     try:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        found = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        failed = take_error()
     except Exception as error:
         shapes = {name: f"{value.dtype}{list(value.shape)}" for name, value in inputs.items() if isinstance(value, np.ndarray)}
         raise ProfileError(
             "onnxruntime cannot run the model on the sample inputs",
             where=f"inputs {shapes}",
-            cause=re.sub(r"\s+", " ", str(error))[:300],
+            cause=take_error() or re.sub(r"\s+", " ", str(error))[:300],
             hint="give inputs that the model accepts: --inputs sample.npz",
         ) from error
+    if failed is not None:
+        raise ProfileError("a Python function of the model fails on the sample inputs", cause=failed)
+    return found

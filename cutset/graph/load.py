@@ -35,6 +35,9 @@ EXTENSIONS_MODULE = "onnxruntime_extensions"
 EXTENSIONS_DOMAINS = frozenset({"com.microsoft.extensions", "ai.onnx.contrib"})
 """Operator domains of the onnxruntime-extensions package, whose library Cutset finds by itself."""
 
+HOOK_DOMAIN = "cutset.python"
+"""How the operator domains of Python functions begin, which cascades may have."""
+
 
 def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
     """Return the model at `path`, normalised and with inferred shapes.
@@ -328,6 +331,12 @@ def with_operators(graph: ModelGraph) -> ModelGraph:
     unknown = [node for domain, node in domains.items() if domain not in EXTENSIONS_DOMAINS]
     if unknown and not graph.custom_ops:
         node = unknown[0]
+        if node.domain.startswith(HOOK_DOMAIN):
+            raise ModelError(
+                f"node `{node.name}` is a Python function, and its archive was not given",
+                where=str(graph.path),
+                hint="give the archive that `cutset compose` wrote beside the model: --custom-ops FILE.pyz",
+            )
         raise ModelError(
             f"operator {node.domain}::{node.op_type} is a custom operator and no library was given for it",
             where=f"{graph.path}, node `{node.name}`",

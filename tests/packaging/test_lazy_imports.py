@@ -37,7 +37,7 @@ def test_partition_needs_no_optional_library():
     assert modules & OPTIONAL == set()
 
 
-COMMANDS = ["doctor", "inspect", "profile", "partition", "serve", "samples"]
+COMMANDS = ["doctor", "inspect", "profile", "compose", "partition", "serve", "samples"]
 
 
 def test_every_command_imports_without_the_optional_libraries():

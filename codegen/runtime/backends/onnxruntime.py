@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import onnxruntime as ort
 
 from ..config import CustomOps, StageConfig
 from ..dtypes import Value
+from .archive import ARCHIVE, load_archive
 from .base import BackendDied, BackendError, BackendOptions
 
 _CPU = "CPUExecutionProvider"
@@ -38,6 +40,7 @@ class OnnxRuntimeBackend:
         Raises:
             BackendError: If the model cannot be opened or its inputs and outputs are not the stage's.
         """
+        archives = [load_archive(one.file) for one in options.custom_ops if one.file and one.file.suffix == ARCHIVE]
         session, substitution = _open(stage, options)
         types: dict[str, dict[str, str]] = {}
         for side, nodes, names in (
@@ -47,7 +50,7 @@ class OnnxRuntimeBackend:
             types[side] = {node.name: node.type for node in nodes}
             if set(types[side]) != set(names):
                 raise BackendError(f"the model's {side} are {sorted(types[side])}, the plan says {sorted(names)}")
-        return cls(session, stage, types, substitution)
+        return cls(session, stage, types, substitution, archives)
 
     def __init__(
         self,
@@ -55,8 +58,10 @@ class OnnxRuntimeBackend:
         stage: StageConfig,
         types: dict[str, dict[str, str]],
         substitution: str | None,
+        archives: Sequence[ModuleType] = (),
     ) -> None:
         self._session = session
+        self._archives = archives
         self._outputs = list(stage.outputs)
         self._raw_inputs = [name for name, kind in types["inputs"].items() if kind == _BFLOAT16]
         self._through_ort_values = _BFLOAT16 in types["outputs"].values()
@@ -81,12 +86,19 @@ class OnnxRuntimeBackend:
         except Exception as error:
             # ONNX Runtime's exceptions share no base class narrower than Exception.
             lost = self.device == "gpu" and any(words in str(error) for words in _LOST)
-            raise (BackendDied if lost else BackendError)(str(error)) from error
+            raise (BackendDied if lost else BackendError)(self._failed_hook() or str(error)) from error
+        failed = self._failed_hook()
+        if failed:
+            raise BackendError(failed)
         return dict(zip(self._outputs, results, strict=True))
 
     def close(self) -> None:
         """Drop the session."""
         del self._session
+
+    def _failed_hook(self) -> str | None:
+        """Return why a Python function in the graph failed in this thread's run."""
+        return next((error for archive in self._archives if (error := archive.take_error())), None)
 
     def _run_arrays(self, ready: dict[str, Any]) -> list[Value]:
         results: list[Value] = self._session.run(self._outputs, ready)
@@ -141,8 +153,8 @@ def _session(stage: StageConfig, options: BackendOptions, providers: list[str]) 
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        for library in options.custom_ops:
-            settings.register_custom_ops_library(_library_path(library))
+        for library in dict.fromkeys(_library_path(library) for library in options.custom_ops):
+            settings.register_custom_ops_library(library)
         return ort.InferenceSession(str(stage.model), settings, providers=providers)
     except BackendError:
         raise
@@ -152,7 +164,8 @@ def _session(stage: StageConfig, options: BackendOptions, providers: list[str]) 
 
 def _library_path(library: CustomOps) -> str:
     if library.file is not None:
-        return str(library.file)
+        archive = library.file.suffix == ARCHIVE
+        return str(load_archive(library.file).get_library_path()) if archive else str(library.file)
     try:
         module = importlib.import_module(str(library.module))
     except ImportError as error:

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cutset.errors import ModelError, ProfileError, UnavailableError
-from cutset.profilers.session import explain_refusal, open_session, register_library, run, session_options
+from cutset.profilers.session import explain_refusal, open_session, register_libraries, run, session_options
 
 FLOAT = TensorProto.FLOAT
 
@@ -75,5 +75,5 @@ def test_a_library_that_cannot_be_loaded(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UnavailableError, match="cannot be loaded") as caught:
-        register_library(session_options(), str(path))
+        register_libraries(session_options(), [str(path)])
     assert "--custom-ops" in caught.value.hint
