@@ -8,10 +8,13 @@ and plucked strings. It has the structure that voice and music models look for.
 from __future__ import annotations
 
 import importlib
+import io
 from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
+
+from cutset.errors import UnavailableError
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -34,6 +37,29 @@ def page() -> Bytes:
     """Return a photo of a printed page, upright, uint8 [height, width]."""
     data = _skimage_data()
     return _drawn_page() if data is None else np.ascontiguousarray(data.page(), dtype=np.uint8)
+
+
+def jpeg(image: npt.NDArray[np.uint8], *, quality: int = 92) -> Bytes:
+    """Return a picture as the bytes of a JPEG file, uint8 [num_bytes].
+
+    Args:
+        image: Colour or grey pixels.
+        quality: As Pillow counts it.
+
+    Raises:
+        UnavailableError: If Pillow, which comes with scikit-image, is missing.
+    """
+    try:
+        from PIL import Image  # noqa: PLC0415 - comes with an optional extra
+    except ImportError as error:
+        raise UnavailableError(
+            "the sample input is a JPEG file, which Pillow must write",
+            cause=str(error),
+            hint="pip install 'cutset[images]'",
+        ) from error
+    file = io.BytesIO()
+    Image.fromarray(image).convert("RGB").save(file, "JPEG", quality=quality)
+    return np.frombuffer(file.getvalue(), np.uint8)
 
 
 def _skimage_data() -> ModuleType | None:

@@ -7,7 +7,6 @@ forced. Loading the model takes `SessionOptions.register_custom_ops_library(onnx
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +19,7 @@ from cutset.errors import UnavailableError
 from cutset.sample_models import wheels
 from cutset.sample_models.classifier import CROP, MEAN, SHORT_SIDE, STD
 from cutset.sample_models.manifest import FETCHED
-from cutset.sample_models.media import page
+from cutset.sample_models.media import jpeg, page
 
 LABELS = (0, 90, 180, 270)
 """Degrees by which the page is turned clockwise, in the order of the probabilities."""
@@ -104,17 +103,7 @@ def sample_inputs(*, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
     Raises:
         UnavailableError: If Pillow, which comes with scikit-image, is missing.
     """
-    try:
-        from PIL import Image  # noqa: PLC0415 - comes with an optional extra
-    except ImportError as error:
-        raise UnavailableError(
-            "the sample input of `orientation-jpeg` is a JPEG file, which Pillow must write",
-            cause=str(error),
-            hint="pip install 'cutset[images]'",
-        ) from error
-    file = io.BytesIO()
-    Image.fromarray(np.rot90(page()[:, :WIDTH], -seed)).convert("RGB").save(file, "JPEG", quality=92)
-    return {"image": np.frombuffer(file.getvalue(), np.uint8)}
+    return {"image": jpeg(np.rot90(page()[:, :WIDTH], -seed))}
 
 
 def answer(outputs: Mapping[str, npt.NDArray[Any]]) -> str:

@@ -29,7 +29,7 @@ class Sample:
     Attributes:
         name: Its name on the command line.
         summary: What it does and why it is here, one line.
-        kind: ``built`` from code and a seed, or ``fetched`` as it is from a public package.
+        kind: ``built`` from code and a seed, ``fetched`` as it is from a public package, or a ``cascade`` of such models.
         licence: Licence of the model.
         aliases: Other names it answers to.
         custom_operators: Whether it loads only with the operator library of onnxruntime-extensions.
@@ -38,11 +38,16 @@ class Sample:
 
     name: str
     summary: str
-    kind: Literal["built", "fetched"]
+    kind: Literal["built", "fetched", "cascade"]
     licence: str
     aliases: tuple[str, ...] = ()
     custom_operators: bool = False
     network: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """Of the file that holds it."""
+        return ".yaml" if self.kind == "cascade" else ".onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,7 @@ class Written:
     """The two files of a written sample.
 
     Attributes:
-        model: The ONNX file.
+        model: The ONNX file, or the YAML file of a cascade.
         inputs: Sample inputs beside it, one array an input; load with ``numpy.load``.
     """
 
@@ -103,6 +108,25 @@ _BUILT = (
     ),
 )
 
+_CASCADES = (
+    Sample(
+        name="face-crops",
+        summary="JPEG bytes in, faces out, and which way up each is: a detector, its crops, a second network",
+        kind="cascade",
+        licence="Apache-2.0, MIT",
+        custom_operators=True,
+        network=True,
+    ),
+    Sample(
+        name="documents",
+        summary="JPEG bytes in, a page's orientation, lines of text and layout out: three networks at once, Python after one",
+        kind="cascade",
+        licence="Apache-2.0",
+        custom_operators=True,
+        network=True,
+    ),
+)
+
 
 def _listed(model: FetchedModel) -> Sample:
     return Sample(
@@ -115,8 +139,10 @@ def _listed(model: FetchedModel) -> Sample:
     )
 
 
-SAMPLES: Mapping[str, Sample] = MappingProxyType({sample.name: sample for sample in (*_BUILT, *map(_listed, FETCHED.values()))})
-"""Every sample by its name: built ones first, then the fetched ones in the manifest's order."""
+SAMPLES: Mapping[str, Sample] = MappingProxyType(
+    {sample.name: sample for sample in (*_BUILT, *_CASCADES, *map(_listed, FETCHED.values()))}
+)
+"""Every sample by its name: built ones, cascades, then the fetched ones in the manifest's order."""
 
 _NAMES: Mapping[str, str] = MappingProxyType(
     {alias: sample.name for sample in SAMPLES.values() for alias in (sample.name, *sample.aliases)}
@@ -139,7 +165,7 @@ def resolve(name: str) -> Sample:
 
 
 def build(name: str, *, seed: int = 0) -> onnx.ModelProto:
-    """Return the model of a sample, built or fetched.
+    """Return the model of a sample; that of a cascade without the Python functions it may need.
 
     Args:
         name: Name or alias.
@@ -153,7 +179,7 @@ def build(name: str, *, seed: int = 0) -> onnx.ModelProto:
     import onnx  # noqa: PLC0415 - the list must not wait for it
 
     sample = resolve(name)
-    if sample.kind == "built":
+    if sample.kind != "fetched":
         return _builder(sample).build(seed=seed)
     return onnx.load_from_string(_fetched_bytes(sample, None))
 
@@ -170,7 +196,7 @@ def sample_inputs(name: str, *, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
         UnavailableError: If an optional package is missing.
     """
     sample = resolve(name)
-    if sample.kind == "built":
+    if sample.kind != "fetched":
         return _builder(sample).sample_inputs(seed=seed)
     from cutset.sample_models import inputs  # noqa: PLC0415 - the list must not wait for it
 
@@ -188,7 +214,7 @@ def answer(name: str, outputs: Mapping[str, npt.NDArray[Any]]) -> str:
         UsageError: If there is no such sample.
     """
     sample = resolve(name)
-    if sample.kind == "built":
+    if sample.kind != "fetched":
         return _builder(sample).answer(outputs)
     return "; ".join(
         f"{output}: {array.dtype} {list(array.shape)}"
@@ -206,14 +232,14 @@ def fetch(name: str, out: Path, *, cache: Path | None = None) -> Path:
         cache: Folder that keeps downloaded packages; default the user's cache folder.
 
     Raises:
-        UsageError: If there is no such sample, or it is a built one.
+        UsageError: If there is no such sample, or it is not a fetched one.
         UnavailableError: If the package is not here and cannot be downloaded.
         ModelError: If what arrived is not the known file; nothing is written then.
     """
     from cutset.files import write_atomic  # noqa: PLC0415 - the list must not wait for it
 
     sample = resolve(name)
-    if sample.kind == "built":
+    if sample.kind != "fetched":
         raise UsageError(f"the sample `{sample.name}` is built, not fetched", hint=f"cutset samples {sample.name} -o {out}")
     return write_atomic(out / f"{sample.name}.onnx" if out.is_dir() else out, _fetched_bytes(sample, cache))
 
@@ -221,7 +247,8 @@ def fetch(name: str, out: Path, *, cache: Path | None = None) -> Path:
 def write(name: str, out: Path, *, seed: int = 0) -> Written:
     """Return the files of a sample, written whole: the model at `out`, its inputs beside it as ``.npz``.
 
-    Both are made before either is written. A fetched model is written byte for byte as it came.
+    All are made before any is written. A fetched model is written byte for byte as it came; a cascade as its YAML file, with
+    the files that it names beside it.
 
     Args:
         name: Name or alias.
@@ -229,7 +256,7 @@ def write(name: str, out: Path, *, seed: int = 0) -> Written:
         seed: As for `build` and `sample_inputs`.
 
     Raises:
-        UsageError: If there is no such sample, or `out` has the suffix ``.npz``.
+        UsageError: If there is no such sample, or `out` has a suffix that does not fit.
         UnavailableError: If an optional package or the network is missing.
         ModelError: If a fetched file is not the known one.
     """
@@ -240,12 +267,22 @@ def write(name: str, out: Path, *, seed: int = 0) -> Written:
     if out.suffix == ".npz":
         raise UsageError(f"`{out}` is where the sample inputs go", hint="give the model a name that ends in .onnx")
     sample = resolve(name)
-    if sample.kind == "built":
-        data: bytes = _builder(sample).build(seed=seed).SerializeToString(deterministic=True)
+    beside: dict[str, bytes] = {}
+    if sample.kind == "cascade":
+        if out.suffix not in {".yaml", ".yml"}:
+            hint = f"cutset samples {sample.name} -o {out.with_suffix('.yaml')}; `cutset compose` makes one model of it"
+            raise UsageError(f"the sample `{sample.name}` is a cascade, which a YAML file describes", hint=hint)
+        from cutset.sample_models import cascade_files  # noqa: PLC0415 - the list must not wait for it
+
+        data, beside = cascade_files.read(sample.name)
+    elif sample.kind == "built":
+        data = _builder(sample).build(seed=seed).SerializeToString(deterministic=True)
     else:
         data = _fetched_bytes(sample, None)
     arrays = io.BytesIO()
     np.savez(arrays, allow_pickle=False, **sample_inputs(name, seed=seed))
+    for other, content in beside.items():
+        write_atomic(out.with_name(other), content)
     return Written(model=write_atomic(out, data), inputs=write_atomic(out.with_suffix(".npz"), arrays.getvalue()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -100,14 +100,18 @@ def bind(document: Document, stage: Stage, model: onnx.ModelProto, reads: Mappin
         for value in graph.output:
             value.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
-    for value in (*graph.input, *graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            _rename(dim, stage.name, sizes)
+    for dim in _dims(graph.input, graph.output):
+        _rename(dim, stage.name, sizes)
+    given = {dim.dim_param for dim in _dims(graph.input, graph.output)}
     try:
-        return onnx.shape_inference.infer_shapes(bound, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(bound, data_prop=True)
     except Exception as error:  # inference raises several kinds that share no base class
         keys = ("stages", stage.name)
         raise document.refusal(f"stage `{stage.name}` does not fit what it reads", *keys, cause=str(error)[:300]) from error
+    for dim in _dims(inferred.graph.value_info, inferred.graph.output):
+        if dim.dim_param and dim.dim_param not in given:  # `unk__0`, which inference calls a size in every model
+            dim.dim_param = f"{stage.name}_{_word(dim.dim_param)}"
+    return inferred
 
 
 def check_inputs(document: Document, stage: Stage, wanted: tuple[str, ...] | None) -> None:
@@ -159,7 +163,7 @@ def _read(document: Document, stage: Stage, find: Finder) -> onnx.ModelProto:
         try:
             model = find(stage.what)
         except CutsetError as error:
-            raise document.refusal(error.what, *keys, cause=error.cause, hint=error.hint) from error
+            raise type(error)(error.what, where=document.line(*keys), cause=error.cause, hint=error.hint) from error
     else:
         if not path.is_file():
             raise document.refusal(f"there is no file {path}", *keys, hint="paths are relative to the folder of this file")
@@ -218,6 +222,10 @@ def _unify(document: Document, stage: Stage, declared: TensorSpec, given: Tensor
 def _text(spec: TensorSpec) -> str:
     shape = "of any rank" if spec.shape is None else f"[{', '.join('?' if dim is None else str(dim) for dim in spec.shape)}]"
     return f"{spec.dtype} {shape}"
+
+
+def _dims(*sides: Iterable[onnx.ValueInfoProto]) -> list[onnx.TensorShapeProto.Dimension]:
+    return [dim for side in sides for value in side for dim in value.type.tensor_type.shape.dim]
 
 
 def _set_shape(value: onnx.ValueInfoProto, shape: tuple[Dim, ...] | None) -> None:

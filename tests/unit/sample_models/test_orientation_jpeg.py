@@ -91,6 +91,7 @@ def test_without_the_extras_the_hint_names_them(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UnavailableError) as caught:
         orientation_jpeg.build()
     assert "cutset[extensions]" in str(caught.value.hint)
+    monkeypatch.setattr(orientation_jpeg, "page", lambda: np.zeros((64, 64), np.uint8))  # which a PNG file holds
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(UnavailableError) as caught:
         orientation_jpeg.sample_inputs()

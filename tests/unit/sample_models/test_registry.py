@@ -30,9 +30,10 @@ def test_listing_imports_neither_onnx_nor_numpy() -> None:
 def test_built_ones_come_first_and_each_says_what_it_is() -> None:
     samples = list(registry.SAMPLES.values())
     assert [sample.name for sample in samples[:5]] == ["classifier", "detector", "tagger", "encoder", "orientation-jpeg"]
-    assert [sample.name for sample in samples[5:]] == list(FETCHED)
+    assert [sample.name for sample in samples[5:7]] == ["face-crops", "documents"]
+    assert [sample.name for sample in samples[7:]] == list(FETCHED)
     assert all(sample.summary and sample.licence for sample in samples)
-    assert [sample.name for sample in samples if sample.custom_operators] == ["orientation-jpeg"]
+    assert [sample.name for sample in samples if sample.custom_operators] == ["orientation-jpeg", "face-crops", "documents"]
     assert {sample.name for sample in samples if not sample.network} == {"classifier", "detector", "tagger", "encoder"}
 
 

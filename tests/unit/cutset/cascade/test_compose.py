@@ -109,6 +109,23 @@ def test_a_frozen_shape_can_be_opened(write, save_model, tmp_path):
         composed(write(text.replace("    shapes: {x: [1, 1, height, 8]}\n", "")))
 
 
+def test_sizes_that_inference_makes_up_are_not_shared_by_stages(write, tmp_path):
+    """Every model's inference calls its first unknown size the same; onnxruntime reuses memory between equal sizes."""
+    document = write(
+        """
+        inputs:
+          image: {type: uint8, shape: [h, w, 3]}
+        stages:
+          one: {part: letterbox, inputs: {image: image}, with: {size: [64, 64]}}
+          two: {part: letterbox, inputs: {image: image}, with: {size: [80, 60]}}
+        outputs: {a: one.boxed, b: two.boxed}
+        """
+    )
+    image = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    found = run(document, tmp_path, image=image)
+    assert (found["a"].shape, found["b"].shape) == ((64, 64, 3), (80, 60, 3))
+
+
 FAILS_ON_NONE = """<ir_version: 8, opset_import: ["" : 18]>
 flat (float[rows, 3, 2] x) => (float[rows, 6] y) <int64[2] shape = {0, -1}> { y = Reshape (x, shape) }"""
 
