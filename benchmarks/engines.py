@@ -1,6 +1,8 @@
 """Whether the GPU stages of a plan really build as engines, what that takes, and what TensorRT refuses.
 
-usage: python benchmarks/engines.py [-o FILE] [--markdown] [--target GPU] [--models NAME|FILE.onnx ...]
+usage: python benchmarks/engines.py [-o FILE [--append]] [--markdown] [--target GPU] [--models NAME|FILE.onnx ...]
+
+A model in a file may have inputs beside it, in FILE.npz; it needs them where a free dimension is not the first.
 
 Each model is planned twice with modelled costs of the target. ``planned`` is the plan that `cutset partition` emits.
 ``everything`` is the hardest to build: the GPU costs a thousandth, and the copies nothing, so that all that the GPU may run
@@ -66,6 +68,7 @@ class Built:
         seconds: Seconds of the whole loop, searches included.
         engine_mb: Megabytes of the engines.
         refusals: Nodes that the builder refused although the parser and their own probe were fine, with its words.
+        verdict: Why the plan is what it is.
     """
 
     decision: str
@@ -75,6 +78,7 @@ class Built:
     seconds: float
     engine_mb: float
     refusals: Mapping[str, str]
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,16 +90,18 @@ class Row:
         nodes: Nodes that a placement is about.
         probe_s: Seconds to ask the library about each kind of node.
         refused: Nodes refused one by one, by reason and who says so.
-        planned: The plan that is emitted.
-        everything: The plan of a GPU that costs nothing.
+        planned: The plan that is emitted; None where there is none.
+        everything: The plan of a GPU that costs nothing, likewise.
+        failure: Why there is none; empty where there is one.
     """
 
     name: str
     nodes: int
     probe_s: float
     refused: Mapping[str, int]
-    planned: Built
-    everything: Built
+    planned: Built | None
+    everything: Built | None
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +188,7 @@ def summary(made: Engineered, seconds: float) -> Built:
         seconds=seconds,
         engine_mb=sum(report.size_bytes for report in reports) / 1e6,
         refusals={name: verdict.reason for name, verdict in made.refusals.items()},
+        verdict=made.plan.verdict,
     )
 
 
@@ -190,6 +197,9 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = ["| model | nodes | refused one by one | plan | GPU stages | build s | engine MB | refused by building |",
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for item in rows:
+        if item.planned is None or item.everything is None:
+            lines.append(f"| {item.name} | {cell(item.failure)} | | | | | | |")
+            continue
         for title, found in (("planned", item.planned), ("everything", item.everything)):
             about = (item.name, item.nodes, sum(item.refused.values())) if title == "planned" else ("", "", "")
             sizes = " + ".join(map(str, found.gpu_nodes)) or "none"
@@ -200,9 +210,15 @@ def markdown(rows: Sequence[Row]) -> str:
     reasons = Counter(alike(reason) for item in rows for reason, count in item.refused.items() for _ in range(count))
     lines += ["", "| nodes | refused one by one because |", "|---|---|"]
     lines += [f"| {count} | {cell(reason)} |" for reason, count in reasons.most_common(MOST_REASONS)]
+    lines += ["", "| model | nothing on the GPU in *everything*, because |", "|---|---|"]
+    lines += [
+        f"| {item.name} | {cell(item.everything.verdict)} |"
+        for item in rows
+        if item.everything and not item.everything.gpu_nodes
+    ]
     lines += ["", "| model | node | refused by building because |", "|---|---|---|"]
     for item in rows:
-        found = {**item.planned.refusals, **item.everything.refusals}
+        found = {name: why for made in (item.planned, item.everything) if made for name, why in made.refusals.items()}
         lines += [f"| {item.name} | `{name}` | {cell(reason)} |" for name, reason in found.items()]
     return "\n".join(lines)
 
@@ -237,10 +253,10 @@ def main() -> None:
         try:
             found = row(model, options.target, CostCache(options.cache))
         except CutsetError as error:
-            print(f"{model}: {error}", file=sys.stderr)
-            continue
+            why = f"{error.what}: {error.cause}" if error.cause else error.what
+            found = Row(name=Path(model).stem, nodes=0, probe_s=0.0, refused={}, planned=None, everything=None, failure=why)
         rows = [*(other for other in rows if other.name != found.name), found]
-        print(f"{found.name}: {found.planned} / {found.everything}", file=sys.stderr)
+        print(f"{found.name}: {found.failure or (found.planned, found.everything)}", file=sys.stderr)
         if options.output:
             document = {"target": options.target, "environment": environment(), "rows": rows}
             options.output.write_text(serde.dumps(document), "utf-8")

@@ -56,12 +56,15 @@ def clean(path: Path, inputs: Collection[EngineInput], chosen: Collection[CleanU
         chosen: Passes to run.
     """
     changed: list[CleanUp] = []
+    given = {one.name: one for one in inputs}
+    subject: Subject | None = None
     for name in CLEAN_UPS:
         if name in chosen:
-            model = onnx.load(str(path), load_external_data=False)
-            if _PASSES[name](Subject(model=model, graph=load(path), inputs={given.name: given for given in inputs})):
-                path.write_bytes(model.SerializeToString())
+            subject = subject or Subject(model=onnx.load(str(path), load_external_data=False), graph=load(path), inputs=given)
+            if _PASSES[name](subject):
+                path.write_bytes(subject.model.SerializeToString())
                 changed.append(name)
+                subject = None  # its graph is no longer that of the file
     return tuple(changed)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cutset.codegen.engines.gain import Model, modelled_gain
 from cutset.codegen.engines.prepare import EXTERNAL_FROM_BYTES, Prepared, Recipe, feeds_of
 from cutset.codegen.precision.error import OutputError, run_part
-from cutset.codegen.precision.reduce import compare_part
+from cutset.codegen.precision.reduce import Original, compare_part
 from cutset.errors import CutsetError
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
@@ -51,33 +50,34 @@ def compare(graph: ModelGraph, stage: Stage, prepared: Prepared, recipe: Recipe)
     own = prepared.reduced
     feeds = feeds_of(graph, stage, recipe.runs.usual)
     calibration = feeds_of(graph, stage, recipe.calibration)
-    reference = run_part(prepared.plain, feeds)
+    trial = _Trial(
+        part=Original(prepared.plain), reference=run_part(prepared.plain, feeds), feeds=feeds, calibration=calibration
+    )
     found = []
     for precision in PRECISIONS:
         if precision == own.precision and own.errors:
             reduced, kept = len(own.reduced), len(own.kept)
             found.append(Compared(precision=precision, errors=own.errors, reduced=reduced, kept=kept, gain=prepared.gain))
         elif precision != "fp32":
-            one = _compared(graph, stage, prepared.plain, recipe.gpu, _Trial(precision, reference, feeds, calibration))
+            one = _compared(graph, stage, precision, trial, recipe.gpu)
             refused = prepared.refused if precision == recipe.precision else ""
             found.append(replace(one, note=one.note or refused))
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Trial:
-    precision: Precision
+    part: Original
     reference: Sequence[Arrays]
     feeds: Sequence[Arrays]
     calibration: Sequence[Arrays]
 
 
-def _compared(graph: ModelGraph, stage: Stage, plain: Path, gpu: Model | None, trial: _Trial) -> Compared:
-    precision = trial.precision
-    if plain.stat().st_size > EXTERNAL_FROM_BYTES:
+def _compared(graph: ModelGraph, stage: Stage, precision: Precision, trial: _Trial, gpu: Model | None) -> Compared:
+    if trial.part.path.stat().st_size > EXTERNAL_FROM_BYTES:
         return Compared(precision=precision, note="the stage is too large to be compared")
     try:
-        errors, reduced = compare_part(plain, precision, trial.reference, trial.feeds, trial.calibration)
+        errors, reduced = compare_part(trial.part, precision, trial.reference, trial.feeds, trial.calibration)
         gain = None if gpu is None else modelled_gain(graph, gpu, stage.nodes, precision, reduced)
     except CutsetError as error:
         return Compared(precision=precision, note=error.what)

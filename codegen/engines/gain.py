@@ -53,4 +53,4 @@ def modelled_gain(
         before, after = total_s("fp32"), total_s(precision)
     except UnknownShapeError:
         return None
-    return before / after if after and before != after else None
+    return before / after if after else None

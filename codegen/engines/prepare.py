@@ -100,7 +100,9 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
         calibration=feeds_of(graph, stage, recipe.calibration) if recipe.precision == "int8" else (),
         tolerance=recipe.tolerance,
     )
-    gain = None if recipe.gpu is None else modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision, reduced.reduced)
+    gain = None
+    if narrower and recipe.gpu is not None:
+        gain = modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision, reduced.reduced)
     if reduced.model is None:
         return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=model, reduced=reduced, gain=gain)
     target = model.with_name(f"{model.stem}.{recipe.precision}.onnx")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import onnx
+import onnx.shape_inference
 import onnx.version_converter
+from onnx import TensorProto
 
 from cutset.codegen.precision.error import TOLERANCES, OutputError, errors_of, run_narrowed, run_part
 from cutset.codegen.precision.floats import MATRIX_OPS, NarrowType, narrow
@@ -17,7 +19,6 @@ from cutset.codegen.precision.search import fewest
 from cutset.codegen.precision.tf32 import emulated_tf32
 from cutset.errors import ModelError, UsageError, VerificationError
 from cutset.graph.load import load
-from cutset.graph.types import TensorSpec
 from cutset.profilers.datasheets import Precision
 from cutset.profilers.session import Arrays
 
@@ -25,6 +26,26 @@ OPSETS: Mapping[NarrowType, tuple[int, ...]] = {"fp16": (), "bf16": (22, 13)}
 """Those a part is raised to if it can be: 22 is the first in which Conv takes bfloat16, 13 the first in which Cast does."""
 MOST_TESTS = {"tf32": 0, "fp16": 40, "bf16": 40, "int8": 24}
 """Runs of a part in the search for what stays in float32; int8 calibrates anew in each, tf32 is one switch for an engine."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A part in float32, read at most once."""
+
+    path: Path
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The part, weights inside; not to be changed."""
+        return onnx.load(str(self.path))
+
+    @cached_property
+    def dtypes(self) -> Mapping[str, str]:
+        """Element type of each tensor, as far as it is known: by ONNX's inference, which is fast, if that gets to the end."""
+        found = _inferred(self.model)
+        if all(name in found for node in self.model.graph.node for name in node.output if name):
+            return found
+        return {name: spec.dtype for name, spec in load(self.path).values.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +97,16 @@ def reduce_part(
         UsageError: If int8 is asked for without anything to calibrate with.
         VerificationError: If the tolerance leaves no matrix product in the precision.
     """
-    model = onnx.load(str(path))
-    if precision == "fp32" or (precision == "int8" and not calibration and not _to_calibrate(model)):
+    part = Original(path)
+    if precision == "fp32" or (precision == "int8" and not calibration and not _to_calibrate(part.model)):
         return Reduced(model=None, precision=precision, tolerance=0.0, errors=(), reduced=(), kept=())
     limit = TOLERANCES[precision] if tolerance is None else tolerance
-    return _within(model, precision, limit, run_part(path, feeds), _attempts(path, model, precision, feeds, calibration))
+    attempt = _attempts(part, precision, feeds, calibration)
+    return _within(part.model, precision, limit, run_part(path, feeds), attempt)
 
 
 def compare_part(
-    path: Path,
+    part: Original,
     precision: Precision,
     reference: Sequence[Arrays],
     feeds: Sequence[Arrays],
@@ -93,7 +115,7 @@ def compare_part(
     """Return the error of a part in a precision with all its nodes in it that can be, and their names.
 
     Args:
-        path: The part in float32.
+        part: The part.
         precision: The precision.
         reference: What it computes.
         feeds: Inputs of the part to compare on.
@@ -103,7 +125,7 @@ def compare_part(
         UsageError: As `reduce_part`.
         ModelError: If it cannot be brought to the precision.
     """
-    attempt = _attempts(path, onnx.load(str(path)), precision, feeds, calibration)(frozenset())
+    attempt = _attempts(part, precision, feeds, calibration)(frozenset())
     return errors_of(reference, attempt.outputs), attempt.reduced
 
 
@@ -113,7 +135,7 @@ def _to_calibrate(model: onnx.ModelProto) -> bool:
 
 
 def _attempts(
-    path: Path, model: onnx.ModelProto, precision: Precision, feeds: Sequence[Arrays], calibration: Sequence[Arrays]
+    part: Original, precision: Precision, feeds: Sequence[Arrays], calibration: Sequence[Arrays]
 ) -> Callable[[frozenset[str]], _Attempt]:
     """Return what brings a part to a precision but for the named nodes, and runs it."""
     if precision == "int8" and not calibration:
@@ -122,10 +144,10 @@ def _attempts(
             hint="give some with --calibration inputs.npz",
         )
     if precision == "tf32":
-        return _tf32(_at_least(model, 7, path), feeds)
+        return _tf32(_at_least(part, 7), feeds)
     if precision == "int8":
-        return _int8(_at_least(model, 13, path), feeds, calibration)
-    return _floats(path, model, "fp16" if precision == "fp16" else "bf16", feeds)
+        return _int8(_at_least(part, 13), feeds, calibration)
+    return _floats(part, "fp16" if precision == "fp16" else "bf16", feeds)
 
 
 def _within(
@@ -177,13 +199,9 @@ def _tf32(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> Callable[[frozense
     return attempt
 
 
-def _floats(
-    path: Path, model: onnx.ModelProto, kind: NarrowType, feeds: Sequence[Arrays]
-) -> Callable[[frozenset[str]], _Attempt]:
-    original = model
-    model = _raised(original, OPSETS[kind], path)
-    values = load(path).values if model is original else _values(model)
-    dtypes = {name: spec.dtype for name, spec in values.items()}
+def _floats(part: Original, kind: NarrowType, feeds: Sequence[Arrays]) -> Callable[[frozenset[str]], _Attempt]:
+    model = _raised(part, OPSETS[kind])
+    dtypes = part.dtypes if model is part.model else {**_inferred(model), **part.dtypes}
 
     def attempt(keep: frozenset[str]) -> _Attempt:
         narrowed = narrow(model, dtypes, kind, keep)
@@ -192,39 +210,39 @@ def _floats(
     return attempt
 
 
-def _values(model: onnx.ModelProto) -> Mapping[str, TensorSpec]:
-    """Return what is known of each tensor of a model in memory."""
-    with tempfile.TemporaryDirectory(prefix="cutset-precision-") as folder:
-        file = Path(folder) / "m.onnx"
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)  # saving takes the weights out of the model
-        onnx.save(copy, str(file), save_as_external_data=True, location="m.onnx.data")
-        return load(file).values
+def _inferred(model: onnx.ModelProto) -> dict[str, str]:
+    """Return for each tensor that ONNX infers whether it is ``float32`` or ``other``."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    typed = (*graph.input, *graph.value_info, *graph.output)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in typed}
+    kinds |= {weight.name: weight.data_type for weight in graph.initializer}
+    return {name: "float32" if kind == TensorProto.FLOAT else "other" for name, kind in kinds.items() if kind}
 
 
-def _raised(model: onnx.ModelProto, opsets: Sequence[int], path: Path) -> onnx.ModelProto:
+def _raised(part: Original, opsets: Sequence[int]) -> onnx.ModelProto:
     """Return the part in the first of these opsets, or a later one, that it can be brought to; the last one it must be."""
     for opset in opsets[:-1]:
         try:
-            return _at_least(model, opset, path)
+            return _at_least(part, opset)
         except ModelError:
             continue
-    return _at_least(model, opsets[-1], path) if opsets else model
+    return _at_least(part, opsets[-1]) if opsets else part.model
 
 
-def _at_least(model: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:
+def _at_least(part: Original, opset: int) -> onnx.ModelProto:
     """Return the part in a version of ONNX that has what a precision needs.
 
     Raises:
         ModelError: If it cannot be brought to one.
     """
+    model = part.model
     if max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}) >= opset:
         return model
     try:
         converted = onnx.version_converter.convert_version(model, opset)
     except Exception as error:  # it raises what its C++ says
         raise ModelError(
-            f"the precision needs opset {opset}, and the stage cannot be converted to it", where=str(path),
+            f"the precision needs opset {opset}, and the stage cannot be converted to it", where=str(part.path),
             cause=" ".join(str(error).split())[:300], hint="export it with a later opset, or use --precision fp16",
         ) from error  # fmt: skip
     for index, node in enumerate(converted.graph.node):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.codegen.precision.error import run_part
-from cutset.codegen.precision.reduce import compare_part, reduce_part
+from cutset.codegen.precision.reduce import Original, compare_part, reduce_part
 from cutset.codegen.precision.tf32 import emulated_tf32
 from cutset.errors import VerificationError
 
@@ -65,6 +65,6 @@ def test_tf32_is_compared_and_is_all_or_nothing(tmp_path):
     assert found.model is None, "a switch of the builder, not another file"
     assert (found.reduced, found.kept) == (("product",), ())
     assert 1e-6 < found.errors[0].max_rel < 2**-10
-    assert compare_part(path, "tf32", run_part(path, feeds), feeds) == (found.errors, found.reduced)
+    assert compare_part(Original(path), "tf32", run_part(path, feeds), feeds) == (found.errors, found.reduced)
     with pytest.raises(VerificationError, match="cannot be computed in tf32 within a tolerance of 1e-08"):
         reduce_part(path, "tf32", feeds, tolerance=1e-8)
