@@ -74,12 +74,16 @@ def name_ranks(subject: Subject) -> bool:
 
 
 def fold_constants(subject: Subject) -> bool:
-    """Replace what depends on weights alone by its value: axes, sizes and the like become weights that the parser can read."""
+    """Replace what depends on weights alone by its value: axes, sizes and the like become weights that the parser can read.
+
+    Weights in eight bits stay: what reads them from a DequantizeLinear is what libraries compute in eight bits.
+    """
     graph, model = subject.graph, subject.model
     outputs = {value.name for value in model.graph.output}
     read = {name for node in graph.nodes if node.name not in graph.constant_nodes for name in node.inputs} | outputs
     wanted = [
-        value for node in graph.nodes if node.name in graph.constant_nodes for value in node.outputs
+        value for node in graph.nodes if node.name in graph.constant_nodes and node.op.op_type != "DequantizeLinear"
+        for value in node.outputs
         if value in read and value not in outputs and graph.values[value].is_tensor and graph.values[value].dtype != "string"
     ]  # fmt: skip
     if not wanted:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from cutset.codegen.engines.gain import Model, modelled_gain
 from cutset.codegen.engines.prepare import EXTERNAL_FROM_BYTES, Prepared, Recipe, feeds_of
 from cutset.codegen.precision.error import OutputError, run_part
+from cutset.codegen.precision.quantise import is_quantised
 from cutset.codegen.precision.reduce import Original, compare_part
 from cutset.errors import CutsetError
 from cutset.graph.model import ModelGraph
@@ -76,6 +77,9 @@ class _Trial:
 def _compared(graph: ModelGraph, stage: Stage, precision: Precision, trial: _Trial, gpu: Model | None) -> Compared:
     if trial.part.path.stat().st_size > EXTERNAL_FROM_BYTES:
         return Compared(precision=precision, note="the stage is too large to be compared")
+    if precision == "int8" and not trial.calibration and is_quantised(trial.part.model):
+        gain = None if gpu is None else modelled_gain(graph, gpu, stage.nodes, precision)
+        return Compared(precision=precision, gain=gain, note="the model's own Q/DQ: the same numbers")
     try:
         errors, reduced = compare_part(trial.part, precision, trial.reference, trial.feeds, trial.calibration)
         gain = None if gpu is None else modelled_gain(graph, gpu, stage.nodes, precision, reduced)

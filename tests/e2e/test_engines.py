@@ -81,11 +81,27 @@ def test_without_a_library_the_table_answers_and_says_so(cutset, mixed, tmp_path
     assert {node["source"] for node in inspected["nodes"]} == {"TensorRT-RTX 1.7.1, recorded", "cutset default"}
 
 
-def test_a_library_that_is_asked_for_and_missing(cutset, mixed, without_libraries):
+@pytest.fixture(scope="module")
+def broken_library(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which TensorRT's bindings are installed and what they link to is not."""
+    folder = tmp_path_factory.mktemp("broken-library")
+    (folder / "tensorrt.py").write_text("import ctypes\nctypes.CDLL('libnvinfer.so.11')\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize(
+    ("environment", "cause", "cure"),
+    [
+        ("without_libraries", "No module named 'tensorrt'", "pip install 'cutset[tensorrt]'"),
+        ("broken_library", "libnvinfer.so.11: cannot open shared object file", "pip install --force-reinstall tensorrt"),
+    ],
+)
+def test_a_library_that_is_asked_for_and_cannot_be_used(cutset, mixed, request, environment, cause, cure):
     words = ("--plan-only", "--json", "--target", "l4", "--gpu-backend", "tensorrt", *QUICK)
-    done = cutset("partition", mixed, *words, env=without_libraries)
+    done = cutset("partition", mixed, *words, env=request.getfixturevalue(environment))
     assert done.code == 3
-    assert "pip install 'cutset[tensorrt]'" in done.error["hint"]
+    assert cause in done.error["cause"]
+    assert cure in done.error["hint"]
 
 
 @pytest.mark.parametrize(

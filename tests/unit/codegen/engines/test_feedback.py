@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -14,6 +15,8 @@ from cutset.codegen.engines.feedback import plan_what_builds
 from cutset.codegen.engines.gain import Model
 from cutset.codegen.engines.prepare import Recipe
 from cutset.codegen.engines.ranges import Runs, engine_inputs
+from cutset.codegen.precision.error import run_part
+from cutset.codegen.precision.quantise import quantise
 from cutset.codegen.runtime.backends.engine_build import BuildReport
 from cutset.errors import UnavailableError
 from cutset.graph.load import load
@@ -210,6 +213,36 @@ def test_every_precision_is_compared_and_the_chosen_one_is_as_it_is_built(save_m
     (ready,) = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path / "b", lambda _text: None).stages
     found = {one.precision: one for one in ready.compared}
     assert (found["fp16"].errors, found["fp16"].note) == ((), "output `y` leaves the range of fp16 with all nodes in it")
+
+
+@needs_rtx
+def test_a_model_with_symmetric_quantisation_of_its_own_is_built_in_int8_with_the_same_numbers(save_model, tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(0, 0.3, (8, 8, 3, 3)).astype(np.float32) for name in ("v", "w")}
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["h"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["h"], ["i"], name="relu"),
+        helper.make_node("Conv", ["i", "w"], ["y"], name="second", pads=[1, 1, 1, 1]),
+    ]
+    shape = [1, 8, 16, 16]
+    inputs = {"x": rng.normal(size=shape).astype(np.float32)}
+    path = save_model(nodes, [("x", FLOAT, shape)], [("y", FLOAT, shape)], weights)
+    onnx.save(quantise(onnx.load(path), [inputs]), path)
+    graph = load(path)
+    graph = graph.with_measured(*observe_shapes(graph, inputs))
+    model = Model(sheet=datasheet("l4"), groups=[(node.name,) for node in graph.nodes])
+    recipe = Recipe(runs=Runs(usual=[inputs]), precision="int8", gpu=model, compare=True)
+    made = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path, lambda _text: None)
+    assert not made.refusals
+    (ready,) = made.stages
+    assert ready.report.size_bytes > 1000
+    before, after = (
+        [node.op_type for node in onnx.load(file).graph.node].count("DequantizeLinear") for file in (path, ready.prepared.plain)
+    )
+    assert before == after > 2, "weights in eight bits stay so"
+    assert np.array_equal(run_part(ready.prepared.plain, [inputs])[0]["y"], run_part(path, [inputs])[0]["y"])
+    found = {one.precision: one for one in ready.compared}["int8"]
+    assert (found.errors, found.note) == ((), "the model's own Q/DQ: the same numbers")
 
 
 @needs_rtx
