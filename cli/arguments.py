@@ -39,6 +39,7 @@ class CostArguments:
     cache: str | None = None
     optimization: OptimizationLevel = "all"
     precision: Precision = "fp32"
+    fresh: bool = False
 
 
 def split_arguments(model: Path, arguments: dict[str, Any]) -> tuple[ModelArguments, CostArguments]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "solve": "Plan a bare cost graph, no model.",
     "serve": "Start the server of an emitted package.",
     "bench": "Measure an emitted pipeline against its parts and the unsplit model.",
+    "ci": "Hold a model's deployment against a baseline, and fail when it got worse.",
     "report": "Draw the report of an output folder again.",
     "samples": "List the sample models, write one, or fetch a real one.",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import sys
@@ -41,6 +42,12 @@ class Output:
         self.stderr = Console(stderr=True, highlight=False)
         _log_to_stderr(logging.INFO if verbose else logging.ERROR)
 
+    def hushed(self) -> Output:
+        """Return this without progress and notices: what is done again need not be said again."""
+        other = copy.copy(self)
+        other.quiet = True
+        return other
+
     def json(self, value: Any) -> None:
         """Write `value` as JSON to stdout."""
         click.echo(serde.dumps(value), nl=False)
@@ -53,6 +60,10 @@ class Output:
         """Write one line to stderr, unless quiet."""
         if not self.quiet:
             self.stderr.print(Text(text, style="dim"), soft_wrap=True)
+
+    def command(self, text: str) -> None:
+        """Write a line that another program reads to stderr, as it is and whole, so that stdout holds the result alone."""
+        click.echo(text, err=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Write a table; cells that are numbers are aligned to the right."""

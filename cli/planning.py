@@ -220,14 +220,19 @@ class Planning:
         return self.outcome_of(refusals).plan
 
 
-def prepare(planner: Planner, gpu_backend: GpuBackendRequest) -> Planning:
+def prepare(planner: Planner, gpu_backend: GpuBackendRequest, batches: Mapping[int, Measured] | None = None) -> Planning:
     """Return a model measured, with the backend's verdicts, at the batch and the workers to deploy.
+
+    Args:
+        planner: What plans it.
+        gpu_backend: What is to run GPU stages.
+        batches: The model as measured, by batch; None to measure it.
 
     Raises:
         UnavailableError: If the library that is asked for cannot be used.
         PlanError: If pins, the stage limit and the latency target leave no plan at any size.
     """
-    batches = planner.measure()
+    batches = batches or planner.measure()
     first = next(iter(batches.values()))
     backend = choose(gpu_backend, first.gpu, planner.output) if first.table.target else NO_GPU
     support = backend_support(first, backend, resolve(first.graph, planner.wanted.pins), planner.progress)

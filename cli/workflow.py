@@ -100,6 +100,7 @@ def profile_options(costs: CostArguments) -> ProfileOptions:
         cache=CostCache(cache_folder(costs.cache)),
         optimization=costs.optimization,
         precision=costs.precision,
+        fresh=costs.fresh,
     )
 
 

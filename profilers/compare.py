@@ -8,12 +8,12 @@ vary between sessions; that of a replayed or modelled one is the interval it car
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from cutset.errors import UsageError
+from cutset.profilers.matching import Pair, matched
 from cutset.profilers.table import CostTable, GroupCost, SessionCost
 
 DIFF_SCHEMA = "cutset.profile-diff/1"
@@ -41,6 +41,9 @@ CLOCK_S = 1e-6
 
 Verdict = Literal["same", "slower", "faster"]
 
+Interval = tuple[float, float, float]
+"""A time with the ends of its interval."""
+
 _VOLATILE = frozenset({"load_average"})
 
 
@@ -57,6 +60,7 @@ class Difference:
         ratio: Second over first; None if the first is zero.
         verdict: Whether the second is slower or faster by more than noise.
         sources: Where the two numbers come from.
+        same_work: Whether both compute the same.
     """
 
     what: str
@@ -67,6 +71,7 @@ class Difference:
     ratio: float | None
     verdict: Verdict
     sources: tuple[str, str]
+    same_work: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,43 +123,25 @@ def compare(a: CostTable, b: CostTable) -> Comparison:
     """
     if a.machines or b.machines:
         raise UsageError("a merged profile holds several machines, of which one can be compared at a time")
-    same = a.model.sha256 == b.model.sha256
-    left, right = _keyed(a, same), _keyed(b, same)
-    both = [(left[key], right[key]) for key in left if key in right]
-    priced = [(x, y) for x, y in both if x.latency_s is not None and y.latency_s is not None]
-    groups = [_group_difference(x, y, _session(a, x), _session(b, y)) for x, y in priced]
+    pairs = matched(a, b)
+    priced = [pair for pair in pairs if pair.a.latency_s is not None and pair.b.latency_s is not None]
+    groups = [_group_difference(pair, _session(a, pair.a), _session(b, pair.b)) for pair in priced]
     return Comparison(
-        same_model=same,
+        same_model=a.model.sha256 == b.model.sha256,
         changes=tuple(_changes(a, b)),
         totals=tuple(_totals(a, b)),
         groups=tuple(sorted(groups, key=lambda found: -abs(found.b_s - found.a_s))),
-        only_a=_only(left, right),
-        only_b=_only(right, left),
+        only_a=_only(a, {id(pair.a) for pair in priced}),
+        only_b=_only(b, {id(pair.b) for pair in priced}),
     )
 
 
-def _keyed(table: CostTable, same_model: bool) -> dict[tuple[Any, ...], GroupCost]:
-    """Return the groups by device and nodes, or by what they compute and which of those that compute it they are."""
-    seen: Counter[tuple[str, str]] = Counter()
-    found: dict[tuple[Any, ...], GroupCost] = {}
-    for group in table.groups:
-        if not group.canonical:
-            continue
-        if same_model:
-            found[(group.device, *sorted(group.canonical))] = group
-        else:
-            kind = (group.device, group.signature or f"unsigned {group.canonical}")
-            found[(*kind, seen[kind])] = group
-            seen[kind] += 1
-    return found
-
-
-def _only(groups: Mapping[tuple[Any, ...], GroupCost], others: Mapping[tuple[Any, ...], GroupCost]) -> tuple[Unmatched, ...]:
-    """Return the groups that have a cost in the first profile and none in the other."""
+def _only(table: CostTable, paired: Container[int]) -> tuple[Unmatched, ...]:
+    """Return the groups that have a cost in this profile and none in the other."""
     return tuple(
         Unmatched(what=group.canonical[0], nodes=len(group.canonical), device=group.device, latency_s=group.latency_s)
-        for key, group in groups.items()
-        if group.latency_s is not None and (key not in others or others[key].latency_s is None)
+        for group in table.groups
+        if group.canonical and group.latency_s is not None and id(group) not in paired
     )
 
 
@@ -163,15 +150,24 @@ def _session(table: CostTable, group: GroupCost) -> SessionCost | None:
     return next(alike, None)
 
 
-def _group_difference(a: GroupCost, b: GroupCost, in_a: SessionCost | None, in_b: SessionCost | None) -> Difference:
-    return _difference(
-        what=a.canonical[0],
-        nodes=len(a.canonical),
-        device=a.device,
-        a=(a.latency_s or 0.0, *_group_interval(a, in_a)),
-        b=(b.latency_s or 0.0, *_group_interval(b, in_b)),
-        sources=(a.source, b.source),
+def _group_difference(pair: Pair, in_a: SessionCost | None, in_b: SessionCost | None) -> Difference:
+    a = (pair.a.latency_s or 0.0, *_group_interval(pair.a, in_a))
+    b = (pair.b.latency_s or 0.0, *_group_interval(pair.b, in_b))
+    return Difference(
+        what=pair.a.canonical[0],
+        nodes=len(pair.a.canonical),
+        device=pair.a.device,
+        a_s=a[0],
+        b_s=b[0],
+        ratio=_ratio(a, b),
+        verdict=_verdict(a, b),
+        sources=(pair.a.source, pair.b.source),
+        same_work=pair.same_work,
     )
+
+
+def _ratio(a: Interval, b: Interval) -> float | None:
+    return b[0] / a[0] if a[0] > 0 else None
 
 
 def _group_interval(group: GroupCost, session: SessionCost | None) -> tuple[float, float]:
@@ -205,17 +201,19 @@ def _totals(a: CostTable, b: CostTable) -> Iterator[Difference]:
             ends = [(s.latency_s.median, *_session_interval(s)) for s in ran if s is not None]
         else:
             ends = [_sum(left), _sum(right)]
-        yield _difference(
+        yield Difference(
             what="total",
             nodes=sum(len(group.canonical) for group in left),
             device=device,
-            a=ends[0],
-            b=ends[1],
+            a_s=ends[0][0],
+            b_s=ends[1][0],
+            ratio=_ratio(*ends),
+            verdict=_verdict(*ends),
             sources=(_sources(left), _sources(right)),
         )
 
 
-def _sum(groups: Sequence[GroupCost]) -> tuple[float, float, float]:
+def _sum(groups: Sequence[GroupCost]) -> Interval:
     priced = [(group.latency_s, *_group_interval(group, None)) for group in groups if group.latency_s is not None]
     middle, low, high = (sum(column) for column in zip(*priced, strict=True)) if priced else (0.0, 0.0, 0.0)
     return middle, low, high
@@ -225,15 +223,10 @@ def _sources(groups: Sequence[GroupCost]) -> str:
     return "+".join(dict.fromkeys(group.source for group in groups))
 
 
-def _difference(
-    *, what: str, nodes: int, device: str, a: tuple[float, float, float], b: tuple[float, float, float],
-    sources: tuple[str, str],
-) -> Difference:  # fmt: skip
-    ratio = b[0] / a[0] if a[0] > 0 else None
-    verdict: Verdict = "same"
-    if abs(b[0] - a[0]) > NOISE * min(a[0], b[0]):
-        verdict = "slower" if b[1] > a[2] else "faster" if b[2] < a[1] else "same"
-    return Difference(what=what, nodes=nodes, device=device, a_s=a[0], b_s=b[0], ratio=ratio, verdict=verdict, sources=sources)
+def _verdict(a: Interval, b: Interval) -> Verdict:
+    if abs(b[0] - a[0]) <= NOISE * min(a[0], b[0]):
+        return "same"
+    return "slower" if b[1] > a[2] else "faster" if b[2] < a[1] else "same"
 
 
 def _changes(a: CostTable, b: CostTable) -> Iterator[Change]:
@@ -264,4 +257,4 @@ def _flat(environment: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value  # as a file would hold it

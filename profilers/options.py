@@ -20,6 +20,7 @@ class ProfileOptions:
         cache: Where measured costs are kept.
         optimization: How far onnxruntime may rewrite the graph; packages are deployed with ``all``.
         precision: Of the GPU stages, where their costs are modelled.
+        fresh: Whether to measure the model although the cache knows its costs.
     """
 
     threads: int = 1
@@ -28,3 +29,4 @@ class ProfileOptions:
     cache: CostCache = field(default_factory=lambda: CostCache(None))
     optimization: OptimizationLevel = "all"
     precision: Precision = "fp32"
+    fresh: bool = False

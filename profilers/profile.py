@@ -107,7 +107,7 @@ def _measure(
         "workers": workers,
         "optimization": options.optimization,
     }
-    stored = _stored(options.cache.get(key))
+    stored = None if options.fresh else _stored(options.cache.get(key))
     if stored is not None and stored.serves(options.budget_s):
         progress("taking measured costs from the cache")
         return stored

@@ -16,8 +16,10 @@ from cutset.partitioner.plan import PLAN_SCHEMA
 from cutset.profilers.table import CostTable, read_profile
 
 BENCH_SCHEMA = "cutset.bench/1"
+DIFF_SCHEMA = "cutset.diff/1"
 EXPLORED, PROBLEM = "explored.json", "problem.json"
-BENCH, GRAPH, PLAN, PROFILE, REPORT = "bench.json", "graph.json", "plan.json", "profile.json", "report.html"
+BENCH, DIFF, GRAPH = "bench.json", "diff.json", "graph.json"
+PLAN, PROFILE, REPORT = "plan.json", "profile.json", "report.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class Material:
         topology: The model's nodes; empty where it is not known.
         bench: ``bench.json``, None before the first `bench`.
         explored: ``explored.json``, None before the first ``report --explore``.
+        diff: ``diff.json``, what `ci` found against a baseline; None without.
         files: Path, bytes and SHA-256 of the files that the package is made of.
     """
 
@@ -38,6 +41,7 @@ class Material:
     topology: Topology = Topology()  # noqa: RUF009 - frozen
     bench: Mapping[str, Any] | None = None
     explored: Mapping[str, Any] | None = None
+    diff: Mapping[str, Any] | None = None
     files: tuple[tuple[str, int, str], ...] = ()
 
 
@@ -49,13 +53,14 @@ def read_material(folder: Path) -> Material:
     """
     if not (folder / PLAN).is_file():
         raise UsageError(f"{folder} holds no plan", hint="make one: cutset partition MODEL -o DIR")
-    graph, bench, explored = folder / GRAPH, folder / BENCH, folder / EXPLORED
+    graph, bench, explored, diff = (folder / name for name in (GRAPH, BENCH, EXPLORED, DIFF))
     return Material(
         plan=serde.read_json(folder / PLAN, schema=PLAN_SCHEMA),
         table=read_profile(folder / PROFILE),
         topology=read_topology(graph) if graph.is_file() else Topology(),
         bench=serde.read_json(bench, schema=BENCH_SCHEMA) if bench.is_file() else None,
         explored=serde.read_json(explored, schema=EXPLORED_SCHEMA) if explored.is_file() else None,
+        diff=serde.read_json(diff, schema=DIFF_SCHEMA) if diff.is_file() else None,
         files=tuple(_files(folder)),
     )
 

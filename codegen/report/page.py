@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from cutset.codegen.report import text
+from cutset.codegen.report.diff import diff_view
 from cutset.codegen.report.lanes import details_of, lanes_of
 from cutset.codegen.report.material import REPORT, Material, read_material
 from cutset.codegen.report.picture import draw
@@ -126,6 +127,7 @@ def _variables(material: Material) -> dict[str, Any]:
     return {
         "plan": document,
         "bench": material.bench,
+        "diff": None if material.diff is None else diff_view(material.diff),
         "fastest": max((row["throughput_per_s"] for row in (material.bench or {"rows": ()})["rows"]), default=0.0) or 1.0,
         "files": material.files,
         "source": source,

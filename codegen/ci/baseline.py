@@ -1,0 +1,89 @@
+"""The baseline: a file that is kept beside the model, with an entry for each model on each machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cutset import serde
+from cutset.codegen.ci.record import Record, essential
+from cutset.digest import sha256_json
+from cutset.errors import UsageError
+from cutset.files import write_atomic
+
+BASELINE_SCHEMA = "cutset.baseline/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What deployments were like when they were last approved."""
+
+    entries: tuple[Record, ...] = ()
+    schema: str = BASELINE_SCHEMA
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Return the baseline in `path`.
+
+    Raises:
+        CutsetError: If the file cannot be read.
+        UsageError: If it is not a baseline of this version.
+    """
+    return serde.convert(serde.read_json(path, schema=BASELINE_SCHEMA), Baseline, where=str(path))
+
+
+def write_baseline(path: Path, baseline: Baseline) -> None:
+    """Write a baseline, whole or not at all: a line an entry, in an order that leaves the others' lines where they were."""
+    entries = sorted(baseline.entries, key=lambda entry: (entry.name, sha256_json([_options(entry), entry.machine])))
+    lines = [json.dumps(serde.to_builtins(entry), ensure_ascii=False, allow_nan=False) for entry in entries]
+    text = f'{{"schema": {json.dumps(baseline.schema)}, "entries": [\n' + ",\n".join(lines) + "\n]}\n"
+    write_atomic(path, text.encode())
+
+
+def updated(baseline: Baseline, record: Record) -> Baseline:
+    """Return a baseline with `record` in the place of the entry of that model, with those options, on that machine."""
+    kept = [entry for entry in baseline.entries if _identity(entry) != _identity(record)]
+    record = replace(record, repeats=replace(record.repeats, table=essential(record.repeats.table)))
+    return Baseline(entries=(*kept, record))
+
+
+def _identity(record: Record) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    return record.name, _options(record), record.machine
+
+
+def _options(record: Record) -> dict[str, Any]:
+    return dict(record.options)
+
+
+def pick(baseline: Baseline, name: str, options: Mapping[str, Any], machine: Mapping[str, Any]) -> Record:
+    """Return the entry to compare with: that of this machine, or else one of another.
+
+    Raises:
+        UsageError: If the baseline has no entry of this model with these options; the message names what differs.
+    """
+    named = [entry for entry in baseline.entries if entry.name == name]
+    if not named:
+        known = ", ".join(sorted({entry.name for entry in baseline.entries})) or "nothing"
+        raise UsageError(f"the baseline holds no entry of `{name}`", where=f"it holds {known}", hint="add it with --update")
+    alike = [entry for entry in named if _options(entry) == dict(options)]
+    if not alike:
+        differing = _differing(named, options)
+        raise UsageError(
+            f"the baseline of `{name}` was taken with other options", where=differing,
+            hint="give the same options, or take a baseline with these: --update",
+        )  # fmt: skip
+    return next((entry for entry in alike if entry.machine == dict(machine)), alike[0])
+
+
+def _differing(entries: Sequence[Record], options: Mapping[str, Any]) -> str:
+    """Return in what way the closest entry was taken with other options."""
+
+    def differing(entry: Record) -> list[str]:
+        return [key for key in sorted({*entry.options, *options}) if entry.options.get(key) != options.get(key)]
+
+    closest = min(entries, key=lambda entry: len(differing(entry)))
+    shown = [f"{key} {closest.options.get(key)!r}, not {options.get(key)!r}" for key in differing(closest)]
+    return "; ".join(shown)
