@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cutset.codegen.engines.gain import Model, modelled_gain
 from cutset.codegen.engines.prepare import EXTERNAL_FROM_BYTES, Prepared, Recipe, feeds_of
 from cutset.codegen.precision.error import OutputError, run_part
 from cutset.codegen.precision.quantise import is_quantised
 from cutset.codegen.precision.reduce import Original, compare_part
-from cutset.errors import CutsetError
+from cutset.errors import CutsetError, ModelError
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
 from cutset.profilers.datasheets import PRECISIONS, Precision
@@ -49,16 +50,18 @@ def compare(graph: ModelGraph, stage: Stage, prepared: Prepared, recipe: Recipe)
         recipe: How it became that.
     """
     own = prepared.reduced
-    feeds = feeds_of(graph, stage, recipe.runs.usual)
-    calibration = feeds_of(graph, stage, recipe.calibration)
-    trial = _Trial(
-        part=Original(prepared.plain), reference=run_part(prepared.plain, feeds), feeds=feeds, calibration=calibration
-    )
+    try:
+        trial = _trial(graph, stage, prepared.plain, recipe)
+    except CutsetError as error:
+        return tuple(Compared(precision=precision, note=error.what) for precision in PRECISIONS if precision != "fp32")
     found = []
     for precision in PRECISIONS:
         if precision == own.precision and own.errors:
-            reduced, kept = len(own.reduced), len(own.kept)
-            found.append(Compared(precision=precision, errors=own.errors, reduced=reduced, kept=kept, gain=prepared.gain))
+            found.append(
+                Compared(
+                    precision=precision, errors=own.errors, reduced=len(own.reduced), kept=len(own.kept), gain=prepared.gain
+                )
+            )  # fmt: skip
         elif precision != "fp32":
             one = _compared(graph, stage, precision, trial, recipe.gpu)
             refused = prepared.refused if precision == recipe.precision else ""
@@ -74,9 +77,16 @@ class _Trial:
     calibration: Sequence[Arrays]
 
 
+def _trial(graph: ModelGraph, stage: Stage, plain: Path, recipe: Recipe) -> _Trial:
+    files = (plain, plain.with_name(f"{plain.name}.data"))
+    if sum(file.stat().st_size for file in files if file.is_file()) > EXTERNAL_FROM_BYTES:
+        raise ModelError("the stage is too large to be compared")
+    feeds = feeds_of(graph, stage, recipe.runs.usual)
+    calibration = feeds_of(graph, stage, recipe.calibration)
+    return _Trial(part=Original(plain), reference=run_part(plain, feeds), feeds=feeds, calibration=calibration)
+
+
 def _compared(graph: ModelGraph, stage: Stage, precision: Precision, trial: _Trial, gpu: Model | None) -> Compared:
-    if trial.part.path.stat().st_size > EXTERNAL_FROM_BYTES:
-        return Compared(precision=precision, note="the stage is too large to be compared")
     if precision == "int8" and not trial.calibration and is_quantised(trial.part.model):
         gain = None if gpu is None else modelled_gain(graph, gpu, stage.nodes, precision)
         return Compared(precision=precision, gain=gain, note="the model's own Q/DQ: the same numbers")

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cutset.codegen.engines import build as building
+from cutset.codegen.engines import compare as comparing
 from cutset.codegen.engines import feedback
 from cutset.codegen.engines.build import Part, find_culprit
 from cutset.codegen.engines.feedback import plan_what_builds
@@ -213,6 +214,16 @@ def test_every_precision_is_compared_and_the_chosen_one_is_as_it_is_built(save_m
     (ready,) = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path / "b", lambda _text: None).stages
     found = {one.precision: one for one in ready.compared}
     assert (found["fp16"].errors, found["fp16"].note) == ((), "output `y` leaves the range of fp16 with all nodes in it")
+
+
+def test_a_stage_that_is_too_large_is_not_compared_and_is_emitted_all_the_same(save_model, tmp_path, monkeypatch):
+    graph, inputs = chain(save_model, 2)
+    refusing(monkeypatch, lambda nodes: "")
+    monkeypatch.setattr(comparing, "EXTERNAL_FROM_BYTES", 10)
+    recipe = Recipe(runs=Runs(usual=[inputs]), compare=True)
+    (ready,) = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path, lambda _text: None).stages
+    assert {one.note for one in ready.compared} == {"the stage is too large to be compared"}
+    assert ready.engine is not None
 
 
 @needs_rtx
