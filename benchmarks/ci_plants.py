@@ -159,7 +159,7 @@ def scaled_value(name: str, factor: float) -> Callable[[onnx.ModelProto], Sequen
 
 def _dearer(model: str, *names: str) -> Plant:
     what = f"the work of {' and '.join(names)} twice"
-    return Plant(kind="dearer", model=model, what=what, make=doubled(*names), checks=("cost", "group"))
+    return Plant(kind="dearer", model=model, what=what, make=doubled(*names), checks=("cost", "group", "gpu-cost"))
 
 
 def _unsupported(model: str, name: str, op_type: str) -> Plant:

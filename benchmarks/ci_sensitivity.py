@@ -38,7 +38,6 @@ class Bench:
     """Where the benchmark keeps things."""
 
     folder: Path
-    results: dict[str, Any]
 
     @property
     def baseline(self) -> Path:
@@ -155,7 +154,7 @@ def main() -> None:
     if arguments.markdown:
         print(table(results))
         return
-    bench = Bench(folder=arguments.output.with_suffix(""), results=results)
+    bench = Bench(folder=arguments.output.with_suffix(""))
     end = time.monotonic() + arguments.seconds
     for name, make in tasks(bench, arguments.unchanged):
         if name in results:

@@ -18,6 +18,7 @@ from cutset.codegen.ci.fingerprint import Fingerprint, digest_inputs, fingerprin
 from cutset.codegen.ci.judge import judge, suspicious
 from cutset.codegen.ci.limits import Limits
 from cutset.codegen.ci.record import Deployment, Record, machine_of, planned, precision_errors, sizes
+from cutset.codegen.engines.feedback import Replan
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.package import EmitOptions, emit
 from cutset.codegen.verify import reference_outputs
@@ -168,7 +169,7 @@ def _emit(planning: Planning, settings: Settings, repeats: Repeats, target: Path
     planner, measured = planning.planner, planning.sized.measured
     with tempfile.TemporaryDirectory(prefix="cutset-engines-") as work:
         session = Session(measured=measured, about=planner.about, backend=planning.backend, progress=planner.progress)
-        engines = engineer(session, settings.engines, planning, Path(work))
+        engines = engineer(session, settings.engines, _replanning(planning), Path(work))
         measured = planning.sized.measured
         options = EmitOptions(
             force=True,
@@ -194,6 +195,12 @@ def _emit(planning: Planning, settings: Settings, repeats: Repeats, target: Path
                 engine_bytes=engine_bytes,
             )
     return replace(_record(planning, settings, repeats), deployment=deployment)
+
+
+def _replanning(planning: Planning) -> Replan:
+    """Return what plans again: where nothing is refused, what was planned already is as good."""
+    known = planning.outcome
+    return lambda refusals: known.plan if known is not None and not refusals else planning(refusals)
 
 
 def _answers(measured: Measured, unrepeatable: Sequence[str]) -> tuple[Fingerprint, ...]:

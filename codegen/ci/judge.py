@@ -99,16 +99,13 @@ def _other_work(group: Difference) -> str:
 
 def _group(case: Case, limit: float) -> Finding | None:
     total_s = case.total_s
-    dearer = [
-        group
-        for group in case.comparison.groups
-        if group.device == "cpu" and group.verdict == "slower" and group.b_s - group.a_s > limit * total_s
-    ]
+    groups = [group for group in case.comparison.groups if group.device == "cpu"]
+    dearer = [group for group in groups if group.verdict == "slower" and group.b_s - group.a_s > limit * total_s]
     if not total_s:
         return None
     worst = max((group.b_s - group.a_s for group in dearer), default=0.0) / total_s
     causes = tuple(f"`{group.what}` {seconds(group.a_s)} -> {seconds(group.b_s)}" for group in dearer[:NAMED])
-    note = f"{len(dearer)} of {len(case.comparison.groups)}"
+    note = f"{len(dearer)} of {len(groups)}"
     return Finding(
         check="group", verdict="worse" if dearer else "same", change=worst if dearer else None, note=note, causes=causes
     )
