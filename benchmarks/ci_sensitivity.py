@@ -1,6 +1,6 @@
 """How often `cutset ci` cries wolf, and what it misses: unchanged models, and models with a planted regression.
 
-usage: python benchmarks/ci_sensitivity.py -o FILE [--unchanged N] [--seconds S] [--markdown]
+usage: python -m benchmarks.ci_sensitivity -o FILE [--unchanged N] [--seconds S] [--markdown]
 
 Each run is the command itself, at the default limits, with the machine as it is. The first runs take a baseline of each
 model; then unchanged models and planted regressions come in turn. What ran is kept in FILE, so that the benchmark can be
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from ci_plants import DETECTOR, ENCODER, ORIENTATION, PLANTS
 
+from benchmarks.ci_plants import DETECTOR, ENCODER, ORIENTATION, PLANTS
 from cutset import serde
 from cutset.files import write_atomic
 from cutset.profilers.environment import environment

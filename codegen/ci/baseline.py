@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def read_baseline(path: Path) -> Baseline:
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
     """Write a baseline, whole or not at all: a line an entry, in an order that leaves the others' lines where they were."""
-    entries = sorted(baseline.entries, key=lambda entry: (entry.name, sha256_json([_options(entry), entry.machine])))
+    entries = sorted(baseline.entries, key=lambda entry: (entry.name, sha256_json([dict(entry.options), entry.machine])))
     lines = [json.dumps(serde.to_builtins(entry), ensure_ascii=False, allow_nan=False) for entry in entries]
     text = f'{{"schema": {json.dumps(baseline.schema)}, "entries": [\n' + ",\n".join(lines) + "\n]}\n"
     write_atomic(path, text.encode())
@@ -45,17 +45,13 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
 
 def updated(baseline: Baseline, record: Record) -> Baseline:
     """Return a baseline with `record` in the place of the entry of that model, with those options, on that machine."""
-    kept = [entry for entry in baseline.entries if _identity(entry) != _identity(record)]
+    kept = [
+        entry
+        for entry in baseline.entries
+        if (entry.name, entry.machine) != (record.name, record.machine) or _differing(entry, record.options)
+    ]
     record = replace(record, repeats=replace(record.repeats, table=essential(record.repeats.table)))
     return Baseline(entries=(*kept, record))
-
-
-def _identity(record: Record) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    return record.name, _options(record), record.machine
-
-
-def _options(record: Record) -> dict[str, Any]:
-    return dict(record.options)
 
 
 def pick(baseline: Baseline, name: str, options: Mapping[str, Any], machine: Mapping[str, Any]) -> Record:
@@ -68,22 +64,20 @@ def pick(baseline: Baseline, name: str, options: Mapping[str, Any], machine: Map
     if not named:
         known = ", ".join(sorted({entry.name for entry in baseline.entries})) or "nothing"
         raise UsageError(f"the baseline holds no entry of `{name}`", where=f"it holds {known}", hint="add it with --update")
-    alike = [entry for entry in named if _options(entry) == dict(options)]
+    alike = [entry for entry in named if not _differing(entry, options)]
     if not alike:
-        differing = _differing(named, options)
+        closest = min((_differing(entry, options) for entry in named), key=len)
         raise UsageError(
-            f"the baseline of `{name}` was taken with other options", where=differing,
+            f"the baseline of `{name}` was taken with other options", where="; ".join(closest),
             hint="give the same options, or take a baseline with these: --update",
         )  # fmt: skip
     return next((entry for entry in alike if entry.machine == dict(machine)), alike[0])
 
 
-def _differing(entries: Sequence[Record], options: Mapping[str, Any]) -> str:
-    """Return in what way the closest entry was taken with other options."""
-
-    def differing(entry: Record) -> list[str]:
-        return [key for key in sorted({*entry.options, *options}) if entry.options.get(key) != options.get(key)]
-
-    closest = min(entries, key=lambda entry: len(differing(entry)))
-    shown = [f"{key} {closest.options.get(key)!r}, not {options.get(key)!r}" for key in differing(closest)]
-    return "; ".join(shown)
+def _differing(entry: Record, options: Mapping[str, Any]) -> list[str]:
+    """Return in what way an entry was taken with other options; one that an older version did not know is no difference."""
+    return [
+        f"{key} {entry.options[key]!r}, not {options[key]!r}"
+        for key in sorted(entry.options.keys() & options.keys())
+        if entry.options[key] != options[key]
+    ]

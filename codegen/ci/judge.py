@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from cutset.codegen.ci.answers import error_finding
 from cutset.codegen.ci.case import Case
 from cutset.codegen.ci.finding import Finding, skipped, weigh
-from cutset.codegen.ci.limits import CHECKS, OFF
+from cutset.codegen.ci.limits import CHECKS, OFF, REFUSED
 from cutset.codegen.report.text import seconds
 from cutset.profilers.compare import NOISE, Comparison, Difference
 
@@ -156,22 +156,24 @@ def _kernels(case: Case, limit: float) -> Finding | None:
     return Finding(check="kernels", verdict=verdict, then=then, now=now, unit="count", change=change, note=note)
 
 
-def _placement(case: Case, _limit: float) -> Finding | None:
+def _placement(case: Case, limit: float) -> Finding | None:
     if not case.moves:
         return Finding(check="placement", verdict="same")
     causes = [move.sentence for move in case.moves[:NAMED]]
     if len(case.moves) > NAMED:
         causes.append(f"and {len(case.moves) - NAMED} more")
     moved = f"{len(case.moves)} nodes run elsewhere"
-    excuse = _excuse(case)
+    excuse = _excuse(case, limit)
     note = f"{moved}; {excuse}" if excuse else moved
     return Finding(check="placement", verdict="noise" if excuse else "worse", note=note, causes=tuple(causes))
 
 
-def _excuse(case: Case) -> str:
+def _excuse(case: Case, limit: float) -> str:
     """Return why moved nodes are no regression, or an empty text."""
     if any(move.reason for move in case.moves):
         return ""
+    if limit == REFUSED:
+        return "nothing was refused, costs decided"
     if not case.same_machine:
         return "costs are those of another machine"
     if case.keeping <= NOISE:
@@ -179,11 +181,12 @@ def _excuse(case: Case) -> str:
     return ""
 
 
-def _stages(case: Case, _limit: float) -> Finding | None:
+def _stages(case: Case, limit: float) -> Finding | None:
     then, now = (" -> ".join(record.plan.devices) for record in (case.then, case.now))
     if then == now:
         return Finding(check="stages", verdict="same", then=then, now=now)
-    return Finding(check="stages", verdict="noise" if _excuse(case) else "worse", then=then, now=now, note=_excuse(case))
+    excuse = _excuse(case, limit)
+    return Finding(check="stages", verdict="noise" if excuse else "worse", then=then, now=now, note=excuse)
 
 
 def _bottleneck(case: Case, _limit: float) -> Finding | None:

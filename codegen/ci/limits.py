@@ -10,10 +10,13 @@ from typing import Literal
 
 from cutset.errors import UsageError
 
-Kind = Literal["share", "amount", "any"]
+Kind = Literal["share", "amount", "any", "moves"]
 
 OFF = math.inf
 """Limit of a check that is left out."""
+
+REFUSED = 1.0
+"""Limit of moves: only those that a device's refusal forces count, not those that costs decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +25,7 @@ class Check:
 
     Args:
         title: In words.
-        kind: Whether its limit is a share of what was, an amount, or any change at all.
+        kind: Whether its limit is a share of what was, an amount, any change at all, or any move of a node.
         default: The limit; `OFF` leaves it out.
         measured: Whether it depends on what was measured, and so is measured again before it fails.
         portable: Whether records of two machines can be compared in it.
@@ -43,8 +46,8 @@ CHECKS: Mapping[str, Check] = {
     "latency": Check(title="predicted latency", kind="share", default=OFF, measured=True, portable=False),
     "gain": Check(title="gain over the best unsplit plan", kind="share", default=OFF, measured=True),
     "kernels": Check(title="kernels", kind="share", default=0.1),
-    "placement": Check(title="placement", kind="any", default=0.0, measured=True),
-    "stages": Check(title="stages", kind="any", default=0.0, measured=True),
+    "placement": Check(title="placement", kind="moves", default=0.0, measured=True),
+    "stages": Check(title="stages", kind="moves", default=0.0, measured=True),
     "bottleneck": Check(title="predicted bottleneck", kind="any", default=OFF, measured=True, portable=False),
     "error": Check(title="numerical error", kind="amount", default=1e-3),
     "engine-size": Check(title="engine size", kind="share", default=0.1),
@@ -78,8 +81,10 @@ def _limit(name: str, text: str) -> float:
         return OFF
     if text == "any":
         return 0.0
-    if number is None or kind == "any" or (kind == "amount" and number[2]):
-        example = {"share": "5%", "amount": "0.001", "any": "any"}[kind]
+    if text == "refused" and kind == "moves":
+        return REFUSED
+    if number is None or kind in {"any", "moves"} or (kind == "amount" and number[2]):
+        example = {"share": "5%", "amount": "0.001", "any": "any", "moves": "refused"}[kind]
         raise UsageError(f"--fail-on {name}={text} is no limit", hint=f"for example --fail-on {name}={example}, or {name}=off")
     value = float(number[1])
     return value / 100 if number[2] else value
@@ -91,4 +96,6 @@ def shown_limit(name: str, limit: float) -> str:
         return "off"
     if CHECKS[name].kind == "share":
         return f"{limit:.4g}" if limit and limit < 1e-4 else f"{limit * 100:.4g}%"
-    return "any" if CHECKS[name].kind == "any" or not limit else f"{limit:g}"
+    if CHECKS[name].kind == "moves" and limit == REFUSED:
+        return "refused"
+    return f"{limit:g}" if limit else "any"

@@ -45,6 +45,12 @@ def test_the_entry_of_this_machine_comes_first():
     assert pick(filled(), "m", OPTIONS, {"cpu": "Third", "cores": 2, "gpus": []}).name == "m"
 
 
+def test_an_option_that_an_older_version_did_not_know_is_no_difference():
+    newer = OPTIONS | {"brand_new": 3}
+    assert pick(filled(), "m", newer, HERE.machine).machine == HERE.machine
+    assert len(updated(filled(), replace(HERE, options=newer)).entries) == 3
+
+
 def test_what_does_not_fit():
     with pytest.raises(UsageError, match="no entry of `x`") as caught:
         pick(filled(), "x", OPTIONS, HERE.machine)

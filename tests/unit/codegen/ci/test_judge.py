@@ -96,6 +96,13 @@ def test_costs_of_another_machine_may_move_nodes():
     assert (found["placement"].verdict, found["stages"].verdict) == ("noise", "noise")
 
 
+def test_only_what_a_device_refuses_may_count():
+    limits = ("placement=refused", "stages=refused")
+    assert worse(BASELINE, record(plan=plan({"d": "gpu"}, devices=("cpu", "gpu"))), *limits) == set()
+    refused = plan({"c": "cpu"}, forced={"c": "TensorRT has no Foo"}, devices=("cpu", "gpu", "cpu", "gpu"))
+    assert worse(BASELINE, record(plan=refused), *limits) == {"placement", "stages"}
+
+
 def test_predictions():
     slower = record(plan=plan(throughput_per_s=150.0, latency_s=9e-3, unsplit_per_s=100.0))
     limits = ("latency=5%", "gain=5%")
