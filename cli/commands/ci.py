@@ -29,6 +29,7 @@ from cutset.codegen.ci.limits import CHECKS, parse_limits, shown_limit
 from cutset.codegen.ci.record import machine_of
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.package import package_name
+from cutset.codegen.report.text import counted
 from cutset.errors import UsageError
 from cutset.profilers.environment import environment
 
@@ -217,7 +218,7 @@ def _show(found: dict[str, Any], target: Path, output: Output) -> None:
         output.json({**found, "directory": str(target)})
         return
     for model in found["models"]:
-        output.line(f"{model['name']}: {model['headline']} (measured {model['measured']} times)")
+        output.line(f"{model['name']}: {model['headline']} (measured {counted(model['measured'], 'time')})")
         for note in model.get("notes", ()):
             output.line(f"  {note}")
         for line in _lines(model["findings"]):

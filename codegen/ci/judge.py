@@ -11,7 +11,7 @@ from cutset.codegen.ci.answers import error_finding
 from cutset.codegen.ci.case import Case
 from cutset.codegen.ci.finding import Finding, skipped, weigh
 from cutset.codegen.ci.limits import CHECKS, OFF, REFUSED
-from cutset.codegen.report.text import seconds
+from cutset.codegen.report.text import counted, seconds
 from cutset.profilers.compare import NOISE, Comparison, Difference
 
 NAMED = 5
@@ -162,7 +162,7 @@ def _placement(case: Case, limit: float) -> Finding | None:
     causes = [move.sentence for move in case.moves[:NAMED]]
     if len(case.moves) > NAMED:
         causes.append(f"and {len(case.moves) - NAMED} more")
-    moved = f"{len(case.moves)} nodes run elsewhere"
+    moved = f"{counted(len(case.moves), 'node')} moved"
     excuse = _excuse(case, limit)
     note = f"{moved}; {excuse}" if excuse else moved
     return Finding(check="placement", verdict="noise" if excuse else "worse", note=note, causes=tuple(causes))
