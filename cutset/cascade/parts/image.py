@@ -60,6 +60,10 @@ def _center_crop(use: Use) -> str:
 
 
 def _letterbox(use: Use) -> str:
+    """Return the picture in its frame, and ``mapping``: offset, scale and limit (x, y, x, y), a row each.
+
+    Both axes have one scale, that of the side that fills the frame: Resize computes with it, and rounds the other side's size.
+    """
     use.expect("image", "uint8")
     use.rank("image", 3)
     fill = int(use.settings.get("fill", 0))
@@ -67,7 +71,7 @@ def _letterbox(use: Use) -> str:
         use,
         f"(uint8[{dims(use.reads['image'])}] image) => (uint8[{_size(use)}, 3] boxed, float[3, 4] mapping)"
         f" <int64[2] sizes = {{{_size(use)}}}, int64[1] two = {{2}}, uint8 fill = {{{fill}}}, int64[2] pad_axes = {{0, 1}},"
-        f" int64[4] xyxy = {{1, 0, 1, 0}}, int64[1] top = {{0}}, int64[3] known = {{{_size(use)}, 3}}>",
+        f" int64[4] xyxy = {{1, 0, 1, 0}}, int64[4] same = {{0, 0, 0, 0}}, int64[1] top = {{0}}, int64[3] known = {{{_size(use)}, 3}}>",
         f"""small = Resize <{_LINEAR.format(antialias=1)}, keep_aspect_ratio_policy = "not_larger"> (image, "", "", sizes)
         before = Shape <start = 0, end = 2> (image)
         after = Shape <start = 0, end = 2> (small)
@@ -78,11 +82,12 @@ def _letterbox(use: Use) -> str:
         padded = Pad (small, pads, fill, pad_axes)
         boxed = Reshape (padded, known)
         before_real = Cast <to = 1> (before)
-        after_real = Cast <to = 1> (after)
+        sizes_real = Cast <to = 1> (sizes)
         first_real = Cast <to = 1> (first)
-        scale = Div (before_real, after_real)
+        ratios = Div (before_real, sizes_real)
+        scale = ReduceMax (ratios)
         offset4 = Gather <axis = 0> (first_real, xyxy)
-        scale4 = Gather <axis = 0> (scale, xyxy)
+        scale4 = Gather <axis = 0> (scale, same)
         limit4 = Gather <axis = 0> (before_real, xyxy)
         offset_row = Unsqueeze (offset4, top)
         scale_row = Unsqueeze (scale4, top)
