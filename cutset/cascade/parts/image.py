@@ -71,7 +71,8 @@ def _letterbox(use: Use) -> str:
         use,
         f"(uint8[{dims(use.reads['image'])}] image) => (uint8[{_size(use)}, 3] boxed, float[3, 4] mapping)"
         f" <int64[2] sizes = {{{_size(use)}}}, int64[1] two = {{2}}, uint8 fill = {{{fill}}}, int64[2] pad_axes = {{0, 1}},"
-        f" int64[4] xyxy = {{1, 0, 1, 0}}, int64[4] same = {{0, 0, 0, 0}}, int64[1] top = {{0}}, int64[3] known = {{{_size(use)}, 3}}>",
+        f" int64[4] xyxy = {{1, 0, 1, 0}}, int64[4] same = {{0, 0, 0, 0}}, int64[1] top = {{0}},"
+        f" int64[3] known = {{{_size(use)}, 3}}>",
         f"""small = Resize <{_LINEAR.format(antialias=1)}, keep_aspect_ratio_policy = "not_larger"> (image, "", "", sizes)
         before = Shape <start = 0, end = 2> (image)
         after = Shape <start = 0, end = 2> (small)
