@@ -3,8 +3,9 @@
 usage: python -m benchmarks.case_studies [-o FILE] [--photos N] [--rounds N] [--workers N] [CASE ...]
 
 Cases: face-crops, documents. Each cascade is partitioned for the CPU alone and its package answers the same photographs as
-the chain, which calls one session after the other with as many threads as the package has workers. The two take turns; a
-round is all the photos. `overlap` says what the plan for a T4 (modelled) does at once.
+the chain, which calls one session after the other: each with as many threads as the package has workers, spinning or not,
+or with one. They take turns; a round is all the photos, and the ratio is to the fastest chain of the round. `overlap` says
+what the plan for a T4 (modelled) does at once.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import photographs
+from benchmarks.hand_written.onnx_chain import Threads
 from cutset import serde
 from cutset.codegen.runtime import Pipeline
 from cutset.profilers.environment import environment
@@ -58,7 +60,9 @@ def _case(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     written = registry.write(name, folder / f"{name}.yaml")
     plan = _cutset("partition", written.model, "-o", folder / name, "--target", "cpu", "--cpu-workers", options.workers)
     modelled = _cutset("partition", written.model, "--plan-only", "--target", "t4")
-    chain = importlib.import_module(f"benchmarks.hand_written.{name.replace('-', '_')}_chain").Chain(options.workers)
+    written_by_hand = importlib.import_module(f"benchmarks.hand_written.{name.replace('-', '_')}_chain").Chain
+    chains = {kind: written_by_hand(threads) for kind, threads in _ways(options.workers).items()}
+    chain = chains["default"]
     (package,) = (folder / name / "serving").glob("*_serving")
     with Pipeline.load(package) as pipeline:
         answers = list(pipeline.map({"photo": file} for file in files))
@@ -66,11 +70,12 @@ def _case(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
         differences = [_difference(one, other) for one, other in zip(answers, wanted, strict=True)]
         sides = {
             "pipeline": lambda: sum(1 for _ in pipeline.map({"photo": file} for file in files)),
-            "chain": lambda: sum(1 for file in files if chain(file)),
+            **{kind: _walk(one, files) for kind, one in chains.items()},
         }
         rates = _in_turns(sides, len(files), options.rounds)
     counts = [len(answer[COUNTED[name]]) for answer in answers]
-    ratios = [one["per_s"] / other["per_s"] for one, other in zip(rates["pipeline"], rates["chain"], strict=True)]
+    rounds = [{side: found[index]["per_s"] for side, found in rates.items()} for index in range(options.rounds)]
+    ratios = [entry["pipeline"] / max(entry[kind] for kind in chains) for entry in rounds]
     return {
         "photos": len(files),
         "equal": sum(not entry for entry in differences),
@@ -79,13 +84,25 @@ def _case(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
         "decision": plan["decision"],
         "stages": len(plan["stages"]),
         "workers": options.workers,
-        "pipeline_per_s": statistics.median(entry["per_s"] for entry in rates["pipeline"]),
-        "chain_per_s": statistics.median(entry["per_s"] for entry in rates["chain"]),
+        "per_s": {side: statistics.median(entry["per_s"] for entry in found) for side, found in rates.items()},
         "ratio": statistics.median(ratios),
         "ratios": ratios,
         "processor_s": {side: statistics.median(entry["processor_s"] for entry in found) for side, found in rates.items()},
         "overlap": _overlap(modelled),
     }
+
+
+def _ways(workers: int) -> dict[str, Threads]:
+    """Return how a script may use the cores: as onnxruntime does by itself, without spinning, and one thread alone."""
+    return {
+        "default": Threads(count=workers),
+        "no spinning": Threads(count=workers, spinning=False),
+        "one thread": Threads(count=1, spinning=False),
+    }
+
+
+def _walk(chain: Callable[[np.ndarray], object], files: Sequence[np.ndarray]) -> Callable[[], int]:
+    return lambda: sum(1 for file in files if chain(file))
 
 
 def _in_turns(sides: Mapping[str, Callable[[], int]], photos: int, rounds: int) -> dict[str, list[dict[str, float]]]:

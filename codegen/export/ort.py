@@ -17,9 +17,10 @@ from typing import Any
 
 import onnx
 
+from cutset.cascade.hooks import SUFFIX as ARCHIVE
 from cutset.codegen.export.open_session import SETTING, heeds_annotations
 from cutset.codegen.export.source import Source
-from cutset.errors import UnavailableError
+from cutset.errors import UnavailableError, UsageError
 
 SCHEMA = "cutset.ort/1"
 KEY = "layer_ann"
@@ -50,8 +51,13 @@ def write_ort(source: Source, folder: Path) -> None:
 
     Raises:
         UnavailableError: If the onnxruntime here could not be asked whether it takes them.
+        UsageError: If the model has Python functions, whose errors only the runtime of a package tells apart from answers.
     """
     check_ort()
+    if any(library.file is not None and library.file.suffix == ARCHIVE for library in source.plan.custom_ops):
+        raise UsageError(
+            "--emit ort: the model has Python functions, which one session cannot serve", hint="leave ort out of --emit"
+        )
     folder.mkdir(parents=True)
     model = onnx.load(source.graph.path)
     marked = _annotate(model, source)

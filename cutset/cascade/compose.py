@@ -23,9 +23,9 @@ from cutset.cascade.hooks import Hooks, hooks_of
 from cutset.cascade.parts.base import OPSET
 from cutset.cascade.stages import Finder, bind, model_of_hook, model_of_part, read_models, spec_of, value_info
 from cutset.errors import ModelError
+from cutset.graph.load import MIN_IR_VERSION
 from cutset.graph.types import TensorSpec
 
-MIN_IR_VERSION = 8
 _DEFAULT = ("", "ai.onnx")
 
 

@@ -14,6 +14,7 @@ from cutset.cascade.hooks import Hooks
 from cutset.cascade.parts.base import PartError, Use
 from cutset.cascade.parts.library import PARTS
 from cutset.errors import CutsetError
+from cutset.graph.load import MIN_IR_VERSION
 from cutset.graph.types import Dim, TensorSpec
 
 TEXT_SUFFIX = ".onnxtxt"
@@ -179,6 +180,7 @@ def _read(document: Document, stage: Stage, find: Finder) -> onnx.ModelProto:
     inputs = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, MIN_IR_VERSION)  # below 4 the converter wants weights among the inputs
     check_inputs(document, stage, tuple(value.name for value in inputs))
     for name in stage.shapes:
         if name not in stage.inputs:

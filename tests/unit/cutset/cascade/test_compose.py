@@ -77,6 +77,18 @@ def test_models_of_several_opsets_are_aligned(write, save_model, tmp_path):
     assert run(document, tmp_path, x=np.zeros((1, 4, 3), np.float32))["y"].shape == (4, 3)
 
 
+def test_weights_that_are_inputs_too_are_weights(write, save_model, tmp_path):
+    """As every file before IR version 4 has them."""
+    info = [("x", TensorProto.FLOAT, [3]), ("w", TensorProto.FLOAT, [3])], [("y", TensorProto.FLOAT, [3])]
+    path = save_model(
+        [helper.make_node("Add", ["x", "w"], ["y"])], *info, {"w": np.ones(3, np.float32)}, opsets={"": 9}, ir_version=3
+    )
+    text = (
+        f"inputs:\n  v: {{type: float32, shape: [3]}}\nstages:\n  s: {{model: {path}, inputs: {{x: v}}}}\noutputs: {{y: s.y}}\n"
+    )
+    assert run(write(text), tmp_path, v=np.ones(3, np.float32))["y"].tolist() == [2, 2, 2]
+
+
 def test_names_in_bodies_follow(write, save_model, tmp_path):
     def branch(name, source):
         out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
