@@ -37,7 +37,7 @@ SIDE = 640
 HAND_MADE = (
     *(f"{glue}/*=cpu" for glue in ("decode", "surest", "boxes", "crops", "ready")),
     *(f"detect/{part}/*=cpu" for part in ("pre", "nms", "post")),
-    *(f"detect/{part}=cpu" for part in ("boxes", "scores", "classes")),
+    *(f"detect/{part}=cpu" for part in ("boxes", "scores")),
     *(f"detect/{part}*=gpu" for part in ("stem", "stage", "pyramid", "neck", "head", "decode")),
     "classify/*=gpu",
 )

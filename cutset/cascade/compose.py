@@ -79,10 +79,14 @@ def compose(document: Document, find: Finder, *, name: str) -> Composed:
 
 
 def _guarded(document: Document, model: onnx.ModelProto, reads: Mapping[str, TensorSpec]) -> onnx.ModelProto:
-    """Return a model that takes no rows where what it reads may have none: their number is found at run time."""
+    """Return a model that takes no rows where what it reads may have none: their number is found at run time.
+
+    Rows are what a model gives as many of as it takes: the height of a picture is none.
+    """
     given = {dim for tensor in document.inputs.values() for dim in tensor.shape}
-    firsts = [spec.shape[0] for spec in reads.values() if spec.shape]
-    rows = {dim for dim in firsts if isinstance(dim, str) and dim not in given}
+    firsts = {spec.shape[0] for spec in reads.values() if spec.shape}
+    gives = {spec.shape[0] for spec in map(spec_of, model.graph.output) if spec.shape}
+    rows = {dim for dim in firsts & gives if isinstance(dim, str) and dim not in given}
     return padded(model, rows) if len(rows) == 1 and not takes_none(model, rows) else model
 
 

@@ -235,6 +235,25 @@ def test_a_model_that_cannot_be_converted_names_its_stage(write, save_model):
     assert caught.value.where.endswith(":4")
 
 
+def test_the_height_of_a_picture_is_no_number_of_rows(write):
+    """A model that fails on no pixels is not padded with a row of them."""
+    head = '<ir_version: 8, opset_import: ["" : 18]> m (uint8[h, w, 3] image) => (float[1, 3] y)'
+    body = "real = Cast <to = 1> (image) mean = ReduceMean <keepdims = 0> (real, axes) y = Reshape (mean, shape)"
+    text = f"{head} <int64[2] axes = {{0, 1}}, int64[2] shape = {{1, 3}}> {{ {body} }}"
+    document = write(
+        """
+        inputs:
+          file: {type: uint8, shape: [bytes]}
+        stages:
+          decode: {part: decode, inputs: {file: file}}
+          mean: {model: mean.onnxtxt, inputs: {image: decode.image}}
+        outputs: {y: mean.y}
+        """,
+        mean__onnxtxt=text,
+    )
+    assert "ConstantOfShape" not in [node.op_type for node in composed(document).model.graph.node]
+
+
 def test_the_same_cascade_gives_the_same_bytes(write):
     made = [composed(write(BASE)).model.SerializeToString(deterministic=True) for _ in range(2)]
     assert made[0] == made[1]
