@@ -19,10 +19,11 @@ import onnxruntime as ort
 from cutset.errors import ProfileError, UnavailableError
 from cutset.profilers.attribution import LAYOUT_OPS, kernels_of
 from cutset.profilers.cuda_driver import CudaDevice
+from cutset.profilers.gauge import gauge
 from cutset.profilers.gpu_state import GpuState, gpu_state
 from cutset.profilers.session import explain_refusal, register_libraries, run, session_options
 from cutset.profilers.table import Latency, OptimizationLevel
-from cutset.profilers.timing import Run, repeat, summarise
+from cutset.profilers.timing import Run, at_own_speed, repeat, summarise
 from cutset.profilers.trace import KernelEvent, read_trace
 from cutset.profilers.trace_cost import TraceCost, kernel_runs, measure_trace_cost, typical_run
 
@@ -51,6 +52,7 @@ class SessionJob:
         custom_ops: Libraries of custom operators.
         level: How far onnxruntime may rewrite the graph.
         optimised_model: Where to save the graph as it runs, None to save it nowhere.
+        gauge_s: What the gauge takes at the machine's own speed, as far as it is known.
     """
 
     model: Path
@@ -61,6 +63,7 @@ class SessionJob:
     custom_ops: tuple[str, ...] = ()
     level: OptimizationLevel = "all"
     optimised_model: Path | None = None
+    gauge_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +90,9 @@ def time_session(job: SessionJob) -> SessionTime:
         UnavailableError: If there is no CUDA provider or device.
     """
     if job.cuda_device is None:
+        gauge().remember(job.gauge_s)
         session = _open(job)
-        runs = repeat(lambda: run(session, job.feed), budget_s=job.budget_s)
+        runs = at_own_speed(repeat(lambda: run(session, job.feed), budget_s=job.budget_s, speed=gauge()), gauge())
         return SessionTime(latency=summarise(runs, threads=job.threads))
     with CudaDevice(job.cuda_device) as cuda:
         return _time_on_device(job, cuda)
@@ -112,15 +116,16 @@ def time_kernels(job: SessionJob) -> KernelTime:
         ModelError: If onnxruntime does not load the model.
         ProfileError: If it does not run on the feed.
     """
+    gauge().remember(job.gauge_s)
     with tempfile.TemporaryDirectory() as folder:
         job = replace(job, optimised_model=Path(folder) / "optimised.onnx")
         cost = _trace_cost()
         session = _open(job, enable_profiling=True, profile_file_prefix=str(Path(folder) / "trace"))
-        runs = repeat(lambda: run(session, job.feed), budget_s=job.budget_s, max_runs=MAX_TRACED_RUNS)
+        runs = repeat(lambda: run(session, job.feed), budget_s=job.budget_s, max_runs=MAX_TRACED_RUNS, speed=gauge())
         kernels = kernels_of(onnx.load(str(job.optimised_model), load_external_data=False).graph)
         inside = {kernel.name for kernel in kernels if kernel.op_type not in LAYOUT_OPS}
         events = kernel_runs(Path(session.end_profiling()), cost)
-        typical = typical_run(events, inside, [run.quiet for run in runs], least_s=cost.node_s)
+        typical = typical_run(events, inside, runs, least_s=cost.node_s, speed=gauge())
     if not typical.kernels:
         return KernelTime(seconds=0.0, low_s=0.0, high_s=0.0)
     low, high = np.percentile(typical.totals, [10, 90])

@@ -10,29 +10,37 @@ from __future__ import annotations
 import contextlib
 import copy
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 from cutset.errors import ProfileError
 from cutset.graph.extract import write_anonymous
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group, attribute, kernels_of
+from cutset.profilers.environment import cpu_name
+from cutset.profilers.gauge import SIZE, gauge
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
 from cutset.profilers.table import Latency, OptimizationLevel
-from cutset.profilers.timing import Run, repeat, summarise, time_once
+from cutset.profilers.timing import Run, at_own_speed, repeat, summarise, time_once
 from cutset.profilers.trace_cost import KernelRun, kernel_runs, measure_trace_cost, typical_run
 
 UNFUSED_RUNS = 3
 ALONE_SHARE, LOADED_SHARE, TRACED_SHARE = 0.4, 0.2, 0.4
 """How the time to repeat runs is divided among the three measurements."""
+
+LOADED_ROUND_S = 0.05
+"""Seconds that all workers run between two readings of the gauge."""
 
 TRACED_RUNS = 200
 TRACED_EVENTS = 120_000
@@ -84,7 +92,8 @@ def profile_cpu(
         graph: The model.
         inputs: One array a graph input.
         options: Intra-op threads, seconds to repeat the run (alone, loaded and traced together), and how far onnxruntime
-            may rewrite the graph: what it fuses there are the groups. The defaults when None; batch and cache are not used.
+            may rewrite the graph: what it fuses there are the groups. The defaults when None; batch is not used, and of the
+            cache only what the gauge took before.
         workers: Requests that run at once in the loaded measurement; it is left out for one.
         progress: Told what is being measured.
 
@@ -94,6 +103,9 @@ def profile_cpu(
     """
     options = options or ProfileOptions()
     budget_s = options.budget_s
+    known = {"gauge": SIZE, "cpu": cpu_name(), "onnxruntime": ort.__version__}
+    before = options.cache.get(known)
+    gauge().remember(before if isinstance(before, float) else 0.0)
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
         work = _Workdir(graph, Path(folder), options.threads, options.optimization)
         feed = work.feed(inputs)
@@ -104,6 +116,7 @@ def profile_cpu(
         loaded = work.loaded(feed, LOADED_SHARE * budget_s, workers) if workers > 1 else None
         progress("profiling its kernels")
         groups, kernel_s = work.fused(feed, TRACED_SHARE * budget_s)
+    options.cache.put(known, gauge().own_s)
     release_memory()
     raw = [sum(kernel_s[k] for k in group.kernels) for group in groups]
     total = sum(raw)
@@ -175,18 +188,27 @@ class _Workdir:
 
     def whole(self, feed: Mapping[str, Any], budget_s: float) -> Latency:
         session = self.open()
-        return summarise(repeat(lambda: run(session, feed), budget_s=budget_s), threads=self.threads)
+        runs = repeat(lambda: run(session, feed), budget_s=budget_s, speed=gauge())
+        return summarise(at_own_speed(runs, gauge()), threads=self.threads)
 
     def loaded(self, feed: Mapping[str, Any], budget_s: float, workers: int) -> Latency:
         """Return the latency while every worker runs the model: they share memory bandwidth and caches.
 
-        Each makes its share of the runs that one alone would make in `budget_s`.
+        The gauge is read while they pause, so that it shows what others do to the machine and not what they do to each other.
         """
         session = self.open()
+        call = partial(run, session, feed)
+        end = time.perf_counter() + budget_s
+        runs: list[Run] = []
         with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(repeat, lambda: run(session, feed), budget_s=budget_s / workers) for _ in range(workers)]
-            runs = [entry for future in futures for entry in future.result()]
-        return summarise(runs, threads=self.threads)
+            before_s = gauge().read()
+            while not runs or time.perf_counter() < end:
+                begun = [pool.submit(repeat, call, budget_s=LOADED_ROUND_S, warmup=1) for _ in range(workers)]
+                fresh = [entry for future in begun for entry in future.result()]
+                after_s = gauge().read()
+                runs += [replace(entry, gauge_s=(before_s + after_s) / 2) for entry in fresh]
+                before_s = after_s
+        return summarise(at_own_speed(runs, gauge()), threads=self.threads)
 
     def unfused(self, feed: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, tuple[int, ...]], dict[str, str]]:
         events, _ = self._traced(feed, lambda call: [time_once(call) for _ in range(UNFUSED_RUNS)], level="none")
@@ -234,12 +256,12 @@ class _Workdir:
         most = min(TRACED_RUNS, max(MIN_TRACED_RUNS, TRACED_EVENTS // max(1, len(self.graph.nodes))))
         events, runs = self._traced(
             feed,
-            lambda call: repeat(call, budget_s=budget_s, max_runs=most, settled=0.0),
+            lambda call: repeat(call, budget_s=budget_s, max_runs=most, settled=0.0, speed=gauge()),
             optimized_model_filepath=str(target),
         )
         kernels = kernels_of(onnx.load(str(target), load_external_data=False).graph)
         names = {kernel.name for kernel in kernels}
-        typical = typical_run(events, names, [run.quiet for run in runs], least_s=self.cost.node_s)
+        typical = typical_run(events, names, runs, least_s=self.cost.node_s, speed=gauge())
         if kernels and not typical.kernels:
             raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
         times = [typical.kernels.get(kernel.name, 0.0) for kernel in kernels]

@@ -23,6 +23,7 @@ from cutset.graph.model import ModelGraph
 from cutset.profilers.cache import METHOD
 from cutset.profilers.child import Failure, map_in_child
 from cutset.profilers.environment import cpu_name, usable_cores
+from cutset.profilers.gauge import gauge
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_child import KernelTime, SessionJob, time_kernels
 from cutset.profilers.segments import Segment, boundary_values, segment_of, write_segment
@@ -103,7 +104,7 @@ def _measured(
                 feed = {name: values[name] for name in piece.segment.inputs}
                 yield SessionJob(
                     model=model, feed=feed, threads=options.threads, budget_s=PIECE_S, custom_ops=graph.custom_ops,
-                    level=options.optimization,
+                    level=options.optimization, gauge_s=gauge().own_s,
                 )  # fmt: skip
 
         found = map_in_child(time_kernels, jobs())

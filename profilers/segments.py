@@ -19,6 +19,7 @@ from cutset.errors import ProfileError
 from cutset.graph.extract import write_part
 from cutset.graph.model import ModelGraph
 from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, map_in_child
+from cutset.profilers.gauge import gauge
 from cutset.profilers.gpu_state import GpuState
 from cutset.profilers.ort_child import SessionJob, time_session
 from cutset.profilers.session import Arrays, open_session, release_memory, run
@@ -179,7 +180,7 @@ def _time_sessions(
     jobs = [
         SessionJob(
             model=model, feed=feed, cuda_device=device, threads=options.threads, budget_s=options.budget_s,
-            custom_ops=graph.custom_ops,
+            custom_ops=graph.custom_ops, gauge_s=gauge().own_s,
         )
         for model, feed in zip(models, feeds, strict=True)
     ]  # fmt: skip

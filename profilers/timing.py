@@ -1,18 +1,20 @@
 """Repeat a call and say how long it takes on a machine that others share.
 
 The wall-clock median never settles when other processes run, so a run counts only if the kernel did not preempt the
-thread; with too few such runs the thread's CPU time is used instead (measured: repeats agree within 5 %).
+thread; with too few such runs the thread's CPU time is used instead. What slows a run without preempting it is divided out,
+as far as `gauge` shows it.
 """
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cutset.profilers.gauge import Gauge, slowdown
 from cutset.profilers.table import Latency
 
 MIN_QUIET_RUNS = 5
@@ -26,16 +28,27 @@ SETTLED_S = 0.5
 SETTLED = 0.05
 """Half the width of the median's interval over the median, under which more runs would tell nothing new."""
 
+GAUGE_EVERY_S = 0.005
+"""Least seconds of calls between two readings of the gauge, each of which takes a fifth of a millisecond or two."""
+
 Z_95 = 1.96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One timed call: wall seconds, CPU seconds of the calling thread, and whether it was left undisturbed."""
+    """One timed call.
+
+    Args:
+        wall_s: Wall seconds.
+        cpu_s: CPU seconds of the calling thread.
+        quiet: Whether the thread was not preempted.
+        gauge_s: Mean of the gauge's readings before and after, zero without a gauge.
+    """
 
     wall_s: float
     cpu_s: float
     quiet: bool
+    gauge_s: float = 0.0
 
 
 def _preemptions() -> int:
@@ -51,7 +64,13 @@ def time_once(call: Callable[[], object]) -> Run:
 
 
 def repeat(
-    call: Callable[[], object], *, budget_s: float, max_runs: int = MAX_RUNS, warmup: int = 2, settled: float = SETTLED
+    call: Callable[[], object],
+    *,
+    budget_s: float,
+    max_runs: int = MAX_RUNS,
+    warmup: int = 2,
+    settled: float = SETTLED,
+    speed: Gauge | None = None,
 ) -> list[Run]:
     """Return the runs made: at least five, until their median has settled, `max_runs` are made or `budget_s` is spent.
 
@@ -61,22 +80,45 @@ def repeat(
         max_runs: Most runs that count.
         warmup: Runs before those.
         settled: Half the width of the median's interval over the median that is narrow enough; zero asks for all runs.
+        speed: Read between the runs.
     """
     for _ in range(warmup):
         call()
     runs: list[Run] = []
     start = time.perf_counter()
+    before_s = speed.read() if speed else 0.0
     while len(runs) < max(MIN_RUNS, max_runs):
         spent_s = time.perf_counter() - start
         if len(runs) >= MIN_RUNS and (spent_s >= budget_s or (spent_s >= SETTLED_S and _settled(runs, settled))):
             break
-        runs.append(time_once(call))
+        fresh = _for_a_while(call, min(GAUGE_EVERY_S, budget_s - spent_s), max(MIN_RUNS, max_runs) - len(runs))
+        after_s = speed.read() if speed else 0.0
+        runs += [replace(entry, gauge_s=(before_s + after_s) / 2) for entry in fresh]
+        before_s = after_s
     return runs
 
 
+def _for_a_while(call: Callable[[], object], seconds: float, most: int) -> list[Run]:
+    """Return the runs of so many seconds: at least one, and no more than `most`."""
+    runs = [time_once(call)]
+    spent_s = runs[0].wall_s
+    while len(runs) < most and spent_s < seconds:
+        runs.append(time_once(call))
+        spent_s += runs[-1].wall_s
+    return runs
+
+
+def at_own_speed(runs: Sequence[Run], speed: Gauge) -> list[Run]:
+    """Return the runs as they would have been had the machine been left alone, as far as the gauge knows."""
+    slow = slowdown([entry.wall_s for entry in runs], speed.slowness([entry.gauge_s for entry in runs]))
+    return [
+        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by) for entry, by in zip(runs, slow.tolist(), strict=True)
+    ]
+
+
 def _settled(runs: list[Run], wanted: float) -> bool:
-    quiet = [run.wall_s for run in runs if run.quiet]
-    return len(quiet) >= SETTLED_RUNS and len(quiet) % MIN_RUNS == 0 and _half_width(np.array(quiet)) <= wanted
+    quiet = [run.wall_s / (run.gauge_s or 1.0) for run in runs if run.quiet]
+    return len(quiet) >= SETTLED_RUNS and _half_width(np.array(quiet)) <= wanted
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:

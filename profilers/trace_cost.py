@@ -18,8 +18,9 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from cutset.profilers.gauge import Gauge, slowdown
 from cutset.profilers.session import open_session, session_options
-from cutset.profilers.timing import MIN_QUIET_RUNS, time_once
+from cutset.profilers.timing import MIN_QUIET_RUNS, Run, time_once
 from cutset.profilers.trace import node_events
 
 CHAIN = 128
@@ -48,13 +49,20 @@ class KernelRun:
 
     Args:
         name: Name of the node in the optimised graph.
-        seconds: Its time without the profiler's share, which can come out below zero for a kernel that does nothing.
+        shown_s: Its time as the trace has it.
+        added_s: What of that is the profiler's.
         outputs: Element type and shape of each output as onnxruntime notes them.
     """
 
     name: str
-    seconds: float
+    shown_s: float
+    added_s: float
     outputs: list[dict[str, list[int]]]
+
+    @property
+    def seconds(self) -> float:
+        """Its time without the profiler's share, which can come out below zero for a kernel that does nothing."""
+        return self.shown_s - self.added_s
 
 
 def measure_trace_cost() -> TraceCost:
@@ -121,7 +129,8 @@ def kernel_runs(trace: Path, cost: TraceCost) -> Iterator[KernelRun]:
         ended.append((event["ts"], inside))
         yield KernelRun(
             name=event["name"],
-            seconds=event["dur"] * 1e-6 - cost.inside_s - inside * cost.whole_s,
+            shown_s=event["dur"] * 1e-6,
+            added_s=cost.inside_s + inside * cost.whole_s,
             outputs=event["args"].get("output_type_shape", []),
         )
 
@@ -134,7 +143,9 @@ class TypicalRun:
     totals: npt.NDArray[np.float64]
 
 
-def typical_run(events: Iterable[KernelRun], names: Collection[str], quiet: Sequence[bool], *, least_s: float) -> TypicalRun:
+def typical_run(
+    events: Iterable[KernelRun], names: Collection[str], runs: Sequence[Run], *, least_s: float, speed: Gauge | None = None
+) -> TypicalRun:
     """Return what each kernel takes in a typical run.
 
     Whole runs are chosen, not single kernels, so that the times add up to what a run takes: of the undisturbed ones
@@ -144,18 +155,23 @@ def typical_run(events: Iterable[KernelRun], names: Collection[str], quiet: Sequ
     Args:
         events: The trace.
         names: Kernels of the main graph; those of bodies lie inside their parent's time.
-        quiet: Whether each run was undisturbed, in order; what the trace holds before them was warm-up.
+        runs: The runs, in order; what the trace holds before them was warm-up.
         least_s: No kernel takes less.
+        speed: The gauge that was read between them; how slow it was is divided out, as in `timing.at_own_speed`.
     """
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for event in events:
         if event.name in names:
-            found.setdefault(event.name, []).append(event.seconds)
-    if not found or not quiet:
+            found.setdefault(event.name, []).append((event.shown_s, event.added_s))
+    if not found or not runs:
         return TypicalRun(kernels={}, totals=np.zeros(0))
-    count = len(quiet)
-    seconds = np.array([([0.0] * count + times)[-count:] for times in found.values()])
-    undisturbed = np.flatnonzero(quiet)
+    count = len(runs)
+    times = np.array([([(0.0, 0.0)] * count + entries)[-count:] for entries in found.values()])
+    slow = np.ones(count)
+    if speed:
+        slow = slowdown(times[..., 0].sum(axis=0), speed.slowness([entry.gauge_s for entry in runs]))
+    seconds = times[..., 0] / slow - times[..., 1]
+    undisturbed = np.flatnonzero([entry.quiet for entry in runs])
     enough = len(undisturbed) >= MIN_QUIET_RUNS
     candidates = undisturbed if enough else np.arange(count)
     ordered = candidates[np.argsort(seconds[:, candidates].sum(axis=0), kind="stable")]

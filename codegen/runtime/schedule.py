@@ -65,9 +65,13 @@ def batch_limit(plan: PlanConfig, stage: StageConfig, backend: StageBackend) -> 
 
 
 def pool_sizes(plan: PlanConfig, phases: tuple[Phase, ...]) -> dict[str, int]:
-    """Return how many requests each device computes at once."""
+    """Return how many requests each device computes at once.
+
+    Where every GPU stage had to move to the CPU, the core that was to feed the GPU computes like the others.
+    """
     slots = [getattr(phase.backend, "slots", 1) for phase in phases if phase.device == "gpu"]
-    sizes = {"cpu": plan.cpu_workers, "gpu": min(slots, default=1)}
+    moved = not slots and any(phase.stage.device == "gpu" for phase in phases)
+    sizes = {"cpu": plan.cpu_workers + moved, "gpu": min(slots, default=1)}
     return {device: sizes[device] for device in sorted({phase.device for phase in phases})}
 
 

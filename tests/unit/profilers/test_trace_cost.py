@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.profilers.session import session_options
+from cutset.profilers.timing import Run
 from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, lower_half, measure_trace_cost, typical_run
 
 COST = TraceCost(node_s=0.0, inside_s=1e-6, whole_s=4e-6)
@@ -34,8 +35,8 @@ def test_an_event_alone_loses_its_own_share(tmp_path):
     shapes = [{"float": [1, 2]}]
     trace = written(tmp_path, [event("a", 0, 10, output_type_shape=shapes), event("b", 13, 3)])
     assert list(kernel_runs(trace, COST)) == [
-        KernelRun(name="a", seconds=pytest.approx(9e-6), outputs=shapes),
-        KernelRun(name="b", seconds=pytest.approx(2e-6), outputs=[]),
+        KernelRun(name="a", shown_s=pytest.approx(10e-6), added_s=pytest.approx(1e-6), outputs=shapes),
+        KernelRun(name="b", shown_s=pytest.approx(3e-6), added_s=pytest.approx(1e-6), outputs=[]),
     ]
 
 
@@ -136,7 +137,11 @@ def test_an_event_costs_something_and_leaves_no_file(tmp_path, monkeypatch):
 
 def events(*runs):
     """Return events of runs that give each kernel's seconds."""
-    return [KernelRun(name=name, seconds=seconds, outputs=[]) for run in runs for name, seconds in run.items()]
+    return [KernelRun(name=name, shown_s=seconds, added_s=0.0, outputs=[]) for run in runs for name, seconds in run.items()]
+
+
+def made(*quiet):
+    return [Run(wall_s=1.0, cpu_s=1.0, quiet=entry) for entry in quiet]
 
 
 def test_a_typical_run_is_chosen_whole():
@@ -145,17 +150,17 @@ def test_a_typical_run_is_chosen_whole():
     quick, slow, disturbed = {"a": 1.0, "b": 1.0}, {"a": 9.0, "b": 9.0}, {"a": 2.0, "b": 50.0}
     warmup = {"a": 70.0, "b": 70.0}
     runs = [*middle, quick, quick, slow, slow, disturbed]
-    found = typical_run(events(warmup, *runs), {"a", "b"}, [True] * 10 + [False], least_s=0.0)
+    found = typical_run(events(warmup, *runs), {"a", "b"}, made(*[True] * 10, False), least_s=0.0)
     assert found.kernels == pytest.approx({"a": 2.5, "b": 2.75})
     assert sorted(found.totals) == pytest.approx(sorted(sum(run.values()) for run in runs[:-1]))
 
 
 def test_with_no_quiet_run_the_quicker_half_counts():
     runs = [{"a": 1.0}, {"a": 3.0}, {"a": 50.0}, {"a": 90.0}]
-    assert typical_run(events(*runs), {"a"}, [False] * 4, least_s=0.0).kernels == {"a": 2.0}
+    assert typical_run(events(*runs), {"a"}, made(*[False] * 4), least_s=0.0).kernels == {"a": 2.0}
 
 
 def test_kernels_of_bodies_and_models_without_kernels_count_nothing():
-    assert typical_run(events({"body": 1.0}), {"a"}, [True], least_s=0.0).kernels == {}
+    assert typical_run(events({"body": 1.0}), {"a"}, made(True), least_s=0.0).kernels == {}
     assert typical_run([], set(), [], least_s=0.0).kernels == {}
-    assert typical_run(events({"a": -1.0}), {"a"}, [True], least_s=0.5).kernels == {"a": 0.5}
+    assert typical_run(events({"a": -1.0}), {"a"}, made(True), least_s=0.5).kernels == {"a": 0.5}

@@ -1,0 +1,75 @@
+"""What slows the whole machine is divided out of a measurement, and nothing else is."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cutset.profilers.gauge import USUAL_POWER, Gauge, slowdown
+from cutset.profilers.timing import Run, at_own_speed, repeat, summarise
+
+SLOWNESS = st.lists(st.floats(1.0, 3.0), min_size=1, max_size=40)
+
+
+def test_a_reading_is_a_plausible_time():
+    speed = Gauge()
+    assert speed.own_s == 0.0
+    readings = [speed.read() for _ in range(20)]
+    assert min(readings) <= speed.own_s <= max(readings)
+    assert 1e-6 < speed.own_s < 0.1
+
+
+def test_an_earlier_process_may_have_seen_the_machine_quicker():
+    speed = Gauge()
+    speed.remember(1e-9)
+    speed.remember(0.0)
+    speed.read()
+    assert speed.own_s == 1e-9
+    assert speed.slowness([2e-9, 1e-12]) == pytest.approx([2.0, 1.0])
+
+
+@given(SLOWNESS, st.floats(1e-6, 10.0))
+def test_a_time_that_does_not_move_with_the_gauge_is_never_made_longer(slowness, seconds):
+    by = slowdown([seconds] * len(slowness), np.array(slowness))
+    assert np.all(by >= 1.0)
+    assert np.all(by <= np.array(slowness) * (1 + 1e-9))
+
+
+@given(st.floats(0.3, 1.0), st.floats(1e-5, 1.0))
+def test_the_power_is_learnt_where_the_gauge_moved(power, seconds):
+    slowness = np.repeat([1.0, 2.0], 50)
+    times = seconds * slowness**power
+    assert times / slowdown(times, slowness) == pytest.approx(np.full(100, seconds), rel=0.05)
+
+
+@given(st.floats(1.0, 3.0), st.floats(1e-5, 1.0))
+def test_where_it_stood_still_the_usual_power_is_taken(slowness, seconds):
+    assert slowdown([seconds] * 5, np.full(5, slowness)) == pytest.approx(np.full(5, slowness**USUAL_POWER))
+
+
+class Script(Gauge):
+    """A gauge that reads what it is told."""
+
+    def __init__(self, readings):
+        super().__init__()
+        self.script = iter(readings)
+
+    def read(self):
+        self._readings.append(next(self.script))
+        return self._readings[-1]
+
+
+def test_runs_on_a_slow_machine_count_as_if_it_had_been_left_alone():
+    speed = Script([1.0] * 10 + [2.0] * 20)
+    for _ in range(30):
+        speed.read()
+    runs = [Run(wall_s=0.1, cpu_s=0.1, quiet=True, gauge_s=1.0)] * 10
+    runs += [Run(wall_s=0.16, cpu_s=0.16, quiet=True, gauge_s=2.0)] * 20
+    assert summarise(runs).median == pytest.approx(0.16)
+    assert summarise(at_own_speed(runs, speed)).median == pytest.approx(0.1, rel=0.02)
+
+
+def test_the_gauge_is_read_between_the_runs():
+    speed = Script(np.arange(1.0, 100.0))
+    runs = repeat(lambda: None, budget_s=0.0, warmup=0, speed=speed)
+    assert [run.gauge_s for run in runs] == [1.5, 2.5, 3.5, 4.5, 5.5]
