@@ -148,10 +148,8 @@ def efficiency_of(bench: Bench, stages: int) -> dict[str, Any]:
     slowest = [min(pair) for pair in zip(found["cpu"], found["gpu"], strict=True)]
     row: dict[str, Any] = {"stages": stages, "rates": {f"{side}/s": rates for side, rates in found.items()}}
     for side in ("process", "http"):
-        row[side] = statistics.median(rate / least for rate, least in zip(found[side], slowest, strict=True))
-    row["process / both"] = statistics.median(
-        rate / most for rate, most in zip(found["process"], found["both at once"], strict=True)
-    )
+        for name, limit in ((side, slowest), (f"{side} / both", found["both at once"])):
+            row[name] = statistics.median(rate / most for rate, most in zip(found[side], limit, strict=True))
     return row
 
 
