@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from cutset.partitioner.cost import contention
 from cutset.partitioner.simulate import Load, Simulation, enough_tokens, poisson, simulate, tokens_within
 from cutset.partitioner.steps import Step, demand_of, interval_s, latency_s
+from cutset.profilers.table import CostTable
 
 REQUESTS = 4000
 """Requests of a simulated load; forty of them decide the 99th percentile."""
@@ -20,6 +23,20 @@ BUSY = 0.97
 
 MOST_REPLICAS = 8
 """Replicas tried beyond those that the mean rate takes."""
+
+
+def busy_with(plan: Mapping[str, Any], steps: Sequence[Step], table: CostTable, workers: int) -> tuple[Step, ...]:
+    """Return a plan's steps when so many workers are busy: those on the CPU slow each other down as far as was measured.
+
+    Args:
+        plan: ``plan.json``; one for latency was priced for a request alone.
+        steps: Its steps.
+        table: The costs behind it.
+        workers: Cores that compute at once.
+    """
+    priced_for = plan["cpu_workers"] if plan["objective"] == "throughput" else 1
+    slower = contention(table, workers) / contention(table, priced_for)
+    return tuple(replace(step, each_s=step.each_s * slower) if step.resource == "cpu" else step for step in steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,14 +20,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from cutset.errors import ProfileError
 from cutset.graph.extract import write_anonymous
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group, attribute, kernels_of
-from cutset.profilers.environment import cpu_name
-from cutset.profilers.gauge import SIZE, gauge
+from cutset.profilers.gauge import gauge, keep, recall
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
@@ -103,9 +101,7 @@ def profile_cpu(
     """
     options = options or ProfileOptions()
     budget_s = options.budget_s
-    known = {"gauge": SIZE, "cpu": cpu_name(), "onnxruntime": ort.__version__}
-    before = options.cache.get(known)
-    gauge().remember(before if isinstance(before, float) else 0.0)
+    recall(options.cache)
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
         work = _Workdir(graph, Path(folder), options.threads, options.optimization)
         feed = work.feed(inputs)
@@ -116,7 +112,7 @@ def profile_cpu(
         loaded = work.loaded(feed, LOADED_SHARE * budget_s, workers) if workers > 1 else None
         progress("profiling its kernels")
         groups, kernel_s = work.fused(feed, TRACED_SHARE * budget_s)
-    options.cache.put(known, gauge().own_s)
+    keep(options.cache)
     release_memory()
     raw = [sum(kernel_s[k] for k in group.kernels) for group in groups]
     total = sum(raw)

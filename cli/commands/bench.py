@@ -18,6 +18,7 @@ from cutset.codegen.runtime.errors import ConfigError
 from cutset.digest import sha256_file
 from cutset.errors import UnavailableError, UsageError
 from cutset.files import write_atomic
+from cutset.profilers.cache import CostCache, default_folder
 
 MANIFEST_SCHEMA = "cutset.manifest/1"
 
@@ -37,7 +38,9 @@ def command(directory: Path, model: Path | None, output: Output, **arguments: An
     material = read_material(directory)
     package = find_package(directory)
     with output.progress() as progress:
-        options = BenchOptions(model=_model(directory, material, model, output), progress=progress, **arguments)
+        options = BenchOptions(
+            model=_model(directory, material, model, output), cache=CostCache(default_folder()), progress=progress, **arguments
+        )
         try:
             found = bench(package, material, options)
         except ConfigError as error:
@@ -87,13 +90,17 @@ def _show(found: dict[str, Any], directory: Path, output: Output) -> None:
     output.line(f"busy: {busy}; memory at most {found['memory']['peak_bytes'] / 2**20:.0f} MiB with all that was measured")
     if found["prediction_error"] is not None:
         here = f"{found['prediction']['here_per_s']:.1f} requests/s predicted for what ran here"
-        output.line(f"{here}, {found['prediction_error']:+.1%} off")
+        output.line(f"{here}, {found['prediction_error']:+.1%} off{_disturbed(found['prediction']['slowness'])}")
     if found["stand_ins"]:
         which = ", ".join(map(str, found["stand_ins"]))
         output.line(f"no GPU works here: stage {which} ran on a CPU core of its own in its place")
     for entry in found["rates"]:
         _show_rate(entry, output)
     output.line(f"report: {directory / 'report.html'}")
+
+
+def _disturbed(slowness: float) -> str:
+    return f" (on a machine that others slowed {slowness:.2f} times, which is counted in)" if slowness > 1.05 else ""
 
 
 def _show_rate(entry: dict[str, Any], output: Output) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from cutset.cli.options import Number, shared
 from cutset.cli.output import Output, seconds
 from cutset.cli.packages import read_plan_document
 from cutset.errors import UsageError
-from cutset.partitioner.capacity import Capacity, Question, Row, StepsAt, capacity
-from cutset.partitioner.cost import contention
+from cutset.partitioner.capacity import Capacity, Question, Row, StepsAt, busy_with, capacity
 from cutset.partitioner.sizing import worker_counts
 from cutset.partitioner.steps import Step, demand_of
 from cutset.profilers.table import CostTable, read_profile
@@ -86,13 +84,7 @@ def _batches(document: dict[str, Any]) -> tuple[int, ...]:
 
 def _steps_at(document: dict[str, Any], table: CostTable, steps: Sequence[Step]) -> StepsAt:
     """Return the steps by number of busy workers, as measured between one alone and every core busy."""
-    planned = contention(table, document["cpu_workers"])
-
-    def at(workers: int) -> list[Step]:
-        slower = contention(table, workers) / planned if document["objective"] == "throughput" else 1.0
-        return [replace(step, each_s=step.each_s * slower) if step.resource == "cpu" else step for step in steps]
-
-    return at
+    return lambda workers: busy_with(document, steps, table, workers)
 
 
 def _print(found: Capacity, question: Question, output: Output) -> None:

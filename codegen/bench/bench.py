@@ -7,7 +7,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from cutset.codegen.runtime.dtypes import Value
 from cutset.codegen.runtime.samples import read_sample
 from cutset.errors import ModelError, UsageError
 from cutset.partitioner.simulate import Span
+from cutset.profilers.cache import CostCache
 from cutset.profilers.environment import environment
+from cutset.profilers.gauge import USUAL_POWER, recall
 
 WINDOW = 8
 """Results that the measured timeline shows."""
@@ -43,6 +45,7 @@ class BenchOptions:
         concurrency: Callers of the pipeline, None for enough to saturate it.
         http: Whether to measure the emitted server too.
         rates: Requests a second to offer open-loop.
+        cache: Where measured costs are kept, and how fast this machine is when it is left alone.
         progress: Told what is being done.
     """
 
@@ -51,6 +54,7 @@ class BenchOptions:
     concurrency: int | None = None
     http: bool = False
     rates: tuple[float, ...] = ()
+    cache: CostCache = field(default_factory=lambda: CostCache(None))
     progress: Callable[[str], None] = lambda _text: None
 
 
@@ -80,6 +84,7 @@ def bench(package: Path, material: Material, options: BenchOptions) -> dict[str,
         subjects = [pipeline_subject(deployed, sample, options.concurrency), *stage_subjects(deployed, sample)]
         subjects += stack.enter_context(_others(deployed, package, sample, options))
         devices = {f"{STAGE}_{entry.stage.index}": entry.device for entry in deployed.stages}
+        recall(options.cache)
         rounds = run_rounds(subjects, devices, options.budget_s, options.progress)
         options.progress("watching the pipeline")
         spans = _watched(deployed, subjects[0], rounds)
@@ -143,7 +148,8 @@ def _document(
     devices = {f"{STAGE}_{entry.stage.index}": entry.device for entry in deployed.stages}
     alone = resource_rates({name: rates[name] for name in devices}, devices)
     measured = rates[PIPELINE]
-    here = predicted_here(material.plan, material.table, deployed.stand_ins)
+    undisturbed = predicted_here(material.plan, material.table, deployed.stand_ins)
+    here = undisturbed / rounds.slowness**USUAL_POWER
     busy = utilisation(spans, deployed.servers)
     baselines = {
         name: {"throughput_per_s": rates[name], "latency_s": rounds.latency(name), "gain": measured / rates[name]}
@@ -172,7 +178,11 @@ def _document(
         "efficiency": rounds.ratio,
         "efficiency_interval": [rounds.ratio * (1 - rounds.half_width), rounds.ratio * (1 + rounds.half_width)],
         "baselines": baselines,
-        "prediction": {"planned_per_s": material.plan["prediction"]["throughput_per_s"], "here_per_s": here},
+        "prediction": {
+            "planned_per_s": material.plan["prediction"]["throughput_per_s"],
+            "here_per_s": here,
+            "slowness": rounds.slowness,
+        },
         "prediction_error": here / measured - 1 if measured else None,
         "stand_ins": deployed.stand_ins,
         "cores": deployed.cores,

@@ -8,6 +8,7 @@ from typing import Any
 
 from cutset.codegen.report.timeline import servers_of_plan, steps_of_plan
 from cutset.codegen.report.units import units
+from cutset.partitioner.capacity import busy_with
 from cutset.partitioner.cost import contention
 from cutset.partitioner.simulate import saturated
 from cutset.partitioner.steps import NO_STAGE, Step
@@ -29,15 +30,13 @@ def predicted_here(plan: Mapping[str, Any], table: CostTable, stand_ins: Collect
         return 0.0
     servers = servers_of_plan(plan)
     if stand_ins:
-        workers = plan["cpu_workers"]
-        slower = contention(table, workers + 1) / (contention(table, workers) if plan["objective"] == "throughput" else 1.0)
-        on_cpu = _cpu_seconds(plan, table)
-        alone = contention(table, workers + 1)
+        cores = plan["cpu_workers"] + 1
+        on_cpu, alone = _cpu_seconds(plan, table), contention(table, cores)
         steps = tuple(
             replace(step, fixed_s=0.0, each_s=on_cpu[step.stage] * alone)
             if step.stage in stand_ins and step.resource == "gpu"
-            else replace(step, each_s=step.each_s * slower)
-            for step in steps
+            else step
+            for step in busy_with(plan, steps, table, cores)
             if not _copies(step)
         )
     batch = 1 if stand_ins else plan["batch"]

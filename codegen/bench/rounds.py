@@ -13,6 +13,7 @@ from scipy import stats
 
 from cutset.codegen.bench.subjects import PIPELINE, Subject
 from cutset.codegen.runtime.bench import Load, load
+from cutset.profilers.gauge import gauge
 
 MOST_HALF_WIDTH = 0.015
 """The ratio is known when its 95 % interval is within this share of it on either side: under 3 % from end to end."""
@@ -32,12 +33,14 @@ class Rounds:
         seconds: Length of a round of one subject.
         ratio: Pipeline over its slowest resource alone: the mean over the rounds.
         half_width: Half of the ratio's 95 % interval, as a share of it.
+        slowness: How many times slower than at its own speed the machine was before and after the pipeline's turns, the median.
     """
 
     loads: Mapping[str, tuple[Load, ...]]
     seconds: float
     ratio: float
     half_width: float
+    slowness: float = 1.0
 
     @property
     def count(self) -> int:
@@ -71,11 +74,15 @@ def run_rounds(
     seconds = _round_s(subjects, budget_s)
     loads: dict[str, list[Load]] = {subject.name: [] for subject in subjects}
     ratios: list[float] = []
+    readings: list[float] = []
     while len(ratios) < MOST:
         progress(f"round {len(ratios) + 1}: {len(subjects)} subjects, {seconds:.1f} s each")
         turn = len(ratios) % len(subjects)
         for subject in (*subjects[turn:], *subjects[:turn]):
+            before = gauge().read()
             loads[subject.name].append(_measured(subject, seconds))
+            if subject.name == PIPELINE:
+                readings += [before, gauge().read()]
         ratios.append(_ratio({name: found[-1].throughput_per_s for name, found in loads.items()}, devices))
         spent = time.monotonic() - begin
         if len(ratios) >= FEWEST and half_width(ratios) <= MOST_HALF_WIDTH:
@@ -87,6 +94,7 @@ def run_rounds(
         seconds=seconds,
         ratio=float(np.mean(ratios)),
         half_width=half_width(ratios),
+        slowness=median(gauge().slowness(readings)),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from cutset.codegen.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Mark, axis_of, curve, path_of, short
 from cutset.codegen.report.text import seconds
 from cutset.codegen.report.timeline import servers_of_plan, steps_of_plan
-from cutset.partitioner.cost import contention
+from cutset.partitioner.capacity import busy_with
 from cutset.partitioner.simulate import saturated
 from cutset.partitioner.steps import Step, demand_of, interval_s
 from cutset.profilers.table import CostTable
@@ -59,14 +59,8 @@ def _workers(plan: Mapping[str, Any], table: CostTable, steps: Sequence[Step]) -
     others = max((value for name, value in demand.items() if name != "cpu"), default=0.0)
     enough = int(demand.get("cpu", 0.0) / others) + 2 if others else 2 * planned
     counts = range(1, min(MOST_WORKERS, max(enough, planned + 1)) + 1)
-    points = [(float(n), 1 / interval_s(_busy_with(plan, table, steps, n), {"cpu": n}, batch)) for n in counts]
+    points = [(float(n), 1 / interval_s(busy_with(plan, steps, table, n), {"cpu": n}, batch)) for n in counts]
     return curve("CPU workers", "CPU workers", points, float(planned))
-
-
-def _busy_with(plan: Mapping[str, Any], table: CostTable, steps: Sequence[Step], workers: int) -> list[Step]:
-    """Return the steps when so many workers are busy: they slow each other down, as far as that was measured."""
-    slower = contention(table, workers) / contention(table, plan["cpu_workers"]) if plan["objective"] == "throughput" else 1.0
-    return [replace(step, each_s=step.each_s * slower) if step.resource == "cpu" else step for step in steps]
 
 
 def _batches(plan: Mapping[str, Any], steps: Sequence[Step]) -> Chart:
