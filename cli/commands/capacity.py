@@ -12,7 +12,10 @@ from cutset import serde
 from cutset.cli.options import Number, shared
 from cutset.cli.output import Output, seconds
 from cutset.cli.packages import read_plan_document
+from cutset.codegen.report import write_report
+from cutset.codegen.report.material import CAPACITY, CAPACITY_SCHEMA
 from cutset.errors import UsageError
+from cutset.files import write_atomic
 from cutset.partitioner.capacity import Capacity, Question, Row, StepsAt, busy_with, capacity
 from cutset.partitioner.sizing import worker_counts
 from cutset.partitioner.steps import Step, demand_of
@@ -33,18 +36,32 @@ BATCHES = (1, 2, 4, 8, 16)
 @click.option("--gpu-per-hour", type=Number(min=0), metavar="PRICE", help="Price of a GPU for an hour.")
 @shared
 def command(directory: Path, output: Output, **arguments: Any) -> None:
-    """Say what DIRECTORY's plan does with other numbers of CPU workers, batches and replicas; simulated, nothing is run."""
+    """Say what DIRECTORY's plan does with other numbers of CPU workers, batches and replicas; simulated, nothing is run.
+
+    The answer is kept in capacity.json, and the report of DIRECTORY gets a chart of it.
+    """
     document = read_plan_document(directory)
     table = read_profile(directory / "profile.json")
     steps = [serde.convert(step, Step, where=str(directory / "plan.json")) for step in document["steps"]]
     question = _question(document, table, steps, arguments)
     found = capacity(_steps_at(document, table, steps), question)
     scaling = document.get("batch_scaling", "overheads")
+    result = {
+        "schema": CAPACITY_SCHEMA,
+        "source": document["target"]["source"],
+        "batch_scaling": scaling,
+        "rate_per_s": question.rate_per_s,
+        "slo_s": question.slo_s,
+        **serde.to_builtins(found),
+    }
+    write_atomic(directory / CAPACITY, serde.dumps(result).encode())
+    report = write_report(directory)
     if output.as_json:
-        output.json({"source": document["target"]["source"], "batch_scaling": scaling, **serde.to_builtins(found)})
+        output.json(result)
         return
     _print(found, question, output)
     _print_source(document, scaling, output)
+    output.line(f"report: {report}")
 
 
 def _question(document: dict[str, Any], table: CostTable, steps: Sequence[Step], arguments: dict[str, Any]) -> Question:

@@ -94,7 +94,7 @@ def run_rounds(
         seconds=seconds,
         ratio=float(np.mean(ratios)),
         half_width=half_width(ratios),
-        slowness=median(gauge().slowness(readings)),
+        slowness=float(np.median(gauge().slowness(readings))),
     )
 
 

@@ -16,8 +16,9 @@ from cutset.partitioner.plan import PLAN_SCHEMA
 from cutset.profilers.table import CostTable, read_profile
 
 BENCH_SCHEMA = "cutset.bench/1"
+CAPACITY_SCHEMA = "cutset.capacity/1"
 DIFF_SCHEMA = "cutset.diff/1"
-EXPLORED, PROBLEM = "explored.json", "problem.json"
+CAPACITY, EXPLORED, PROBLEM = "capacity.json", "explored.json", "problem.json"
 BENCH, DIFF, GRAPH = "bench.json", "diff.json", "graph.json"
 PLAN, PROFILE, REPORT = "plan.json", "profile.json", "report.html"
 
@@ -32,6 +33,7 @@ class Material:
         topology: The model's nodes; empty where it is not known.
         bench: ``bench.json``, None before the first `bench`.
         explored: ``explored.json``, None before the first ``report --explore``.
+        capacity: ``capacity.json``, None before the first `capacity`.
         diff: ``diff.json``, what `ci` found against a baseline; None without.
         files: Path, bytes and SHA-256 of the files that the package is made of.
     """
@@ -41,6 +43,7 @@ class Material:
     topology: Topology = Topology()  # noqa: RUF009 - frozen
     bench: Mapping[str, Any] | None = None
     explored: Mapping[str, Any] | None = None
+    capacity: Mapping[str, Any] | None = None
     diff: Mapping[str, Any] | None = None
     files: tuple[tuple[str, int, str], ...] = ()
 
@@ -53,13 +56,14 @@ def read_material(folder: Path) -> Material:
     """
     if not (folder / PLAN).is_file():
         raise UsageError(f"{folder} holds no plan", hint="make one: cutset partition MODEL -o DIR")
-    graph, bench, explored, diff = (folder / name for name in (GRAPH, BENCH, EXPLORED, DIFF))
+    graph, bench, explored, capacity, diff = (folder / name for name in (GRAPH, BENCH, EXPLORED, CAPACITY, DIFF))
     return Material(
         plan=serde.read_json(folder / PLAN, schema=PLAN_SCHEMA),
         table=read_profile(folder / PROFILE),
         topology=read_topology(graph) if graph.is_file() else Topology(),
         bench=serde.read_json(bench, schema=BENCH_SCHEMA) if bench.is_file() else None,
         explored=serde.read_json(explored, schema=EXPLORED_SCHEMA) if explored.is_file() else None,
+        capacity=serde.read_json(capacity, schema=CAPACITY_SCHEMA) if capacity.is_file() else None,
         diff=serde.read_json(diff, schema=DIFF_SCHEMA) if diff.is_file() else None,
         files=tuple(_files(folder)),
     )

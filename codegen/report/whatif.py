@@ -23,13 +23,19 @@ MOST_WORKERS = 16
 COPIES = {"h2d", "d2h"}
 
 
-def charts(plan: Mapping[str, Any], table: CostTable, explored: Mapping[str, Any] | None = None) -> list[Chart]:
+def charts(
+    plan: Mapping[str, Any],
+    table: CostTable,
+    explored: Mapping[str, Any] | None = None,
+    capacity: Mapping[str, Any] | None = None,
+) -> list[Chart]:
     """Return the curves of a plan; those that would be flat by construction are left out.
 
     Args:
         plan: ``plan.json``.
         table: The costs that it was made from.
         explored: What plans with other limits reach, where that was found out.
+        capacity: What other sizes of this plan do, where that was asked.
     """
     steps = steps_of_plan(plan)
     if not steps:
@@ -39,7 +45,8 @@ def charts(plan: Mapping[str, Any], table: CostTable, explored: Mapping[str, Any
         found.append(_batches(plan, steps))
     if any(step.resource in COPIES for step in steps):
         found.append(_link(plan, steps))
-    return found + ([] if explored is None else _explored(explored))
+    found += [] if explored is None else _explored(explored)
+    return found + ([] if capacity is None else [_capacity(capacity)])
 
 
 def _explored(explored: Mapping[str, Any]) -> list[Chart]:
@@ -49,6 +56,40 @@ def _explored(explored: Mapping[str, Any]) -> list[Chart]:
         curve("Stages, planned again", "stages at most", stages, float(explored["max_stages"])),
         curve("Speed of copies, planned again", "times the bandwidth planned with", link, 1.0, log=True),
     ]
+
+
+def _capacity(capacity: Mapping[str, Any]) -> Chart:
+    """Return what one replica does with each number of workers, a line a batch size, the recommended size marked."""
+    rows = capacity["rows"]
+    x = axis_of([row["cpu_workers"] for row in rows], LEFT, WIDTH - RIGHT)
+    y = axis_of([row["throughput_per_s"] for row in rows], HEIGHT - BOTTOM, TOP)
+    places = [(x.at(row["cpu_workers"]), y.at(row["throughput_per_s"])) for row in rows]
+    lines = [
+        path_of([place for row, place in zip(rows, places, strict=True) if row["batch"] == batch])
+        for batch in sorted({row["batch"] for row in rows})
+    ]
+    marks = tuple(
+        Mark(x=across, y=up, text=": ".join(_size(row)), chosen=row == capacity["recommended"])
+        for row, (across, up) in zip(rows, places, strict=True)
+    )
+    return Chart(
+        title="Capacity of a replica, simulated, a line a batch size",
+        across="CPU workers",
+        up="requests a second",
+        x=tuple((place, short(value)) for value, place in x.ticks()),
+        y=tuple((place, short(value)) for value, place in y.ticks()),
+        marks=marks,
+        lines=tuple((line, "line") for line in lines),
+        rows=tuple(_size(row) for row in rows),
+    )
+
+
+def _size(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a size and what it does, in words."""
+    does = f"{row['throughput_per_s']:,.1f} requests/s, {row['bottleneck']} busiest"
+    if row["replicas"] is not None:
+        does += f"; {row['replicas']} replica(s) at the rate asked, p99 {seconds(row['latency_p99_s'])}"
+    return f"{row['cpu_workers']} workers, batch {row['batch']}", does
 
 
 def _workers(plan: Mapping[str, Any], table: CostTable, steps: Sequence[Step]) -> Chart:

@@ -83,7 +83,12 @@ def test_explain_and_capacity_of_an_emitted_plan(cutset, mixed, tmp_path):
     assert table["recommended"]["replicas"] == 1
     assert table["recommended"]["latency_p99_s"] <= 1
     assert table["recommended"]["cost_per_million"] > 0
+    report = (out / "report.html").read_text("utf-8")
+    assert "Capacity of a replica" in report
+    for row in table["rows"]:
+        assert f"{row['cpu_workers']} workers, batch {row['batch']}" in report
     assert "CPU worker(s)" in cutset("capacity", out).out
+    assert "replica(s) at the rate" not in (out / "report.html").read_text("utf-8")
     assert cutset("capacity", mixed.parent).code == 2
 
 
