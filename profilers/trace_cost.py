@@ -27,6 +27,9 @@ CHAIN = 128
 RUNS = 15
 ROUNDS = 2
 
+INTERRUPTED, INTERRUPTION_S = 1.5, 10e-6
+"""A kernel that took so many times its median, and so much longer, was interrupted: a scheduler's slice is milliseconds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceCost:
@@ -149,8 +152,9 @@ def typical_run(
     """Return what each kernel takes in a typical run.
 
     Whole runs are chosen, not single kernels, so that the times add up to what a run takes: of the undisturbed ones
-    those whose totals lie in the middle half, or, with too few of those, the quicker half of all. Means over them see
-    below the microsecond in which onnxruntime counts.
+    those whose totals lie in the middle half, or, with too few of those, the quicker half of all, in which a kernel that
+    the system interrupted counts as its median. Means over them see below the microsecond in which onnxruntime
+    counts.
 
     Args:
         events: The trace.
@@ -177,5 +181,9 @@ def typical_run(
     ordered = candidates[np.argsort(seconds[:, candidates].sum(axis=0), kind="stable")]
     quarter = len(ordered) // 4
     kept = ordered[quarter : len(ordered) - quarter] if enough else ordered[: (count + 1) // 2]
-    means = np.maximum(least_s, seconds[:, kept].mean(axis=1))
+    chosen = seconds[:, kept]
+    if not enough:
+        usual = np.median(chosen, axis=1, keepdims=True)
+        chosen = np.where(chosen > INTERRUPTED * usual + INTERRUPTION_S, usual, chosen)
+    means = np.maximum(least_s, chosen.mean(axis=1))
     return TypicalRun(kernels=dict(zip(found, means.tolist(), strict=True)), totals=seconds[:, candidates].sum(axis=0))

@@ -160,6 +160,14 @@ def test_with_no_quiet_run_the_quicker_half_counts():
     assert typical_run(events(*runs), {"a"}, made(*[False] * 4), least_s=0.0).kernels == {"a": 2.0}
 
 
+def test_a_kernel_that_was_interrupted_counts_as_its_median():
+    """Every run is interrupted once, in another kernel each time, so that none is quicker than the others."""
+    names = [f"k{number}" for number in range(8)]
+    runs = [{name: 1e-3 + 4e-3 * (name == hit) for name in names} for hit in names]
+    found = typical_run(events(*runs), set(names), [False] * 8, least_s=0.0)
+    assert found.kernels == pytest.approx(dict.fromkeys(names, 1e-3))
+
+
 def test_kernels_of_bodies_and_models_without_kernels_count_nothing():
     assert typical_run(events({"body": 1.0}), {"a"}, made(True), least_s=0.0).kernels == {}
     assert typical_run([], set(), [], least_s=0.0).kernels == {}
