@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
+from typing import Any
 
 from .dtypes import Value
 
@@ -17,13 +18,15 @@ class Context:
     Args:
         tensors: The request's inputs by name; later also what the stages made.
         deadline: When it must be done, on the clock of `time.monotonic`; None for no limit.
+        trace: Where its stages are recorded, from `Tracer.here`; None records nothing.
     """
 
-    __slots__ = ("deadline", "future", "phase", "queued", "submitted", "tensors")
+    __slots__ = ("deadline", "future", "phase", "queued", "submitted", "tensors", "trace")
 
-    def __init__(self, tensors: dict[str, Value], deadline: float | None) -> None:
+    def __init__(self, tensors: dict[str, Value], deadline: float | None, trace: Any = None) -> None:
         self.tensors = tensors
         self.deadline = deadline
+        self.trace = trace
         self.future: Future[dict[str, Value]] = Future()
         self.phase = 0
         self.submitted = self.queued = time.perf_counter()

@@ -22,6 +22,7 @@ from .errors import Closed, DeadlineExceeded, StageError
 from .pool import WorkerPool
 from .schedule import Phase, pool_sizes
 from .statistics import StageRecorders, StageStats
+from .tracing import Tracer
 
 
 class Executor:
@@ -31,15 +32,21 @@ class Executor:
         plan: The plan.
         phases: Its stages, loaded.
         done: Told of each request that leaves: the request, and its error or None.
+        tracer: Told of each stage that ran for a request that is traced.
     """
 
     def __init__(
-        self, plan: PlanConfig, phases: tuple[Phase, ...], done: Callable[[Context, BaseException | None], None]
+        self,
+        plan: PlanConfig,
+        phases: tuple[Phase, ...],
+        done: Callable[[Context, BaseException | None], None],
+        tracer: Tracer,
     ) -> None:
         self._phases = phases
         self._done = done
         self._delay_s = plan.max_delay_s
         self._aborted = False
+        self._tracer = tracer
         self._recorders = tuple(StageRecorders() for _ in phases)
         self._pools = {
             device: WorkerPool(device, threads=threads, phases=len(phases), advance=self._advance)
@@ -207,10 +214,13 @@ class Executor:
         return True
 
     def _count(self, phase: Phase, begin: float, members: list[Context], rows: int) -> None:
-        recorders = self._recorders[members[0].phase]
-        recorders.service.add(time.perf_counter() - begin)
+        recorders, end = self._recorders[members[0].phase], time.perf_counter()
+        recorders.service.add(end - begin)
         for member in members:
             recorders.waited.add(begin - member.queued)
+            if member.trace is not None:
+                what: dict[str, str | int] = {"stage": phase.stage.index, "device": phase.device, "rows": rows}
+                self._tracer.stage(member.trace, begin, end, what)
         if phase.stage.batchable:
             recorders.rows.add(rows)
 

@@ -29,6 +29,7 @@ from .executor import Executor
 from .schedule import build_phases, interval_s, needed_inputs, replicas, tokens
 from .statistics import Distribution, PipelineStats, Recorder
 from .supervised import Supervised
+from .tracing import Tracer
 from .validation import check_inputs
 
 _REASONS: dict[type[BaseException], str] = {
@@ -97,7 +98,8 @@ class Pipeline:
         self._closing = threading.Lock()
         self._released = False
         self._started = time.perf_counter()
-        self._executor = Executor(plan, phases, self._done)
+        self._tracer = Tracer()
+        self._executor = Executor(plan, phases, self._done, self._tracer)
 
     def __enter__(self) -> Self:
         return self
@@ -248,7 +250,8 @@ class Pipeline:
         except InputError:
             self._requests.add_failure("input")
             raise
-        context = Context({name: value for name, value in checked.items() if name in self._needed}, deadline)
+        tensors = {name: value for name, value in checked.items() if name in self._needed}
+        context = Context(tensors, deadline, self._tracer.here())
         if self._enter(context, wait=wait):
             start = self._executor.start_here if here else self._executor.start
             start(context)

@@ -1,8 +1,9 @@
-"""A span a request, under the caller's trace, where OpenTelemetry is installed; nothing elsewhere."""
+"""A span a request and one a stage in it, under the caller's trace, where OpenTelemetry is installed; nothing elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,9 +15,10 @@ class Tracer:
     def __init__(self) -> None:
         self._tracer: Any = None
         with contextlib.suppress(ImportError):
-            from opentelemetry import propagate, trace  # noqa: PLC0415 - an extra
+            from opentelemetry import context, propagate, trace  # noqa: PLC0415 - an extra
 
             self._extract, self._kind = propagate.extract, trace.SpanKind.SERVER
+            self._current, self._current_span = context.get_current, trace.get_current_span
             self._tracer = trace.get_tracer("cutset")
 
     def request(self, headers: Mapping[bytes, bytes], model: str) -> AbstractContextManager[Any]:
@@ -32,3 +34,20 @@ class Tracer:
         return self._tracer.start_as_current_span(  # type: ignore[no-any-return]
             "infer", context=self._extract(carrier), kind=self._kind, attributes={"model": model}
         )
+
+    def here(self) -> Any:
+        """Return the trace that the calling thread is in, None where nothing is recorded."""
+        return self._current() if self._tracer is not None and self._current_span().is_recording() else None
+
+    def stage(self, where: Any, begin: float, end: float, attributes: Mapping[str, str | int]) -> None:
+        """Record that a stage ran.
+
+        Args:
+            where: The request's trace, from `here`.
+            begin: When, on the clock of `time.perf_counter`.
+            end: Until when.
+            attributes: Which, where, and with how many other rows.
+        """
+        now_ns, now = time.time_ns(), time.perf_counter()
+        begin_ns, end_ns = (now_ns - int((now - moment) * 1e9) for moment in (begin, end))
+        self._tracer.start_span("stage", context=where, start_time=begin_ns, attributes=attributes).end(end_ns)

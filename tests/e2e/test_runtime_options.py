@@ -7,7 +7,6 @@ import json
 import logging
 import ssl
 import subprocess
-import sys
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -25,7 +24,6 @@ from cutset.codegen.runtime import Pipeline
 from cutset.codegen.runtime.grpc_messages import MESSAGES
 from cutset.codegen.runtime.main import main
 from cutset.codegen.runtime.metrics import _read_gpus
-from cutset.codegen.runtime.tracing import Tracer
 from tests.e2e.test_runtime_grpc import running as running_both
 from tests.e2e.test_runtime_server import QUOTED, as_json, child, gated, post, running, until, write_package
 
@@ -182,30 +180,3 @@ def test_bench_measures_the_pipeline_and_a_server(folder, capsys):
     (folder / "sample.npz").unlink()
     assert main(["bench"], folder) == 1
     assert "no sample.npz" in capsys.readouterr().err
-
-
-def test_traces_are_passed_through():
-    """With the SDK in a process of its own: its provider can be set once a process."""
-    pytest.importorskip("opentelemetry.sdk", reason="OpenTelemetry is not installed")
-    code = (
-        "from opentelemetry import trace\n"
-        "from opentelemetry.sdk.trace import TracerProvider\n"
-        "from opentelemetry.sdk.trace.export import SimpleSpanProcessor\n"
-        "from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter\n"
-        "exporter, provider = InMemorySpanExporter(), TracerProvider()\n"
-        "provider.add_span_processor(SimpleSpanProcessor(exporter))\n"
-        "trace.set_tracer_provider(provider)\n"
-        "from cutset.codegen.runtime.tracing import Tracer\n"
-        "parent = b'00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'\n"
-        "with Tracer().request({b'traceparent': parent}, 'm'): pass\n"
-        "(span,) = exporter.get_finished_spans()\n"
-        "print(format(span.context.trace_id, '032x'), format(span.parent.span_id, '016x'), span.attributes['model'])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.split() == ["0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "m"]
-
-
-def test_without_opentelemetry_nothing_is_traced(monkeypatch):
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    with Tracer().request({}, "m") as span:
-        assert span is None
