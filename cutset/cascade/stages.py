@@ -51,7 +51,14 @@ def model_of_part(document: Document, stage: Stage, reads: Mapping[str, TensorSp
         keys = next((key for key in stage.inputs if f"`{key}`" in str(error)), None)
         place = ("stages", stage.name) if keys is None else ("stages", stage.name, "inputs", keys)
         raise document.refusal(f"part `{stage.what}`: {error}", *place) from error
-    return onnx.parser.parse_model(text)
+    try:
+        model = onnx.parser.parse_model(text)
+        onnx.checker.check_model(model)
+    except Exception as error:  # the parser's and the checker's errors share no base class
+        what = f"part `{stage.what}` cannot be made under these names"
+        hint = "names that ONNX text keeps for itself, such as `float`, cannot stand here"
+        raise document.refusal(what, "stages", stage.name, cause=str(error)[:300], hint=hint) from error
+    return model
 
 
 def model_of_hook(document: Document, stage: Stage, reads: Mapping[str, TensorSpec], hooks: Hooks) -> onnx.ModelProto:
@@ -75,7 +82,7 @@ def model_of_hook(document: Document, stage: Stage, reads: Mapping[str, TensorSp
 def bind(document: Document, stage: Stage, model: onnx.ModelProto, reads: Mapping[str, TensorSpec]) -> onnx.ModelProto:
     """Return a model with the shapes of what it reads, and the shapes that follow from them.
 
-    A name of a size becomes what is read there, or ``<stage>_<name>``, so that equal names stay equal and no two stages
+    A name of a size becomes what is read there, or ``<stage>__<name>``, so that equal names stay equal and no two stages
     share one by accident.
 
     Args:
@@ -111,7 +118,7 @@ def bind(document: Document, stage: Stage, model: onnx.ModelProto, reads: Mappin
         raise document.refusal(f"stage `{stage.name}` does not fit what it reads", *keys, cause=str(error)[:300]) from error
     for dim in _dims(inferred.graph.value_info, inferred.graph.output):
         if dim.dim_param and dim.dim_param not in given:  # `unk__0`, which inference calls a size in every model
-            dim.dim_param = f"{stage.name}_{_word(dim.dim_param)}"
+            dim.dim_param = _own(stage.name, dim.dim_param)
     return inferred
 
 
@@ -247,7 +254,12 @@ def _rename(dim: onnx.TensorShapeProto.Dimension, stage: str, sizes: Mapping[str
     if isinstance(bound, int):
         dim.dim_value = bound
     else:
-        dim.dim_param = bound or f"{stage}_{_word(name)}"
+        dim.dim_param = bound or _own(stage, name)
+
+
+def _own(stage: str, name: str) -> str:
+    """Return the name of a size that is a stage's own; no stage's name holds two underscores, so no two are the same."""
+    return f"{stage}__{_word(name)}"
 
 
 def _word(name: str) -> str:

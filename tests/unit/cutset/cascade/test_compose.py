@@ -177,6 +177,39 @@ outputs: {y: s.y}
     assert "Slice" not in [node.op_type for node in composed(document).model.graph.node if node.name.startswith("s/")]
 
 
+def test_names_of_sizes_of_two_stages_never_meet(write, tmp_path):
+    """`a` with a size `b_c` and `a_b` with a size `c`."""
+    one = '<ir_version: 8, opset_import: ["" : 18]> m (float[b_c] x) => (float[b_c] y) { y = Abs (x) }'
+    document = write(
+        """
+        inputs:
+          p: {type: float32, shape: [n]}
+          q: {type: float32, shape: [m]}
+        stages:
+          f: {part: filter, inputs: {by: p}, with: {above: 0}}
+          g: {part: filter, inputs: {by: q}, with: {above: 0}}
+          a: {part: gather, inputs: {rows: p, indices: f.indices}}
+          a_b: {model: one.onnxtxt, inputs: {x: q}}
+        outputs: {y: a.gathered, z: a_b.y, i: g.indices}
+        """,
+        one__onnxtxt=one,
+    )
+    made = composed(document)
+    names = [dim.dim_param for value in made.model.graph.output for dim in value.type.tensor_type.shape.dim]
+    assert len(set(names)) == 3
+    found = run(document, tmp_path, p=np.ones(3, np.float32), q=np.ones(5, np.float32))
+    assert [len(found[name]) for name in "yzi"] == [3, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"), [("joined", "cannot be made"), ("a b", "is not a name"), ("x) => (y", "is not a name")]
+)
+def test_names_that_onnx_text_cannot_take_are_refused(write, key, words):
+    text = f"{HEAD}stages:\n  c: {{part: concat, inputs: {{'{key}': x, other: x}}}}\noutputs: {{y: c.joined}}\n"
+    with pytest.raises(UsageError, match=words):
+        composed(write(text))
+
+
 BASE = (
     HEAD
     + """\
