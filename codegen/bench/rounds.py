@@ -13,6 +13,7 @@ from scipy import stats
 
 from cutset.codegen.bench.subjects import PIPELINE, Subject
 from cutset.codegen.runtime.bench import Load, load
+from cutset.errors import ProfileError
 from cutset.profilers.gauge import gauge
 
 MOST_HALF_WIDTH = 0.015
@@ -69,6 +70,9 @@ def run_rounds(
         devices: Device of each stage's subject.
         budget_s: Seconds for all rounds.
         progress: Told of each round.
+
+    Raises:
+        ProfileError: If a subject answers nothing in its share of the time.
     """
     begin = time.monotonic()
     seconds = _round_s(subjects, budget_s)
@@ -83,6 +87,10 @@ def run_rounds(
             loads[subject.name].append(_measured(subject, seconds))
             if subject.name == PIPELINE:
                 readings += [before, gauge().read()]
+            if not loads[subject.name][-1].throughput_per_s:
+                raise ProfileError(
+                    f"{subject.title} answered nothing within {seconds:.1f} s", hint="give it more time: --seconds"
+                )
         ratios.append(_ratio({name: found[-1].throughput_per_s for name, found in loads.items()}, devices))
         spent = time.monotonic() - begin
         if len(ratios) >= FEWEST and half_width(ratios) <= MOST_HALF_WIDTH:

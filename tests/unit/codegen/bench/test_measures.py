@@ -22,6 +22,7 @@ from cutset.codegen.report.timeline import lay_out
 from cutset.codegen.runtime.bench import load
 from cutset.codegen.runtime.errors import Overloaded
 from cutset.codegen.runtime.pipeline import Pipeline
+from cutset.errors import ProfileError
 from cutset.partitioner.simulate import Span
 from tests.reports import planned
 
@@ -149,3 +150,10 @@ def test_without_a_gpu_the_prediction_is_the_cpus(cnn_path: Path) -> None:
     here = predicted_here(document, table, on_gpu)
     cpu_s = sum(step["each_s"] for step in document["steps"] if step["resource"] == "cpu")
     assert 0 < here <= 1 / cpu_s * 1.01
+
+
+def test_a_subject_too_slow_for_its_share_of_the_time_is_an_error_and_no_ratio() -> None:
+    slow = Subject(name="pipeline", title="the pipeline", caller=lambda: lambda: time.sleep(0.4), concurrency=1)
+    with pytest.raises(ProfileError, match="the pipeline answered nothing") as caught:
+        run_rounds([slow], {}, 0.2, lambda _text: None)
+    assert "--seconds" in str(caught.value.hint)
