@@ -30,6 +30,7 @@ SUFFIX = ".pyz"
 LIBRARY = "hook_library"
 TABLE = "hooks.json"
 _MODULE = "cutset_hooks_"
+_LOADED: list[ModuleType] = []
 _DIGEST_LENGTH = 12
 _LARGEST_BYTES = 1 << 20
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
@@ -128,7 +129,7 @@ def native_library(library: str) -> str:
 
 def take_error() -> str | None:
     """Return why a hook failed in this thread's last run of a session, or None."""
-    found = [module.take_error() for name, module in list(sys.modules.items()) if name.startswith(_MODULE) and "." not in name]
+    found = [module.take_error() for module in _LOADED]  # asked after every run, those of models without hooks too
     return next((error for error in found if error), None)
 
 
@@ -141,6 +142,8 @@ def _module_of(archive: Path) -> ModuleType:
         module.__loader__ = importer
         exec(importer.get_code(LIBRARY), module.__dict__)  # noqa: S102 - the module beside this one, out of the archive
         sys.modules[name] = module
+    if sys.modules[name] not in _LOADED:
+        _LOADED.append(sys.modules[name])
     return sys.modules[name]
 
 
