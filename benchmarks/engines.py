@@ -113,6 +113,7 @@ class Subject:
     table: CostTable
     support: Mapping[str, Support]
     backend: GpuBackend
+    cache: CostCache
     probe_s: float
 
 
@@ -127,7 +128,7 @@ def subject_of(model: str, target: str, cache: CostCache, folder: Path) -> Subje
     start = time.perf_counter()
     support = capability(graph, samples.samples[0], backend, cache, lambda _text: None)
     probe_s = time.perf_counter() - start
-    return Subject(graph=graph, samples=samples, table=table, support=support, backend=backend, probe_s=probe_s)
+    return Subject(graph=graph, samples=samples, table=table, support=support, backend=backend, cache=cache, probe_s=probe_s)
 
 
 def row(model: str, target: str, cache: CostCache) -> Row:
@@ -163,7 +164,7 @@ def free_gpu(table: CostTable) -> CostTable:
 def built(subject: Subject, table: CostTable, work: Path) -> Built:
     """Return what it takes to build all GPU stages of the plan for these costs."""
     start = time.perf_counter()
-    made = engines_of(subject, table, Recipe(runs=Runs(usual=subject.samples.samples)), work)
+    made = engines_of(subject, table, Recipe(runs=Runs(usual=subject.samples.samples), cache=subject.cache), work)
     return summary(made, time.perf_counter() - start)
 
 

@@ -129,6 +129,7 @@ def engineer(session: Session, wanted: EngineArguments, replan: Replan, work: Pa
         clean_ups=wanted.clean_ups,
         gpu=_gpu_model(measured),
         compare=True,
+        cache=measured.options.cache,
     )
     return plan_what_builds(measured.graph, replan, session.backend, recipe, work, session.progress)
 

@@ -38,7 +38,7 @@ PROBE_LIMITS = Limits(time_s=60.0)
 MAX_PROBE_BYTES = 1 << 28
 """Nodes with more weights than this are not asked about one by one; building the engine has the last word anyway."""
 MAX_SHAPE_ELEMENTS = 64
-_PROBE_FORMAT = 3  # a new number makes every kept answer a stranger
+_PROBE_FORMAT = 4  # a new number makes every kept answer a stranger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +111,10 @@ def ask(
     Raises:
         UnavailableError: If the library fails instead of answering.
     """
-    vectors = _small_vectors(graph, inputs, [graph.by_name[name] for name in nodes])
-    keys = {name: key for name in nodes if (key := _key(graph, graph.by_name[name], vectors, oracle)) is not None}
+    vectors = small_vectors(graph, inputs, [graph.by_name[name] for name in nodes])
+    elements = {name: vector.tolist() for name, vector in vectors.items()}
+    found = {name: kind_of(graph, [name], elements.get, oracle) for name in nodes}
+    keys = {name: key for name, key in found.items() if key is not None}
     kinds = {repr(key): name for name, key in reversed(keys.items())}
     answers = {kind: str(answer) for kind, name in kinds.items() if (answer := cache.get(keys[name])) is not None}
     unknown = [kind for kind in kinds if kind not in answers]
@@ -148,15 +150,23 @@ def _shape_ranges(probe: NodeProbe) -> dict[str, tuple[tuple[int, ...], tuple[in
     return {name: (shape, probe.values.get(name, ())) for name, shape in probe.shapes.items()}
 
 
-def _key(graph: ModelGraph, node: OpNode, vectors: Mapping[str, np.ndarray], oracle: Oracle) -> Any | None:
-    """Return what the answer depends on, or None where something of it is not known."""
-    signature = sign(graph, [node.name])
+def kind_of(graph: ModelGraph, nodes: Sequence[str], given: Callable[[str], Any], oracle: Oracle) -> Any | None:
+    """Return what the library's answer about nodes depends on, as plain JSON, or None where something of it is not known.
+
+    Args:
+        graph: The model, with the shapes of one run.
+        nodes: Names, in graph order.
+        given: Returns what is said of a value that they read besides its type and shape.
+        oracle: The library.
+    """
+    signature = sign(graph, nodes)
     if not signature.digest:
         return None
+    members = [graph.by_name[name] for name in signature.canonical]
     return [
-        "tensorrt-node", _PROBE_FORMAT, oracle.backend, oracle.version, oracle.compute_capability,
-        sorted(graph.opset_imports.items()), signature.digest, _small_constants(graph, node), _open_dims(graph, node),
-        [vectors[name].tolist() if name in vectors else None for name in node.inputs],
+        "tensorrt", _PROBE_FORMAT, oracle.backend, oracle.version, oracle.compute_capability,
+        sorted(graph.opset_imports.items()), signature.digest,
+        [[_small_constants(graph, node), _open_dims(graph, node), [given(name) for name in node.inputs]] for node in members],
     ]  # fmt: skip
 
 
@@ -176,8 +186,8 @@ def _open_dims(graph: ModelGraph, node: OpNode) -> list[Any]:
     return [None if shape is None else [isinstance(dim, int) for dim in shape] for shape in shapes]
 
 
-def _small_vectors(graph: ModelGraph, inputs: Arrays, nodes: Iterable[OpNode]) -> dict[str, np.ndarray]:
-    """Return the elements that the small integer vectors, which may be shapes, have in one run."""
+def small_vectors(graph: ModelGraph, inputs: Arrays, nodes: Iterable[OpNode]) -> dict[str, np.ndarray]:
+    """Return the elements that small integer vectors that `nodes` read, which may be shapes, have in one run on `inputs`."""
     reads = dict.fromkeys(name for node in nodes for name in node.inputs if name not in graph.constant_values)
     wanted = tuple(name for name in reads if _may_be_shape(graph, name))
     if not wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cutset.codegen.engines.cleanup import clean
@@ -15,7 +15,7 @@ from cutset.errors import UnavailableError
 from cutset.graph.model import ModelGraph
 from cutset.profilers.capability import Oracle
 from cutset.profilers.child import Failure, Limits, map_in_child
-from cutset.profilers.segments import segment_of, write_segment
+from cutset.profilers.segments import Segment, segment_of, write_segment
 
 BUILD_LIMITS = Limits(time_s=1800.0)
 """Of one engine; a large network takes minutes on a slow machine. The build limits its own memory."""
@@ -50,7 +50,12 @@ class Culprit:
 
 
 def build_parts(
-    parts: Sequence[Part], oracle: Oracle, *, tf32: bool = False, timing_cache: Path | None = None
+    parts: Sequence[Part],
+    oracle: Oracle,
+    *,
+    tf32: bool = False,
+    timing_cache: Path | None = None,
+    limits: Limits = BUILD_LIMITS,
 ) -> list[BuildReport | Failure]:
     """Return for each part what its engine took to build, or why it did not.
 
@@ -59,6 +64,7 @@ def build_parts(
         oracle: The library.
         tf32: Whether float32 products may be computed in tf32.
         timing_cache: Where full TensorRT keeps what it measured of kernels.
+        limits: Time of each part.
 
     Raises:
         UnavailableError: If the library could not be asked at all: that is no reason against any node.
@@ -71,7 +77,7 @@ def build_parts(
         )
         for part in parts
     ]  # fmt: skip
-    found = map_in_child(build, jobs, limits=BUILD_LIMITS, environment=environment_of(oracle.backend))
+    found = map_in_child(build, jobs, limits=limits, environment=environment_of(oracle.backend))
     for one in found:
         if isinstance(one, Failure) and one.kind == "raised" and not one.detail.startswith(_REFUSALS):
             hint = "see `cutset doctor`, or use --gpu-backend onnxruntime-cuda"
@@ -106,6 +112,43 @@ def find_culprit(
         return Culprit(node=part.nodes[bad - 1], reason=beginnings.refusals[bad])
 
 
+def build_segments(
+    graph: ModelGraph,
+    segments: Sequence[Segment],
+    ranges: Mapping[str, EngineInput],
+    oracle: Oracle,
+    folder: Path,
+    limits: Limits = BUILD_LIMITS,
+) -> list[Failure | None]:
+    """Return for each segment why it does not build as an engine, None where it does; the engines are thrown away.
+
+    Args:
+        graph: The whole model.
+        segments: From `segment_of`.
+        ranges: What the engines must take, by the name of the value.
+        oracle: The library.
+        folder: Folder for files, which are removed.
+        limits: Time of each segment.
+    """
+    parts = []
+    for index, segment in enumerate(segments):
+        model = folder / f"{index}.onnx"
+        inputs = tuple(ranges[name] for name in segment.inputs)
+        write_segment(graph, segment, model)
+        clean(model, inputs)
+        parts.append(Part(nodes=segment.nodes, model=model, engine=model.with_suffix(".engine"), inputs=inputs))
+    found = build_parts(parts, oracle, limits=limits)
+    for file in folder.iterdir():
+        file.unlink()
+    return [replace(one, detail=_original(graph, one.detail)) if isinstance(one, Failure) else None for one in found]
+
+
+def _original(graph: ModelGraph, words: str) -> str:
+    """Return what the library said with the names that the model gives its nodes."""
+    nodes = graph.nodes
+    return _NAMED.sub(lambda match: nodes[int(match[1])].name if int(match[1]) < len(nodes) else match[0], words)
+
+
 class _Beginnings:
     """The first nodes of a part, as parts of their own that are tried once each."""
 
@@ -117,22 +160,11 @@ class _Beginnings:
     def refusal_of(self, count: int) -> str | None:
         """Return why the first `count` nodes do not build, None when they do."""
         segment = segment_of(self._graph, self._part.nodes[:count])
-        model = self._folder / f"{count}.onnx"
-        write_segment(self._graph, segment, model)
-        clean(model, self._part.inputs)
-        part = Part(
-            nodes=segment.nodes, model=model, engine=model.with_suffix(".engine"),
-            inputs=tuple(self._ranges[name] for name in segment.inputs),
-        )  # fmt: skip
-        (found,) = build_parts([part], self._oracle)
-        for file in self._folder.glob(f"{count}.*"):
-            file.unlink()
-        if not isinstance(found, Failure):
+        (found,) = build_segments(self._graph, [segment], self._ranges, self._oracle, self._folder)
+        if found is None:
             return None
-        nodes = self._graph.nodes
-        said = _NAMED.sub(lambda match: nodes[int(match[1])].name if int(match[1]) < len(nodes) else match[0], words_of(found))
-        self.refusals[count] = said
-        return said
+        self.refusals[count] = words_of(found)
+        return self.refusals[count]
 
     def around(self, refusal: Failure) -> list[int]:
         """Return the beginnings that end with, and right before, the node that the library names; none if it names none."""

@@ -1,6 +1,7 @@
 """Plan, build every GPU stage, and plan again without the nodes that do not build, until all of a plan builds.
 
-Each round takes at least one node from the GPU for good, so it ends: at the latest when nothing is left there.
+Each round takes at least one node from the GPU for good, so it ends: at the latest when nothing is left there. Nodes that
+are like one that does not build are taken with it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cutset.codegen.engines.build import Part, build_parts, find_culprit, words_of
+from cutset.codegen.engines.alike import Neighbourhoods
+from cutset.codegen.engines.build import Culprit, Part, build_parts, find_culprit, words_of
 from cutset.codegen.engines.compare import Compared, compare
 from cutset.codegen.engines.prepare import Prepared, Recipe, prepare
 from cutset.codegen.runtime.backends.engine_build import BuildReport
@@ -88,11 +90,18 @@ def plan_what_builds(
         write_stages(graph, fresh, folder)
         found: dict[str, Support] = {}
         for stage in fresh:
+            if not found.keys().isdisjoint(stage.nodes):
+                continue  # a node of it was refused with one of another stage
             ready = _ready(graph, stage, folder, recipe, progress)
             if backend.oracle is not None:
                 outcome = _build(graph, ready, backend.oracle, recipe, progress)
-                if isinstance(outcome, dict):
-                    found |= outcome
+                if isinstance(outcome, Culprit):
+                    around = Neighbourhoods(
+                        graph, [one.nodes for one in stages], recipe.runs.usual[0], backend.oracle, recipe.cache
+                    )
+                    reasons = around.refuse(outcome, progress)
+                    source = backend.oracle.title
+                    found |= {name: Support(ok=False, reason=reason, source=source) for name, reason in reasons.items()}
                     continue
                 ready = outcome
             built[_identity(stage)] = ready
@@ -121,8 +130,8 @@ def _ready(graph: ModelGraph, stage: Stage, folder: Path, recipe: Recipe, progre
 
 def _build(
     graph: ModelGraph, ready: BuiltStage, oracle: Oracle, recipe: Recipe, progress: Callable[[str], None]
-) -> BuiltStage | dict[str, Support]:
-    """Return the stage with its engine, or the verdict on the node that keeps it from building."""
+) -> BuiltStage | Culprit:
+    """Return the stage with its engine, or the node that keeps it from building."""
     stage = ready.stage
     progress(f"building stage {stage.index} ({len(stage.nodes)} nodes) with {oracle.title}")
     part = _part(ready)
@@ -133,8 +142,7 @@ def _build(
         part = _part(ready)
         outcome = _try(part, oracle, recipe)
     if isinstance(outcome, Failure):
-        culprit = find_culprit(graph, part, outcome, oracle, progress)
-        return {culprit.node: Support(ok=False, reason=culprit.reason, source=oracle.title)}
+        return find_culprit(graph, part, outcome, oracle, progress)
     return replace(ready, engine=part.engine, report=outcome)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -15,6 +15,7 @@ from cutset.codegen.precision.reduce import Reduced, reduce_part
 from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
+from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import Precision
 from cutset.profilers.segments import Segment, boundary_values
 from cutset.profilers.session import Arrays
@@ -35,6 +36,7 @@ class Recipe:
         clean_ups: Rewrites that do not change numbers.
         gpu: What models the GPU, None where its costs are measured or recorded.
         compare: Whether the other precisions are compared, too, for the report.
+        cache: Where the library's answers about nodes that are alike are kept.
     """
 
     runs: Runs
@@ -44,6 +46,7 @@ class Recipe:
     clean_ups: Sequence[CleanUp] = DEFAULT
     gpu: Model | None = None
     compare: bool = False
+    cache: CostCache = field(default_factory=lambda: CostCache(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from cutset.errors import UnavailableError
 from cutset.graph.load import load
 from cutset.partitioner.plan import Part as StagePart
 from cutset.partitioner.plan import form_stages
+from cutset.profilers.cache import CostCache
 from cutset.profilers.capability import Oracle
 from cutset.profilers.child import Failure
 from cutset.profilers.datasheets import datasheet
@@ -43,8 +44,8 @@ class OnlyStages:
 
 
 def chain(save_model, length=12):
-    """A chain of Relus called r0, r1, ... over six columns."""
-    nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"], name=f"r{i}") for i in range(length)]
+    """A chain of leaky Relus called r0, r1, ... over six columns, no two of them alike."""
+    nodes = [helper.make_node("LeakyRelu", [f"v{i}"], [f"v{i + 1}"], name=f"r{i}", alpha=i / 100) for i in range(length)]
     shape = ["n", 6]
     graph = load(save_model(nodes, [("v0", FLOAT, shape)], [(f"v{length}", FLOAT, shape)]))
     inputs = {"v0": np.ones((2, 6), np.float32)}
@@ -73,11 +74,12 @@ def refusing(monkeypatch, breaks):
     tried = []
 
     def build_parts(parts, _oracle, **_options):
-        tried.append(parts[0].nodes)
-        reason = breaks(set(parts[0].nodes))
-        parts[0].engine.write_bytes(b"plan")
+        tried.extend(part.nodes for part in parts)
+        reasons = [breaks(set(part.nodes)) for part in parts]
+        for part in parts:
+            part.engine.write_bytes(b"plan")
         report = BuildReport(version="1.7", seconds=0.1, size_bytes=4)
-        return [Failure(kind="raised", detail=f"BackendError: {reason}") if reason else report]
+        return [Failure(kind="raised", detail=f"BackendError: {reason}") if reason else report for reason in reasons]
 
     monkeypatch.setattr(building, "build_parts", build_parts)
     monkeypatch.setattr(feedback, "build_parts", build_parts)
@@ -134,7 +136,7 @@ def test_a_named_culprit_takes_two_builds(save_model, tmp_path, monkeypatch):
 
 def test_a_crash_is_a_reason(save_model, tmp_path, monkeypatch):
     graph, inputs = chain(save_model, 3)
-    monkeypatch.setattr(building, "build_parts", lambda *_: [Failure(kind="crashed", detail="crashed with SIGSEGV")])
+    monkeypatch.setattr(building, "build_parts", lambda *_, **__: [Failure(kind="crashed", detail="crashed with SIGSEGV")])
     part = Part(
         nodes=("r0", "r1", "r2"), model=tmp_path / "m", engine=tmp_path / "e",
         inputs=engine_inputs(graph, ["v0"], Runs(usual=[inputs])),
@@ -224,6 +226,64 @@ def test_a_stage_that_is_too_large_is_not_compared_and_is_emitted_all_the_same(s
     (ready,) = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path, lambda _text: None).stages
     assert {one.note for one in ready.compared} == {"the stage is too large to be compared"}
     assert ready.engine is not None
+
+
+@needs_rtx
+def test_nodes_that_are_alike_are_refused_in_one_round_and_those_that_build_are_not(save_model, tmp_path):
+    """TensorRT-RTX 1.7.1 takes an Add of one number, and not behind a convolution of one dimension."""
+    rng = np.random.default_rng(0)
+    nodes, value = [], "x"
+    weights = {"one": np.ones(1, np.float32), "half": np.full(1, 0.5, np.float32), "each": np.ones((1, 16, 1), np.float32)}
+    for index, added in enumerate(("each", "one", "half", "one", "each", "one")):
+        weights[f"w{index}"] = rng.normal(0, 0.2, (16, 16, 3)).astype(np.float32)
+        nodes.append(helper.make_node("Conv", [value, f"w{index}"], [f"h{index}"], name=f"conv{index}", pads=[1, 1]))
+        nodes.append(helper.make_node("Add", [f"h{index}", added], [f"a{index}"], name=f"{added}{index}"))
+        nodes.append(helper.make_node("Tanh", [f"a{index}"], [f"t{index}"], name=f"tanh{index}"))
+        value = f"t{index}"
+    graph = load(save_model(nodes, [("x", FLOAT, [1, 16, 20])], [(value, FLOAT, [1, 16, 20])], weights))
+    inputs = {"x": rng.normal(size=(1, 16, 20)).astype(np.float32)}
+    graph = graph.with_measured(*observe_shapes(graph, inputs))
+    asked = []
+    made = run(graph, inputs, tmp_path, asked)
+    assert set(made.refusals) == {"one1", "half2", "one3", "one5"}
+    assert made.refusals["one3"].reason == made.refusals["one5"].reason == "as `one1`, which is alike"
+    assert all("CHECK(nbdims_bias" in made.refusals[name].reason for name in ("one1", "half2")), "asked about itself"
+    assert len(asked) == 2, "one search for four nodes"
+    assert {name for ready in made.stages for name in ready.stage.nodes} == {n.name for n in graph.nodes} - set(made.refusals)
+    assert all(ready.report.size_bytes > 1000 for ready in made.stages)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_one_search_a_pattern(save_model, tmp_path, monkeypatch, cached):
+    """A Relu behind a Neg does not build with six columns, and does with seven; those before others always do."""
+    nodes, value = [], "v"
+    for index in range(8):
+        nodes.append(helper.make_node("Neg", [value], [f"n{index}"], name=f"neg{index}"))
+        nodes.append(helper.make_node("Relu", [f"n{index}"], [f"r{index}"], name=f"relu{index}"))
+        nodes.append(helper.make_node("Concat", [f"r{index}", "column"], [f"c{index}"], name=f"cat{index}", axis=1))
+        nodes.append(helper.make_node("Slice", [f"c{index}", "zero", "size", "one"], [f"s{index}"], name=f"cut{index}"))
+        value = f"s{index}"
+    nodes += [helper.make_node("Concat", [value, "column"], ["wide"], name="widen", axis=1)]
+    nodes += [
+        helper.make_node("Neg", ["wide"], ["wn"], name="neg_wide"),
+        helper.make_node("Relu", ["wn"], ["y"], name="relu_wide"),
+    ]
+    weights = {"column": np.ones((2, 1), np.float32), "zero": np.array([0]), "size": np.array([6]), "one": np.array([1])}
+    graph = load(save_model(nodes, [("v", FLOAT, [2, 6])], [("y", FLOAT, [2, 7])], weights))
+    inputs = {"v": np.ones((2, 6), np.float32)}
+    graph = graph.with_measured(*observe_shapes(graph, inputs))
+    bad = [{f"neg{index}", f"relu{index}"} for index in range(8)]
+    tried = refusing(monkeypatch, lambda found: "the builder refuses: CHECK(x) failed" * any(one <= found for one in bad))
+    asked = []
+    recipe = Recipe(runs=Runs(usual=[inputs]), cache=CostCache(tmp_path / "cache" if cached else None))
+    made = plan_what_builds(graph, by_refusals(graph, asked), RTX, recipe, tmp_path / "a", lambda _text: None)
+    assert set(made.refusals) == {f"relu{index}" for index in range(8)}
+    assert [name for name, verdict in made.refusals.items() if verdict.reason == "as `relu0`, which is alike"]
+    assert len(asked) == 2
+    assert tried.count(("neg_wide", "relu_wide")) == 1, "what computes something else is asked about, and stays"
+    tried.clear()
+    plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path / "b", lambda _text: None)
+    assert (("neg_wide", "relu_wide") in tried) is not cached
 
 
 @needs_rtx
