@@ -9,23 +9,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cutset import serde
+from cutset.cli.arguments import cache_folder
 from cutset.cli.engines import EngineArguments, Session, engineer
 from cutset.cli.planning import Planner, Planning, prepare
 from cutset.cli.workflow import Measured
+from cutset.codegen.bench.bench import BenchOptions, bench
 from cutset.codegen.ci.case import Case, case_of
 from cutset.codegen.ci.finding import Finding
 from cutset.codegen.ci.fingerprint import Fingerprint, digest_inputs, fingerprints
 from cutset.codegen.ci.judge import judge, suspicious
 from cutset.codegen.ci.limits import Limits
-from cutset.codegen.ci.record import Deployment, Record, machine_of, planned, precision_errors, sizes
+from cutset.codegen.ci.record import Benched, Deployment, Record, benched, machine_of, planned, precision_errors, sizes
 from cutset.codegen.engines.feedback import Replan
 from cutset.codegen.numerics import Tolerance
-from cutset.codegen.package import EmitOptions, emit
+from cutset.codegen.package import EmitOptions, emit, package_name
+from cutset.codegen.report import read_material, write_report
+from cutset.codegen.report.material import BENCH
 from cutset.codegen.verify import reference_outputs
 from cutset.devices import GpuBackendRequest
 from cutset.errors import VerificationError
+from cutset.files import write_atomic
 from cutset.partitioner.keeping import price_of_keeping
 from cutset.partitioner.study import dump_study, study_of
+from cutset.profilers.cache import CostCache
 from cutset.profilers.repeats import Repeats, combine, comparable, runners
 from cutset.profilers.table import CostTable
 
@@ -41,6 +48,7 @@ class Settings:
         tolerance: What counts as equal numbers.
         gpu_backend: What is to run GPU stages.
         engines: How engines are made.
+        bench_s: Seconds to run the emitted package against the unsplit model, None for no run.
         options: What decides whether two records can be compared.
         command: The command line, for the manifest.
     """
@@ -51,6 +59,7 @@ class Settings:
     tolerance: Tolerance
     gpu_backend: GpuBackendRequest
     engines: EngineArguments
+    bench_s: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
 
@@ -193,8 +202,22 @@ def _emit(planning: Planning, settings: Settings, repeats: Repeats, target: Path
                 parts_error=proof.max_rel,
                 package_bytes=package_bytes,
                 engine_bytes=engine_bytes,
+                benched=_benched(target, planning, settings),
             )
     return replace(_record(planning, settings, repeats), deployment=deployment)
+
+
+def _benched(target: Path, planning: Planning, settings: Settings) -> Benched | None:
+    """Return what a run of the package in an output folder shows, which its report shows too; None where none is wanted."""
+    if settings.bench_s is None:
+        return None
+    planner, graph = planning.planner, planning.sized.measured.graph
+    cache = CostCache(cache_folder(planner.costs.cache))
+    options = BenchOptions(model=graph.path, budget_s=settings.bench_s, cache=cache, progress=planner.progress)
+    found = bench(target / "serving" / package_name(planner.wanted.name), read_material(target), options)
+    write_atomic(target / BENCH, serde.dumps(found).encode())
+    write_report(target)
+    return benched(found)
 
 
 def _replanning(planning: Planning) -> Replan:

@@ -58,6 +58,10 @@ DEFAULTS = ", ".join(f"{name}={shown_limit(name, check.default)}" for name, chec
     help="Most further measurements of what looks like a regression before it fails.",
 )  # fmt: skip
 @click.option(
+    "--bench", "bench_s", type=Number(min=1, max=3600), metavar="S",
+    help="Run each package for so many seconds against the unsplit model too, and compare the measured gain.",
+)  # fmt: skip
+@click.option(
     "-o", "--output", "target_dir", type=click.Path(path_type=Path), default=Path("cutset-ci"), show_default=True,
     help="Folder for JUnit, Markdown, JSON and the packages with their reports; replaced if it is one of cutset.",
 )  # fmt: skip
@@ -157,7 +161,7 @@ def _prepare(model: Path, arguments: dict[str, Any], output: Output) -> tuple[Pl
     limits = parse_limits(arguments.pop("limits"))
     repeats, again = arguments.pop("repeats"), arguments.pop("again")
     tolerance = Tolerance(rtol=arguments.pop("rtol"), atol=arguments.pop("atol"))
-    gpu_backend = arguments.pop("gpu_backend")
+    gpu_backend, bench_s = arguments.pop("gpu_backend"), arguments.pop("bench_s")
     engines = EngineArguments.take(arguments)
     wanted = PlanArguments.take(served_name(None, model), arguments)
     if wanted.calibrate:
@@ -166,7 +170,7 @@ def _prepare(model: Path, arguments: dict[str, Any], output: Output) -> tuple[Pl
     costs = replace(costs, fresh=True)
     settings = Settings(
         repeats=repeats, again=again, limits=limits, tolerance=tolerance, gpu_backend=gpu_backend, engines=engines,
-        options=_options(about, costs, wanted, engines, gpu_backend), command=tuple(sys.argv),
+        bench_s=bench_s, options=_options(about, costs, wanted, engines, gpu_backend), command=tuple(sys.argv),
     )  # fmt: skip
     return Planner(about=about, costs=costs, wanted=wanted, output=output, progress=lambda _text: None), settings
 

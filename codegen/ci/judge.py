@@ -146,6 +146,17 @@ def _gain(case: Case, limit: float) -> Finding | None:
     return Finding(check="gain", verdict=verdict, then=then, now=now, unit="times", change=change)
 
 
+def _measured_gain(case: Case, limit: float) -> Finding | None:
+    then, now = case.then.deployment.benched, case.now.deployment.benched
+    if now is None:
+        return None
+    if then is None:
+        return skipped("measured-gain", "the baseline was taken without --bench")
+    change = then.gain / now.gain - 1
+    verdict = weigh(change, limit, significant=abs(change) > then.noise + now.noise)
+    return Finding(check="measured-gain", verdict=verdict, then=then.gain, now=now.gain, unit="times", change=change)
+
+
 def _kernels(case: Case, limit: float) -> Finding | None:
     then, now = (sum(bool(g.canonical) for g in r.repeats.table.groups_on("cpu")) for r in (case.then, case.now))
     if not then:
@@ -230,6 +241,7 @@ _JUDGES: Mapping[str, Callable[[Case, float], Finding | None]] = {
     "throughput": _throughput,
     "latency": _latency,
     "gain": _gain,
+    "measured-gain": _measured_gain,
     "kernels": _kernels,
     "placement": _placement,
     "stages": _stages,

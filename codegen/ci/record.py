@@ -54,6 +54,19 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Benched:
+    """What a run of the package showed.
+
+    Args:
+        gain: Throughput over that of the best unsplit arrangement on the same cores, in the same run.
+        noise: Half of the 95 % interval of such a ratio in that run, as a share of it.
+    """
+
+    gain: float
+    noise: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     """What is kept of an emitted package.
 
@@ -64,6 +77,7 @@ class Deployment:
         precision_errors: The same of each GPU stage's precision from fp32, by stage.
         package_bytes: Size of the package, engines left out.
         engine_bytes: Size of the engine of each GPU stage that was built, by stage.
+        benched: What a run of the package showed, None where none was asked for.
         failure: Why the parts were not accepted as equal to the whole, or empty.
     """
 
@@ -73,6 +87,7 @@ class Deployment:
     precision_errors: Mapping[str, float] = field(default_factory=dict)
     package_bytes: int = 0
     engine_bytes: Mapping[str, int] = field(default_factory=dict)
+    benched: Benched | None = None
     failure: str = ""
 
 
@@ -154,6 +169,13 @@ def sizes(folder: Path, engines: Engineered) -> tuple[int, dict[str, int]]:
         if ready.engine is not None and ready.engine.is_file()
     }
     return sum(path.stat().st_size for path in files), built
+
+
+def benched(found: Mapping[str, Any]) -> Benched | None:
+    """Return what ``bench.json`` says of the package against the unsplit model; None where that was not measured."""
+    gains = [entry["gain"] for name, entry in found["baselines"].items() if name.startswith("unsplit_")]
+    low, high = found["efficiency_interval"]
+    return Benched(gain=min(gains), noise=(high - low) / 2 / found["efficiency"]) if gains else None
 
 
 def precision_errors(engines: Engineered) -> dict[str, float]:

@@ -52,7 +52,7 @@ def changed(path: Path, change) -> Path:
 def baseline(tmp_path_factory, long_cutset) -> Path:
     folder = tmp_path_factory.mktemp("ci")
     file = folder / "baseline.json"
-    words = ("--update", "--target", "t4", "--baseline", file, "-o", folder / "out", "--repeats", "2", *QUICK)
+    words = ("--update", "--target", "t4", "--baseline", file, "-o", folder / "out", "--repeats", "2", "--bench", "1", *QUICK)
     done = long_cutset("ci", network(folder / "net.onnx"), *words)
     assert done.code == 0, done.err
     assert "taken as the baseline (measured 2 times)" in done.out
@@ -92,10 +92,13 @@ def test_the_same_again(judge, baseline, tmp_path):
     summary.write_text("before\n")
     template.write_text("$title\n\n$summary")
     environment = {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_ACTIONS": "true"}
-    done, found = judge(baseline.parent / "net.onnx", "--comment", template, env=environment)
+    words = ("--bench", "1", "--fail-on", "measured-gain=90%")
+    done, found = judge(baseline.parent / "net.onnx", "--comment", template, *words, env=environment)
     assert done.code == 0
     assert {entry["verdict"] for entry in found.values()} <= {"same", "noise", "better"}
     assert found["error"]["now"] == 0
+    assert found["measured-gain"]["now"] > 0
+    assert (tmp_path / "out" / "net" / "bench.json").is_file()
     assert "::error" not in done.err
     written = summary.read_text()
     assert written.startswith("before\n## ✅ Cutset: no regression")

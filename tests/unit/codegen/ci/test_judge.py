@@ -6,6 +6,7 @@ import pytest
 
 from cutset.codegen.ci.judge import judge, suspicious
 from cutset.codegen.ci.limits import CHECKS
+from cutset.codegen.ci.record import Benched
 from tests.ci_records import case_of, costs, deployment, judged, parse_limits, plan, record, worse
 from tests.profile_tables import make_group
 
@@ -170,3 +171,20 @@ def test_numbers_that_cannot_be_compared():
     found = judged(BASELINE, now)["error"]
     assert (found.verdict, found.note[:17]) == ("same", "the sample inputs")
     assert judged(BASELINE, record(deployment=deployment(failure="output `y` differs")))["error"].verdict == "worse"
+
+
+def benched(gain, noise=0.02):
+    return record(deployment=deployment(benched=Benched(gain=gain, noise=noise)))
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict"),
+    [(benched(2.0), "same"), (benched(1.5), "worse"), (benched(1.5, noise=0.4), "noise"), (benched(3.0), "better")],
+)
+def test_a_package_that_gains_less_when_it_runs(now, verdict):
+    assert judged(benched(2.0), now)["measured-gain"].verdict == verdict
+
+
+def test_a_run_that_only_one_side_has_is_not_compared():
+    assert judged(BASELINE, benched(2.0))["measured-gain"].verdict == "skipped"
+    assert "measured-gain" not in judged(benched(2.0), BASELINE)
