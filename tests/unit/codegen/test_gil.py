@@ -17,8 +17,7 @@ def free():
 
 
 def test_what_holds_the_lock_shows():
-    """The rest of the machine can blur one comparison, not ten."""
-    assert any(held_share(free) < HELD_SHARE < held_share(held) for _ in range(10))
+    assert held_share(free) < HELD_SHARE < held_share(held)
 
 
 def test_a_model_of_known_operators_stays_in_threads(cnn_path, tmp_path):

@@ -164,7 +164,7 @@ def test_a_kernel_that_was_interrupted_counts_as_its_median():
     """Every run is interrupted once, in another kernel each time, so that none is quicker than the others."""
     names = [f"k{number}" for number in range(8)]
     runs = [{name: 1e-3 + 4e-3 * (name == hit) for name in names} for hit in names]
-    found = typical_run(events(*runs), set(names), [False] * 8, least_s=0.0)
+    found = typical_run(events(*runs), set(names), made(*[False] * 8), least_s=0.0)
     assert found.kernels == pytest.approx(dict.fromkeys(names, 1e-3))
 
 
