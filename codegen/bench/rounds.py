@@ -83,10 +83,12 @@ def run_rounds(
         progress(f"round {len(ratios) + 1}: {len(subjects)} subjects, {seconds:.1f} s each")
         turn = len(ratios) % len(subjects)
         for subject in (*subjects[turn:], *subjects[:turn]):
-            before = gauge().read()
+            around = subject.name == PIPELINE
+            if around:
+                readings.append(gauge().read())
             loads[subject.name].append(_measured(subject, seconds))
-            if subject.name == PIPELINE:
-                readings += [before, gauge().read()]
+            if around:
+                readings.append(gauge().read())
             if not loads[subject.name][-1].throughput_per_s:
                 raise ProfileError(
                     f"{subject.title} answered nothing within {seconds:.1f} s", hint="give it more time: --seconds"
