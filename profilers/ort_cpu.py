@@ -31,7 +31,7 @@ from cutset.profilers.options import ProfileOptions
 from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
 from cutset.profilers.table import Latency, OptimizationLevel
 from cutset.profilers.timing import Run, at_own_speed, repeat, summarise, time_once
-from cutset.profilers.trace_cost import KernelRun, kernel_runs, measure_trace_cost, typical_run
+from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, measure_trace_cost, typical_run
 
 UNFUSED_RUNS = 3
 ALONE_SHARE, LOADED_SHARE, TRACED_SHARE = 0.4, 0.2, 0.4
@@ -44,6 +44,9 @@ TRACED_RUNS = 200
 TRACED_EVENTS = 120_000
 """Kernels in all traced runs together, about: each takes some 300 bytes of trace and 10 us to read."""
 MIN_TRACED_RUNS = 15
+
+UNTIMED = TraceCost(node_s=0.0, inside_s=0.0, whole_s=0.0)
+"""For a trace that is read for its shapes: measuring what tracing costs takes longer than running a small model."""
 
 _ORT_TYPES = {"float": "float32", "double": "float64"}
 
@@ -103,7 +106,7 @@ def profile_cpu(
     budget_s = options.budget_s
     recall(options.cache)
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
-        work = _Workdir(graph, Path(folder), options.threads, options.optimization)
+        work = _Workdir(graph, Path(folder), options.threads, options.optimization, measure_trace_cost())
         feed = work.feed(inputs)
         progress("running the model unfused for its shapes")
         unfused_s, shapes, dtypes = work.unfused(feed)
@@ -137,7 +140,7 @@ def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[i
         ProfileError: If the model does not run on these inputs.
     """
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
-        work = _Workdir(graph, Path(folder), threads=1)
+        work = _Workdir(graph, Path(folder), 1, "none", UNTIMED)
         _, shapes, dtypes = work.unfused(work.feed(inputs))
     return {**shapes, **sizes_of(inputs)}, dtypes
 
@@ -145,7 +148,7 @@ def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[i
 class _Workdir:
     """A temporary anonymised copy of the model, weights beside it so that every session maps them."""
 
-    def __init__(self, graph: ModelGraph, folder: Path, threads: int, level: OptimizationLevel = "all") -> None:
+    def __init__(self, graph: ModelGraph, folder: Path, threads: int, level: OptimizationLevel, cost: TraceCost) -> None:
         self.graph = graph
         self.folder = folder
         self.threads = threads
@@ -153,7 +156,7 @@ class _Workdir:
         self.model = folder / "model.onnx"
         self.originals = write_anonymous(graph, self.model)
         self.anonymous = {original: name for name, original in self.originals.items()}
-        self.cost = measure_trace_cost()
+        self.cost = cost
 
     def feed(self, inputs: Arrays) -> dict[str, Any]:
         # Copies: without its optimisations onnxruntime 1.32 overwrote inputs (Identity before a training BatchNormalization).
