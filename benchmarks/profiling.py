@@ -30,7 +30,7 @@ from onnx import TensorProto, helper
 from cutset import serde
 from cutset.graph.load import load
 from cutset.graph.model import ModelGraph
-from cutset.profilers.cache import CostCache
+from cutset.profilers.cache import CostCache, default_folder
 from cutset.profilers.child import Failure
 from cutset.profilers.environment import environment
 from cutset.profilers.inputs import collect
@@ -39,6 +39,7 @@ from cutset.profilers.ort_cpu import CpuProfile, profile_cpu
 from cutset.profilers.profile import profile
 from cutset.profilers.segments import SegmentOptions, boundary_values, segment_of, time_segments
 from cutset.profilers.session import Arrays, open_session, run
+from cutset.profilers.table import CostTable
 from cutset.profilers.timing import repeat, summarise
 from cutset.sample_models import registry
 
@@ -51,7 +52,7 @@ MODELS = (
 TIMED = ("smart_turn_v32_int8", "light_resnet50", "slanet_plus", "piper_en_us_joe")
 REPEATED = ("light_resnet50", "light_shufflenet", "detector", "encoder", "minilm_l6_int8", "smart_turn_v32_int8", "slanet_plus")
 SUM_BOUNDS, HALF_BOUNDS = (0.95, 1.08), (0.92, 1.10)
-DEAREST = 10
+DEAREST, TIE = 10, 0.05
 PARTS = ("sums", "time", "repeated")
 CACHED_RUNS = 3
 
@@ -127,7 +128,8 @@ class Repetition:
     Args:
         model: Its name.
         totals_s: Seconds of the whole session in both.
-        moved: How many of the dearest groups of the first have another rank in the second.
+        moved: How many of the dearest groups of the first have another rank in the second, those aside that changed places
+            only with groups whose cost is the same within `TIE`.
         largest_swap: How much more the dearer of two groups that changed places costs than the other, in the first
             profile; zero where none did.
     """
@@ -207,7 +209,8 @@ def half_ratios(of: Subject, measured: CpuProfile, seconds: float) -> tuple[floa
 
 def measure_round(of: Subject, seconds: float) -> Round:
     """Return how the costs of one new profile add up."""
-    measured = profile_cpu(of.graph, of.inputs, options=ProfileOptions(budget_s=seconds))
+    options = ProfileOptions(budget_s=seconds, cache=CostCache(default_folder()))
+    measured = profile_cpu(of.graph, of.inputs, options=options)
     return Round(
         groups=len(measured.groups),
         latency_s=measured.session.median,
@@ -261,28 +264,30 @@ def process_seconds(words: Sequence[str]) -> float:
 
 def repetition(of: Subject, seconds: float) -> Repetition:
     """Return how two profiles of one model differ."""
-    first, second = (profile_cpu(of.graph, of.inputs, options=ProfileOptions(budget_s=seconds)) for _ in range(2))
+    options = ProfileOptions(budget_s=seconds, fresh=True, cache=CostCache(default_folder()))
+    (_, first), (_, second) = (profile(of.graph, of.inputs, target=None, options=options) for _ in range(2))
     moved, largest = rank_changes(costs(first), costs(second))
-    return Repetition(model=of.name, totals_s=(first.session.median, second.session.median), moved=moved, largest_swap=largest)
+    totals_s = first.sessions[0].latency_s.median, second.sessions[0].latency_s.median
+    return Repetition(model=of.name, totals_s=totals_s, moved=moved, largest_swap=largest)
 
 
-def costs(measured: CpuProfile) -> dict[tuple[str, ...], float]:
-    """Return the seconds of each group by its nodes."""
-    return {group.nodes: seconds for group, seconds in zip(measured.groups, measured.group_s, strict=True)}
+def costs(measured: CostTable) -> dict[tuple[str, ...], float]:
+    """Return the seconds of each group of the CPU by its nodes, equal ones in the order of the graph."""
+    return {group.nodes: group.latency_s or 0.0 for group in measured.groups_on("cpu")}
 
 
 def rank_changes(first: dict[tuple[str, ...], float], second: dict[tuple[str, ...], float]) -> tuple[int, float]:
     """Return how many of the dearest groups changed their rank, and by how much the costs of two that swapped differ."""
-    before, after = (sorted(of, key=lambda group: -of[group]) for of in (first, second))
-    rank = {group: number for number, group in enumerate(after)}
-    moved = sum(rank.get(group) != number for number, group in enumerate(before[:DEAREST]))
-    swapped = [
-        first[dear] / first[cheap] - 1
+    before = sorted(first, key=lambda group: -first[group])
+    swaps = {
+        (dear, cheap): first[dear] / first[cheap] - 1
         for number, dear in enumerate(before[:DEAREST])
         for cheap in before[number + 1 :]
         if first[cheap] > 0 and second.get(dear, 0.0) < second.get(cheap, 0.0)
-    ]
-    return moved, max(swapped, default=0.0)
+    }
+    moved = {group for pair, apart in swaps.items() if apart > TIE for group in pair}
+    moved |= {group for group in before if group not in second}
+    return len(moved.intersection(before[:DEAREST])), max(swaps.values(), default=0.0)
 
 
 def mark(value: float, bounds: tuple[float, float]) -> str:

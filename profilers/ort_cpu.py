@@ -30,12 +30,12 @@ from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
 from cutset.profilers.table import Latency, OptimizationLevel
-from cutset.profilers.timing import Run, at_own_speed, repeat, summarise, time_once
+from cutset.profilers.timing import Run, at_own_speed, repeat, settled, summarise, time_once
 from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, measure_trace_cost, typical_run
 
 UNFUSED_RUNS = 3
 ALONE_SHARE, LOADED_SHARE, TRACED_SHARE = 0.4, 0.2, 0.4
-"""How the time to repeat runs is divided among the three measurements."""
+"""How the time to repeat runs is divided among the three measurements; half of the first comes last, if it is needed then."""
 
 LOADED_ROUND_S = 0.05
 """Seconds that all workers run between two readings of the gauge."""
@@ -111,10 +111,14 @@ def profile_cpu(
         progress("running the model unfused for its shapes")
         unfused_s, shapes, dtypes = work.unfused(feed)
         progress("timing the whole model")
-        latency = work.whole(feed, ALONE_SHARE * budget_s)
+        runs = work.alone(feed, ALONE_SHARE * budget_s / 2)
         loaded = work.loaded(feed, LOADED_SHARE * budget_s, workers) if workers > 1 else None
         progress("profiling its kernels")
         groups, kernel_s = work.fused(feed, TRACED_SHARE * budget_s)
+        if not settled(runs, gauge()):
+            progress("timing the whole model again")
+            runs += work.alone(feed, ALONE_SHARE * budget_s / 2)
+        latency = summarise(at_own_speed(runs, gauge()), threads=options.threads)
     keep(options.cache)
     release_memory()
     raw = [sum(kernel_s[k] for k in group.kernels) for group in groups]
@@ -185,10 +189,9 @@ class _Workdir:
         trace.unlink()
         return events, runs
 
-    def whole(self, feed: Mapping[str, Any], budget_s: float) -> Latency:
+    def alone(self, feed: Mapping[str, Any], budget_s: float) -> list[Run]:
         session = self.open()
-        runs = repeat(lambda: run(session, feed), budget_s=budget_s, speed=gauge())
-        return summarise(at_own_speed(runs, gauge()), threads=self.threads)
+        return repeat(lambda: run(session, feed), budget_s=budget_s, speed=gauge())
 
     def loaded(self, feed: Mapping[str, Any], budget_s: float, workers: int) -> Latency:
         """Return the latency while every worker runs the model: they share memory bandwidth and caches.
@@ -255,7 +258,7 @@ class _Workdir:
         most = min(TRACED_RUNS, max(MIN_TRACED_RUNS, TRACED_EVENTS // max(1, len(self.graph.nodes))))
         events, runs = self._traced(
             feed,
-            lambda call: repeat(call, budget_s=budget_s, max_runs=most, settled=0.0, speed=gauge()),
+            lambda call: repeat(call, budget_s=budget_s, max_runs=most, within=0.0, speed=gauge()),
             optimized_model_filepath=str(target),
         )
         kernels = kernels_of(onnx.load(str(target), load_external_data=False).graph)

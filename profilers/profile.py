@@ -19,6 +19,7 @@ from cutset.profilers.inputs import sizes_of
 from cutset.profilers.on_device import MeasuredGpu, with_measured_gpu
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_cpu import CpuProfile, profile_cpu
+from cutset.profilers.pooling import pooled
 from cutset.profilers.session import Arrays
 from cutset.profilers.signature import sign
 from cutset.profilers.table import PROFILE_SCHEMA, CostTable, GroupCost, ModelFile, SessionCost
@@ -169,16 +170,18 @@ def _loaded_cost(run: CpuProfile, options: ProfileOptions) -> tuple[SessionCost,
 def _cpu_groups(graph: ModelGraph, run: CpuProfile, batch: int) -> tuple[GroupCost, ...]:
     low = run.session.p10 / run.session.median if run.session.median else 1.0
     high = run.session.p90 / run.session.median if run.session.median else 1.0
-    return tuple(
-        replace(
-            _described(graph, group.nodes),
-            batch=batch,
-            latency_s=seconds,
-            low_s=seconds * low,
-            high_s=seconds * high,
-            unfused_s={name: run.unfused_s[name] for name in group.nodes if name in run.unfused_s},
-        )
-        for group, seconds in zip(run.groups, run.group_s, strict=True)
+    return pooled(
+        [
+            replace(
+                _described(graph, group.nodes),
+                batch=batch,
+                latency_s=seconds,
+                low_s=seconds * low,
+                high_s=seconds * high,
+                unfused_s={name: run.unfused_s[name] for name in group.nodes if name in run.unfused_s},
+            )
+            for group, seconds in zip(run.groups, run.group_s, strict=True)
+        ]
     )
 
 

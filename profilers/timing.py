@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from cutset.profilers.gauge import Gauge, slowdown
 from cutset.profilers.table import Latency
@@ -27,6 +28,9 @@ SETTLED_S = 0.5
 
 SETTLED = 0.05
 """Half the width of the median's interval over the median, under which more runs would tell nothing new."""
+
+CALM = 1.25
+"""How many times slower than at its own speed the machine may be in a run that counts as undisturbed."""
 
 GAUGE_EVERY_S = 0.005
 """Least seconds of calls between two readings of the gauge, each of which takes a fifth of a millisecond or two."""
@@ -69,7 +73,7 @@ def repeat(
     budget_s: float,
     max_runs: int = MAX_RUNS,
     warmup: int = 2,
-    settled: float = SETTLED,
+    within: float = SETTLED,
     speed: Gauge | None = None,
 ) -> list[Run]:
     """Return the runs made: at least five, until their median has settled, `max_runs` are made or `budget_s` is spent.
@@ -79,7 +83,7 @@ def repeat(
         budget_s: Seconds to spend, warm-up aside.
         max_runs: Most runs that count.
         warmup: Runs before those.
-        settled: Half the width of the median's interval over the median that is narrow enough; zero asks for all runs.
+        within: Half the width of the median's interval over the median that is narrow enough; zero asks for all runs.
         speed: Read between the runs.
     """
     for _ in range(warmup):
@@ -89,7 +93,7 @@ def repeat(
     before_s = speed.read() if speed else 0.0
     while len(runs) < max(MIN_RUNS, max_runs):
         spent_s = time.perf_counter() - start
-        if len(runs) >= MIN_RUNS and (spent_s >= budget_s or (spent_s >= SETTLED_S and _settled(runs, settled))):
+        if len(runs) >= MIN_RUNS and (spent_s >= budget_s or (spent_s >= SETTLED_S and settled(runs, speed, within=within))):
             break
         fresh = _for_a_while(call, min(GAUGE_EVERY_S, budget_s - spent_s), max(MIN_RUNS, max_runs) - len(runs))
         after_s = speed.read() if speed else 0.0
@@ -109,16 +113,47 @@ def _for_a_while(call: Callable[[], object], seconds: float, most: int) -> list[
 
 
 def at_own_speed(runs: Sequence[Run], speed: Gauge) -> list[Run]:
-    """Return the runs as they would have been had the machine been left alone, as far as the gauge knows."""
-    slow = slowdown([entry.wall_s for entry in runs], speed.slowness([entry.gauge_s for entry in runs]))
+    """Return the runs as they would have been had the machine been left alone, as far as the gauge knows.
+
+    Only the undisturbed ones stay `quiet`.
+    """
+    slowness = speed.slowness([entry.gauge_s for entry in runs])
+    slow, kept = slowdown([entry.wall_s for entry in runs], slowness), undisturbed(runs, slowness)
     return [
-        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by) for entry, by in zip(runs, slow.tolist(), strict=True)
+        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=quiet)
+        for entry, by, quiet in zip(runs, slow.tolist(), kept.tolist(), strict=True)
     ]
 
 
-def _settled(runs: list[Run], wanted: float) -> bool:
-    quiet = [run.wall_s / (run.gauge_s or 1.0) for run in runs if run.quiet]
-    return len(quiet) >= SETTLED_RUNS and _half_width(np.array(quiet)) <= wanted
+def undisturbed(runs: Sequence[Run], slowness: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return which runs nothing disturbed: not preempted, and on a calm machine, as long as there are enough of those.
+
+    What slows the machine slows some kernels twice as much as others, so a run in a calm moment tells more than
+    one that is corrected.
+
+    Args:
+        runs: The runs.
+        slowness: How many times slower the machine was in each of them.
+    """
+    calm = _calm(runs, slowness)
+    return calm if np.count_nonzero(calm) >= MIN_QUIET_RUNS else np.array([entry.quiet for entry in runs], bool)
+
+
+def _calm(runs: Sequence[Run], slowness: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    return np.array([entry.quiet for entry in runs], bool) & (slowness <= CALM)
+
+
+def settled(runs: Sequence[Run], speed: Gauge | None, *, within: float = SETTLED) -> bool:
+    """Return whether more runs would tell nothing new; on a disturbed machine a calmer moment may still come.
+
+    Args:
+        runs: What was timed so far.
+        speed: The gauge that was read between them, if one was.
+        within: Half the width of the median's interval over the median that is narrow enough.
+    """
+    slowness = speed.slowness([entry.gauge_s for entry in runs]) if speed else np.ones(len(runs))
+    times = np.array([entry.wall_s / (entry.gauge_s or 1.0) for entry in runs])[_calm(runs, slowness)]
+    return len(times) >= SETTLED_RUNS and _half_width(times) <= within
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:

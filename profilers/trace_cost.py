@@ -7,6 +7,7 @@ all of it lies inside every event around it, and the body of a Loop writes an ev
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,15 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from cutset.profilers.gauge import Gauge, slowdown
+from cutset.profilers.gauge import USUAL_POWER, Gauge, gauge, slowdown
 from cutset.profilers.session import open_session, session_options
-from cutset.profilers.timing import MIN_QUIET_RUNS, Run, time_once
+from cutset.profilers.timing import CALM, MIN_QUIET_RUNS, Run, time_once, undisturbed
 from cutset.profilers.trace import node_events
 
 CHAIN = 128
 RUNS = 15
-ROUNDS = 2
+ROUNDS, WAIT_S = 2, 1.0
+"""Rounds that count, and how long to go on while none meets a calm machine."""
 
 INTERRUPTED, INTERRUPTION_S = 1.5, 10e-6
 """A kernel that took so many times its median, and so much longer, was interrupted: a scheduler's slice is milliseconds."""
@@ -72,19 +74,32 @@ def measure_trace_cost() -> TraceCost:
     """Return what an event costs on this machine now: a chain of nodes that do next to nothing, traced and not traced.
 
     The nodes read three values, as many as a convolution: the more values an event lists, the longer it takes. The
-    cheaper of several rounds counts; in the first of a process the C library still asks the system for memory.
+    cheapest of several rounds counts, each at the machine's own speed: in the first of a process the C library still asks
+    the system for memory. Those on a calm machine count, if one comes within a second.
     """
     model, feed = _chain().SerializeToString(), {"v0": np.ones((1, 1, 1, 1), np.float32)}
     plain = open_session(model, options=session_options(level="none"))
     with tempfile.TemporaryDirectory(prefix="cutset-trace-") as folder:
         options = session_options(level="none")
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "trace")
-        rounds = [_measure_round(plain, open_session(model, options=options), feed) for _ in range(ROUNDS)]
+        calm: list[TraceCost] = []
+        disturbed: list[TraceCost] = []
+        end = time.perf_counter() + WAIT_S
+        while len(calm) < ROUNDS and (len(calm) + len(disturbed) < ROUNDS or time.perf_counter() < end):
+            before_s = gauge().read()
+            found = _measure_round(plain, open_session(model, options=options), feed)
+            slowness = float(gauge().slowness([(before_s + gauge().read()) / 2])[0])
+            (calm if slowness <= CALM else disturbed).append(_over(found, slowness**USUAL_POWER))
+    rounds = calm or disturbed
     return TraceCost(
         node_s=min(cost.node_s for cost in rounds),
         inside_s=max(0.0, min(cost.inside_s for cost in rounds)),
         whole_s=max(0.0, min(cost.whole_s for cost in rounds)),
     )
+
+
+def _over(cost: TraceCost, factor: float) -> TraceCost:
+    return TraceCost(node_s=cost.node_s / factor, inside_s=cost.inside_s / factor, whole_s=cost.whole_s / factor)
 
 
 def _measure_round(plain: ort.InferenceSession, traced: ort.InferenceSession, feed: dict[str, Any]) -> TraceCost:
@@ -171,13 +186,11 @@ def typical_run(
         return TypicalRun(kernels={}, totals=np.zeros(0))
     count = len(runs)
     times = np.array([([(0.0, 0.0)] * count + entries)[-count:] for entries in found.values()])
-    slow = np.ones(count)
-    if speed:
-        slow = slowdown(times[..., 0].sum(axis=0), speed.slowness([entry.gauge_s for entry in runs]))
-    seconds = times[..., 0] / slow - times[..., 1]
-    undisturbed = np.flatnonzero([entry.quiet for entry in runs])
-    enough = len(undisturbed) >= MIN_QUIET_RUNS
-    candidates = undisturbed if enough else np.arange(count)
+    slowness = speed.slowness([entry.gauge_s for entry in runs]) if speed else np.ones(count)
+    seconds = times[..., 0] / slowdown(times[..., 0].sum(axis=0), slowness) - times[..., 1]
+    chosen_runs = np.flatnonzero(undisturbed(runs, slowness))
+    enough = len(chosen_runs) >= MIN_QUIET_RUNS
+    candidates = chosen_runs if enough else np.arange(count)
     ordered = candidates[np.argsort(seconds[:, candidates].sum(axis=0), kind="stable")]
     quarter = len(ordered) // 4
     kept = ordered[quarter : len(ordered) - quarter] if enough else ordered[: (count + 1) // 2]

@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutset.profilers.timing import MIN_RUNS, Run, fit_affine, repeat, summarise, time_once
+from cutset.profilers.timing import (
+    CALM,
+    MIN_RUNS,
+    SETTLED_RUNS,
+    Run,
+    fit_affine,
+    repeat,
+    settled,
+    summarise,
+    time_once,
+    undisturbed,
+)
 
 
 def runs(*, quiet, disturbed=0, wall=1.0, cpu=0.5):
@@ -39,6 +50,31 @@ def test_runs_made(budget_s, max_runs, made):
     found = repeat(lambda: calls.append(1), budget_s=budget_s, max_runs=max_runs, warmup=3)
     assert len(found) == made
     assert len(calls) == made + 3
+
+
+def test_calm_runs_alone_count_where_there_are_enough():
+    made = [*runs(quiet=8), *runs(quiet=0, disturbed=1)]
+    slowness = np.array([1.0, CALM, CALM + 0.01, 1.0, 1.0, 1.0, 2.0, 2.0, 1.0])
+    assert undisturbed(made, slowness).tolist() == [True, True, False, True, True, True, False, False, False]
+    slowness[0] = 2.0
+    assert undisturbed(made, slowness).tolist() == [True] * 8 + [False]
+
+
+class Slow:
+    """A gauge that finds the machine as slow as its readings say."""
+
+    def slowness(self, readings):
+        return np.array(readings)
+
+
+def test_on_a_disturbed_machine_nothing_settles():
+    def made(count, slowness):
+        return [Run(wall_s=1.0, cpu_s=1.0, quiet=True, gauge_s=slowness)] * count
+
+    assert settled(made(SETTLED_RUNS, 1.0), Slow())
+    assert settled(made(SETTLED_RUNS, 2.0), None)
+    assert not settled(made(SETTLED_RUNS - 1, 1.0) + made(100, 2.0), Slow())
+    assert settled(made(SETTLED_RUNS, 1.0) + made(100, 2.0), Slow())
 
 
 def test_a_run_has_plausible_times():
