@@ -125,7 +125,7 @@ def time_kernels(job: SessionJob) -> KernelTime:
         kernels = kernels_of(onnx.load(str(job.optimised_model), load_external_data=False).graph)
         inside = {kernel.name for kernel in kernels if kernel.op_type not in LAYOUT_OPS}
         events = kernel_runs(Path(session.end_profiling()), cost)
-        typical = typical_run(events, inside, runs, least_s=cost.node_s, speed=gauge())
+        typical = typical_run(events, inside, runs, cost=cost, speed=gauge())
     if not typical.kernels:
         return KernelTime(seconds=0.0, low_s=0.0, high_s=0.0)
     low, high = np.percentile(typical.totals, [10, 90])

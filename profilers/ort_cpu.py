@@ -263,7 +263,7 @@ class _Workdir:
         )
         kernels = kernels_of(onnx.load(str(target), load_external_data=False).graph)
         names = {kernel.name for kernel in kernels}
-        typical = typical_run(events, names, runs, least_s=self.cost.node_s, speed=gauge())
+        typical = typical_run(events, names, runs, cost=self.cost, speed=gauge())
         if kernels and not typical.kernels:
             raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
         times = [typical.kernels.get(kernel.name, 0.0) for kernel in kernels]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from cutset.profilers.trace import node_events
 
 CHAIN = 128
 RUNS = 15
-ROUNDS, WAIT_S = 2, 1.0
-"""Rounds that count, and how long to go on while none meets a calm machine."""
+ROUNDS, WAIT_S = 3, 1.0
+"""Rounds that count, and how long to go on while fewer meet a calm machine."""
 
 INTERRUPTED, INTERRUPTION_S = 1.5, 10e-6
 """A kernel that took so many times its median, and so much longer, was interrupted: a scheduler's slice is milliseconds."""
@@ -41,11 +41,13 @@ class TraceCost:
         node_s: A node that does next to nothing, untraced.
         inside_s: What of it the event shows as time of its kernel.
         whole_s: All of it, which the events around it show.
+        gauge_s: What the gauge took meanwhile, zero without a gauge: on a slow machine, events cost more.
     """
 
     node_s: float
     inside_s: float
     whole_s: float
+    gauge_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,32 +76,25 @@ def measure_trace_cost() -> TraceCost:
     """Return what an event costs on this machine now: a chain of nodes that do next to nothing, traced and not traced.
 
     The nodes read three values, as many as a convolution: the more values an event lists, the longer it takes. The
-    cheapest of several rounds counts, each at the machine's own speed: in the first of a process the C library still asks
-    the system for memory. Those on a calm machine count, if one comes within a second.
+    first round does not count: in the first of a process the C library still asks the system for memory. Of the others
+    the median does, of those on a calm machine alone if enough come within a second.
     """
     model, feed = _chain().SerializeToString(), {"v0": np.ones((1, 1, 1, 1), np.float32)}
     plain = open_session(model, options=session_options(level="none"))
+    calm: list[TraceCost] = []
+    disturbed: list[TraceCost] = []
+    end = time.perf_counter() + WAIT_S
     with tempfile.TemporaryDirectory(prefix="cutset-trace-") as folder:
         options = session_options(level="none")
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "trace")
-        calm: list[TraceCost] = []
-        disturbed: list[TraceCost] = []
-        end = time.perf_counter() + WAIT_S
+        _measure_round(plain, open_session(model, options=options), feed)
         while len(calm) < ROUNDS and (len(calm) + len(disturbed) < ROUNDS or time.perf_counter() < end):
             before_s = gauge().read()
-            found = _measure_round(plain, open_session(model, options=options), feed)
-            slowness = float(gauge().slowness([(before_s + gauge().read()) / 2])[0])
-            (calm if slowness <= CALM else disturbed).append(_over(found, slowness**USUAL_POWER))
-    rounds = calm or disturbed
-    return TraceCost(
-        node_s=min(cost.node_s for cost in rounds),
-        inside_s=max(0.0, min(cost.inside_s for cost in rounds)),
-        whole_s=max(0.0, min(cost.whole_s for cost in rounds)),
-    )
-
-
-def _over(cost: TraceCost, factor: float) -> TraceCost:
-    return TraceCost(node_s=cost.node_s / factor, inside_s=cost.inside_s / factor, whole_s=cost.whole_s / factor)
+            cost = _measure_round(plain, open_session(model, options=options), feed)
+            gauge_s = (before_s + gauge().read()) / 2
+            (calm if gauge().slowness([gauge_s])[0] <= CALM else disturbed).append(replace(cost, gauge_s=gauge_s))
+    rounds = calm if len(calm) == ROUNDS else calm + disturbed
+    return sorted(rounds, key=lambda cost: cost.whole_s)[len(rounds) // 2]
 
 
 def _measure_round(plain: ort.InferenceSession, traced: ort.InferenceSession, feed: dict[str, Any]) -> TraceCost:
@@ -109,7 +104,8 @@ def _measure_round(plain: ort.InferenceSession, traced: ort.InferenceSession, fe
     shown = [event["dur"] * 1e-6 for event in node_events(Path(traced.end_profiling()))]
     shown_s = float(np.mean([lower_half(shown[node::CHAIN]) for node in range(CHAIN)]))
     node_s = plain_s / CHAIN
-    return TraceCost(node_s=node_s, inside_s=shown_s - node_s, whole_s=traced_s / CHAIN - node_s)
+    inside_s, whole_s = max(0.0, shown_s - node_s), max(0.0, traced_s / CHAIN - node_s)
+    return TraceCost(node_s=node_s, inside_s=inside_s, whole_s=whole_s)
 
 
 def _chain() -> onnx.ModelProto:
@@ -162,7 +158,7 @@ class TypicalRun:
 
 
 def typical_run(
-    events: Iterable[KernelRun], names: Collection[str], runs: Sequence[Run], *, least_s: float, speed: Gauge | None = None
+    events: Iterable[KernelRun], names: Collection[str], runs: Sequence[Run], *, cost: TraceCost, speed: Gauge | None = None
 ) -> TypicalRun:
     """Return what each kernel takes in a typical run.
 
@@ -175,7 +171,7 @@ def typical_run(
         events: The trace.
         names: Kernels of the main graph; those of bodies lie inside their parent's time.
         runs: The runs, in order; what the trace holds before them was warm-up.
-        least_s: No kernel takes less.
+        cost: What an event cost, and the least that a kernel takes.
         speed: The gauge that was read between them; how slow it was is divided out, as in `timing.at_own_speed`.
     """
     found: dict[str, list[tuple[float, float]]] = {}
@@ -187,7 +183,9 @@ def typical_run(
     count = len(runs)
     times = np.array([([(0.0, 0.0)] * count + entries)[-count:] for entries in found.values()])
     slowness = speed.slowness([entry.gauge_s for entry in runs]) if speed else np.ones(count)
-    seconds = times[..., 0] / slowdown(times[..., 0].sum(axis=0), slowness) - times[..., 1]
+    since_cost = (slowness / speed.slowness([cost.gauge_s])) ** USUAL_POWER if speed and cost.gauge_s else np.ones(count)
+    seconds = times[..., 0] - times[..., 1] * since_cost
+    seconds = seconds / slowdown(seconds.sum(axis=0), slowness)
     chosen_runs = np.flatnonzero(undisturbed(runs, slowness))
     enough = len(chosen_runs) >= MIN_QUIET_RUNS
     candidates = chosen_runs if enough else np.arange(count)
@@ -198,5 +196,5 @@ def typical_run(
     if not enough:
         usual = np.median(chosen, axis=1, keepdims=True)
         chosen = np.where(chosen > INTERRUPTED * usual + INTERRUPTION_S, usual, chosen)
-    means = np.maximum(least_s, chosen.mean(axis=1))
+    means = np.maximum(cost.node_s, chosen.mean(axis=1))
     return TypicalRun(kernels=dict(zip(found, means.tolist(), strict=True)), totals=seconds[:, candidates].sum(axis=0))

@@ -1,6 +1,7 @@
 """The profiler's own cost comes off each event once for itself and once for every event in its body."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from cutset.profilers.session import session_options
 from cutset.profilers.timing import Run
 from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, lower_half, measure_trace_cost, typical_run
 
+FREE = TraceCost(node_s=0.0, inside_s=0.0, whole_s=0.0)
 COST = TraceCost(node_s=0.0, inside_s=1e-6, whole_s=4e-6)
 
 
@@ -150,25 +152,25 @@ def test_a_typical_run_is_chosen_whole():
     quick, slow, disturbed = {"a": 1.0, "b": 1.0}, {"a": 9.0, "b": 9.0}, {"a": 2.0, "b": 50.0}
     warmup = {"a": 70.0, "b": 70.0}
     runs = [*middle, quick, quick, slow, slow, disturbed]
-    found = typical_run(events(warmup, *runs), {"a", "b"}, made(*[True] * 10, False), least_s=0.0)
+    found = typical_run(events(warmup, *runs), {"a", "b"}, made(*[True] * 10, False), cost=FREE)
     assert found.kernels == pytest.approx({"a": 2.5, "b": 2.75})
     assert sorted(found.totals) == pytest.approx(sorted(sum(run.values()) for run in runs[:-1]))
 
 
 def test_with_no_quiet_run_the_quicker_half_counts():
     runs = [{"a": 1.0}, {"a": 3.0}, {"a": 50.0}, {"a": 90.0}]
-    assert typical_run(events(*runs), {"a"}, made(*[False] * 4), least_s=0.0).kernels == {"a": 2.0}
+    assert typical_run(events(*runs), {"a"}, made(*[False] * 4), cost=FREE).kernels == {"a": 2.0}
 
 
 def test_a_kernel_that_was_interrupted_counts_as_its_median():
     """Every run is interrupted once, in another kernel each time, so that none is quicker than the others."""
     names = [f"k{number}" for number in range(8)]
     runs = [{name: 1e-3 + 4e-3 * (name == hit) for name in names} for hit in names]
-    found = typical_run(events(*runs), set(names), made(*[False] * 8), least_s=0.0)
+    found = typical_run(events(*runs), set(names), made(*[False] * 8), cost=FREE)
     assert found.kernels == pytest.approx(dict.fromkeys(names, 1e-3))
 
 
 def test_kernels_of_bodies_and_models_without_kernels_count_nothing():
-    assert typical_run(events({"body": 1.0}), {"a"}, made(True), least_s=0.0).kernels == {}
-    assert typical_run([], set(), [], least_s=0.0).kernels == {}
-    assert typical_run(events({"a": -1.0}), {"a"}, made(True), least_s=0.5).kernels == {"a": 0.5}
+    assert typical_run(events({"body": 1.0}), {"a"}, made(True), cost=FREE).kernels == {}
+    assert typical_run([], set(), [], cost=FREE).kernels == {}
+    assert typical_run(events({"a": -1.0}), {"a"}, made(True), cost=replace(FREE, node_s=0.5)).kernels == {"a": 0.5}
