@@ -26,7 +26,7 @@ from cutset.profilers.trace import node_events
 
 CHAIN = 128
 RUNS = 15
-ROUNDS, WAIT_S = 3, 1.0
+ROUNDS, WAIT_S = 3, 0.4
 """Rounds that count, and how long to go on while fewer meet a calm machine."""
 
 INTERRUPTED, INTERRUPTION_S = 1.5, 10e-6
@@ -77,7 +77,7 @@ def measure_trace_cost() -> TraceCost:
 
     The nodes read three values, as many as a convolution: the more values an event lists, the longer it takes. The
     first round does not count: in the first of a process the C library still asks the system for memory. Of the others
-    the median does, of those on a calm machine alone if enough come within a second.
+    the median does, of those on a calm machine alone if enough come soon.
     """
     model, feed = _chain().SerializeToString(), {"v0": np.ones((1, 1, 1, 1), np.float32)}
     plain = open_session(model, options=session_options(level="none"))
