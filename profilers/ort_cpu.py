@@ -104,6 +104,7 @@ def profile_cpu(
     """
     options = options or ProfileOptions()
     budget_s = options.budget_s
+    alone = partial(repeat, budget_s=ALONE_SHARE * budget_s / 2, speed=gauge())
     recall(options.cache)
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
         work = _Workdir(graph, Path(folder), options.threads, options.optimization, measure_trace_cost())
@@ -111,13 +112,15 @@ def profile_cpu(
         progress("running the model unfused for its shapes")
         unfused_s, shapes, dtypes = work.unfused(feed)
         progress("timing the whole model")
-        runs = work.alone(feed, ALONE_SHARE * budget_s / 2)
-        loaded = work.loaded(feed, LOADED_SHARE * budget_s, workers) if workers > 1 else None
+        call = partial(run, work.open(), feed)
+        runs = alone(call)
+        loaded = work.loaded(call, LOADED_SHARE * budget_s, workers) if workers > 1 else None
+        del call  # one session at a time: each lays out the weights anew
         progress("profiling its kernels")
         groups, kernel_s = work.fused(feed, TRACED_SHARE * budget_s)
         if not settled(runs, gauge()):
             progress("timing the whole model again")
-            runs += work.alone(feed, ALONE_SHARE * budget_s / 2)
+            runs += alone(partial(run, work.open(), feed))
         latency = summarise(at_own_speed(runs, gauge()), threads=options.threads)
     keep(options.cache)
     release_memory()
@@ -189,17 +192,11 @@ class _Workdir:
         trace.unlink()
         return events, runs
 
-    def alone(self, feed: Mapping[str, Any], budget_s: float) -> list[Run]:
-        session = self.open()
-        return repeat(lambda: run(session, feed), budget_s=budget_s, speed=gauge())
-
-    def loaded(self, feed: Mapping[str, Any], budget_s: float, workers: int) -> Latency:
+    def loaded(self, call: Callable[[], object], budget_s: float, workers: int) -> Latency:
         """Return the latency while every worker runs the model: they share memory bandwidth and caches.
 
         The gauge is read while they pause, so that it shows what others do to the machine and not what they do to each other.
         """
-        session = self.open()
-        call = partial(run, session, feed)
         end = time.perf_counter() + budget_s
         runs: list[Run] = []
         with ThreadPoolExecutor(workers) as pool:
