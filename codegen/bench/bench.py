@@ -176,7 +176,7 @@ def _document(
         },
         "resources": alone,
         "efficiency": rounds.ratio,
-        "efficiency_interval": [rounds.ratio * (1 - rounds.half_width), rounds.ratio * (1 + rounds.half_width)],
+        "efficiency_interval": list(rounds.interval),
         "baselines": baselines,
         "prediction": {
             "planned_per_s": material.plan["prediction"]["throughput_per_s"],
@@ -187,6 +187,7 @@ def _document(
         "stand_ins": deployed.stand_ins,
         "cores": deployed.cores,
         "rounds": rounds.count,
+        "disturbed_rounds": rounds.disturbed,
         "round_s": rounds.seconds,
         "rows": _rows(subjects, rounds),
         "timeline": [serde.to_builtins(span) for span in _window(spans, measured)],

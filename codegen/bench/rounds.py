@@ -1,4 +1,4 @@
-"""Interleaved rounds: every subject runs in each, so that what disturbs the machine disturbs all of them."""
+"""Interleaved rounds of short turns: every subject runs in each, so that what disturbs the machine disturbs all of them."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from scipy import stats
 
 from cutset.codegen.bench.subjects import PIPELINE, Subject
 from cutset.codegen.runtime.bench import Load, load
 from cutset.errors import ProfileError
 from cutset.profilers.gauge import gauge
+from cutset.profilers.timing import CALM, median_interval
 
-MOST_HALF_WIDTH = 0.015
-"""The ratio is known when its 95 % interval is within this share of it on either side: under 3 % from end to end."""
-FEWEST, MOST = 4, 60
+WIDEST = 0.03
+"""The ratio is known when its 95 % interval, from end to end, is within this share of it."""
+FEWEST, MOST = 6, 400
 """Rounds; an interval needs a few to mean anything."""
-ANSWERS = 30
-"""Answers of the slowest subject in a round, about."""
-SHORTEST_S, LONGEST_S = 0.3, 6.0
+ANSWERS = 10
+"""Calls of the slowest subject in a round, about: the machine's speed moves within tenths of seconds."""
+SHORTEST_S, LONGEST_S = 0.25, 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounds:
-    """What was measured.
+    """What was measured in the rounds that count: those in which the machine was calm, if there are enough, else all.
 
     Args:
-        loads: What each subject reached in each round.
+        loads: What each subject reached in each of them.
         seconds: Length of a round of one subject.
-        ratio: Pipeline over its slowest resource alone: the mean over the rounds.
-        half_width: Half of the ratio's 95 % interval, as a share of it.
-        slowness: How many times slower than at its own speed the machine was before and after the pipeline's turns, the median.
+        ratio: Pipeline over its slowest resource alone: the median over them.
+        interval: The ratio's 95 % interval.
+        slowness: How many times slower than at its own speed the machine was around the pipeline's turns, the median.
+        disturbed: Rounds that do not count.
     """
 
     loads: Mapping[str, tuple[Load, ...]]
     seconds: float
     ratio: float
-    half_width: float
+    interval: tuple[float, float]
     slowness: float = 1.0
+    disturbed: int = 0
 
     @property
     def count(self) -> int:
-        """Rounds that were run."""
+        """Rounds that count."""
         return len(self.loads[PIPELINE])
 
     def throughput(self, name: str) -> float:
@@ -76,36 +78,66 @@ def run_rounds(
     """
     begin = time.monotonic()
     seconds = _round_s(subjects, budget_s)
-    loads: dict[str, list[Load]] = {subject.name: [] for subject in subjects}
-    ratios: list[float] = []
-    readings: list[float] = []
-    while len(ratios) < MOST:
-        progress(f"round {len(ratios) + 1}: {len(subjects)} subjects, {seconds:.1f} s each")
-        turn = len(ratios) % len(subjects)
-        for subject in (*subjects[turn:], *subjects[:turn]):
-            around = subject.name == PIPELINE
-            if around:
-                readings.append(gauge().read())
-            loads[subject.name].append(_measured(subject, seconds))
-            if around:
-                readings.append(gauge().read())
-            if not loads[subject.name][-1].throughput_per_s:
-                raise ProfileError(
-                    f"{subject.title} answered nothing within {seconds:.1f} s", hint="give it more time: --seconds"
-                )
-        ratios.append(_ratio({name: found[-1].throughput_per_s for name, found in loads.items()}, devices))
+    rounds: list[_Round] = []
+    while len(rounds) < MOST:
+        progress(f"round {len(rounds) + 1}: {len(subjects)} subjects, {seconds:.2g} s each")
+        turn = len(rounds) % len(subjects)
+        rounds.append(_run_round((*subjects[turn:], *subjects[:turn]), seconds))
+        kept = _counting(rounds, devices)
+        if len(kept) >= FEWEST and _known([entry.ratio(devices) for entry in kept]):
+            break
         spent = time.monotonic() - begin
-        if len(ratios) >= FEWEST and half_width(ratios) <= MOST_HALF_WIDTH:
+        if spent + spent / len(rounds) > budget_s and len(rounds) >= 2:
             break
-        if spent + spent / len(ratios) > budget_s and len(ratios) >= 2:
-            break
+    ratios = [entry.ratio(devices) for entry in kept]
     return Rounds(
-        loads={name: tuple(found) for name, found in loads.items()},
+        loads={subject.name: tuple(entry.loads[subject.name] for entry in kept) for subject in subjects},
         seconds=seconds,
-        ratio=float(np.mean(ratios)),
-        half_width=half_width(ratios),
-        slowness=float(np.median(gauge().slowness(readings))),
+        ratio=median(ratios),
+        interval=median_interval(np.array(ratios)),
+        slowness=median(entry.slowness(PIPELINE) for entry in kept),
+        disturbed=len(rounds) - len(kept),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """What each subject reached in its turn, and the mean of the gauge's readings before and after it."""
+
+    loads: Mapping[str, Load]
+    gauge_s: Mapping[str, float]
+
+    def ratio(self, devices: Mapping[str, str]) -> float:
+        rates = {name: entry.throughput_per_s for name, entry in self.loads.items()}
+        return rates[PIPELINE] / min(resource_rates(rates, devices).values())
+
+    def slowness(self, name: str) -> float:
+        return float(gauge().slowness([self.gauge_s[name]])[0])
+
+
+def _run_round(subjects: Sequence[Subject], seconds: float) -> _Round:
+    loads: dict[str, Load] = {}
+    readings: dict[str, float] = {}
+    before_s = gauge().read()
+    for subject in subjects:
+        loads[subject.name] = _measured(subject, seconds)
+        if not loads[subject.name].throughput_per_s:
+            raise ProfileError(f"{subject.title} answered nothing within {seconds:.1f} s", hint="give it more time: --seconds")
+        after_s = gauge().read()
+        readings[subject.name] = (before_s + after_s) / 2
+        before_s = after_s
+    return _Round(loads=loads, gauge_s=readings)
+
+
+def _counting(rounds: Sequence[_Round], devices: Mapping[str, str]) -> Sequence[_Round]:
+    """Return the rounds in which the machine was calm while the pipeline and its stages had their turns, or all."""
+    calm = [entry for entry in rounds if all(entry.slowness(name) <= CALM for name in (PIPELINE, *devices))]
+    return calm if len(calm) >= FEWEST else rounds
+
+
+def _known(ratios: Sequence[float]) -> bool:
+    low, high = median_interval(np.array(ratios))
+    return high - low <= WIDEST * median(ratios)
 
 
 def _round_s(subjects: Sequence[Subject], budget_s: float) -> float:
@@ -141,15 +173,3 @@ def resource_rates(rates: Mapping[str, float], devices: Mapping[str, str]) -> di
     for name, device in devices.items():
         seconds[device] = seconds.get(device, 0.0) + (1 / rates[name] if rates[name] else math.inf)
     return {device: 1 / value for device, value in seconds.items()}
-
-
-def _ratio(rates: Mapping[str, float], devices: Mapping[str, str]) -> float:
-    return rates[PIPELINE] / min(resource_rates(rates, devices).values())
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Return half of the 95 % interval of the mean (Student's t), as a share of it; infinite for one value."""
-    if len(values) < 2:
-        return math.inf
-    spread = float(stats.t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return spread / float(np.mean(values))
