@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from cutset.codegen.bench.standin import Deployed, Watched
-from cutset.codegen.runtime.backends.base import BackendOptions, StageBackend
+from cutset.codegen.runtime.backends.base import BackendError, BackendOptions, StageBackend
 from cutset.codegen.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from cutset.codegen.runtime.backends.tensorrt import TensorRtBackend
 from cutset.codegen.runtime.bench import Call
 from cutset.codegen.runtime.config import PlanConfig, StageConfig
 from cutset.codegen.runtime.dtypes import Value
+from cutset.codegen.runtime.engine_config import ENGINE_BACKENDS, EngineBackend, EngineConfig, EngineInput
 from cutset.codegen.split import write_stages
 from cutset.graph.load import load, with_operators
 from cutset.partitioner.plan import Part, form_stages
@@ -22,6 +24,8 @@ PIPELINE, STAGE = "pipeline", "stage"
 WAITING = 2
 """Callers more than fit inside the pipeline, so that its door is never without a request."""
 MOST_CALLERS = 64
+MOST_RANK = 8
+"""Dimensions of a tensor in TensorRT: an input of more elements is no shape."""
 GPU_CALLERS = 2
 """Callers of a GPU alone: one prepares what the other computes."""
 
@@ -79,6 +83,8 @@ def stage_subjects(deployed: Deployed, sample: Mapping[str, Value]) -> Iterator[
 def unsplit_subjects(plan: PlanConfig, model: Path, folder: Path, sample: Mapping[str, Value], cores: int) -> Iterator[Subject]:
     """Yield the unsplit model on the same cores, as threads of one run and as replicas, and on a GPU if one works here.
 
+    On the GPU it runs in onnxruntime, and as one engine of each TensorRT that takes all of it.
+
     The model is written as one stage, as it is profiled: many a file exposes its weights as inputs, which keeps onnxruntime
     from folding and fusing, and would make any split look quick.
 
@@ -102,6 +108,12 @@ def unsplit_subjects(plan: PlanConfig, model: Path, folder: Path, sample: Mappin
         yield _unsplit("unsplit_cuda", "unsplit on the GPU, onnxruntime CUDA", whole, on_gpu, sample, GPU_CALLERS)
     else:
         on_gpu.close()
+    for library in ENGINE_BACKENDS:
+        engine = _engine(whole, library, folder, sample)
+        if engine is not None:
+            yield _unsplit(
+                f"unsplit_{library}", f"unsplit on the GPU, one {library} engine", whole, engine, sample, GPU_CALLERS
+            )
 
 
 def _whole(plan: PlanConfig, model: Path, folder: Path) -> StageConfig:
@@ -119,6 +131,29 @@ def _whole(plan: PlanConfig, model: Path, folder: Path) -> StageConfig:
         outputs=stage.outputs,
         service_s=0.0,
     )
+
+
+def _engine(whole: StageConfig, library: EngineBackend, folder: Path, sample: Mapping[str, Value]) -> StageBackend | None:
+    """Return the whole model as one engine, None where there is no GPU or the library refuses."""
+    stage = replace(whole, device="gpu", backend=library, engine=whole_engine(whole, library, folder, sample))
+    try:
+        return TensorRtBackend.load(stage, BackendOptions(intra_op_threads=1, custom_ops=()))
+    except BackendError:
+        return None
+
+
+def whole_engine(whole: StageConfig, library: EngineBackend, folder: Path, sample: Mapping[str, Value]) -> EngineConfig:
+    """Return how to come by the engine of a whole model, for the shapes of a sample alone."""
+    given = {name: np.asarray(sample[name]) for name in whole.inputs}
+    ranges = tuple(
+        EngineInput(name=name, shapes=(value.shape,) * 3, values=(_elements(value),) * 3) for name, value in given.items()
+    )
+    return EngineConfig(backend=library, model=whole.model, folder=folder / "engines", precision="fp32", inputs=ranges)
+
+
+def _elements(value: np.ndarray) -> tuple[int, ...]:
+    """Return the elements of what may be a shape."""
+    return tuple(value.ravel().tolist()) if value.dtype.kind == "i" and value.size <= MOST_RANK else ()
 
 
 def _unsplit(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 EngineBackend = Literal["tensorrt", "tensorrt-rtx"]
-ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
+ENGINE_BACKENDS: tuple[EngineBackend, ...] = ("tensorrt", "tensorrt-rtx")
 Sizes = tuple[int, ...]
 
 
