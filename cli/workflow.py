@@ -15,7 +15,7 @@ from cutset.graph.load import load, with_operators
 from cutset.graph.model import ModelGraph
 from cutset.profilers.availability import cuda_provider
 from cutset.profilers.cache import CostCache
-from cutset.profilers.datasheets import Datasheet, datasheet
+from cutset.profilers.datasheets import Datasheet, Precision, datasheet
 from cutset.profilers.environment import gpus, usable_cores
 from cutset.profilers.gpu_backend import Gpu
 from cutset.profilers.inputs import SampleInputs, collect, parse_shape
@@ -23,6 +23,7 @@ from cutset.profilers.merge import one_machine
 from cutset.profilers.on_device import MeasuredGpu
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.profile import profile
+from cutset.profilers.shipped import shipped_device
 from cutset.profilers.table import CostTable, read_profile
 from cutset.profilers.without_device import sheet_of
 
@@ -71,7 +72,7 @@ def inputs_of(graph: ModelGraph, arguments: ModelArguments) -> SampleInputs:
 
 def measure(arguments: ModelArguments, costs: CostArguments, output: Output, progress: Progress) -> Measured:
     """Return the measured model: load, choose inputs, profile."""
-    target = choose_target(costs.target, output)
+    target = choose_target(costs.target, output, costs.precision)
     options = profile_options(costs)
     progress(f"loading {arguments.model}")
     start = time.perf_counter()
@@ -130,8 +131,13 @@ def parse_batch(text: str) -> int:
     return int(text)
 
 
-def choose_target(text: str, output: Output) -> Target:
+def choose_target(text: str, output: Output, precision: Precision = "fp32") -> Target:
     """Return what GPU costs come from: a GPU of this machine, a recorded profile, a data sheet, or None for the CPU alone.
+
+    Args:
+        text: What was asked for.
+        output: Where notices go.
+        precision: Of the GPU stages. A GPU that ships recorded is replayed in fp32; other precisions are its data sheet's.
 
     Raises:
         UsageError: If the name is unknown, or the file is no profile of one machine with a GPU.
@@ -153,7 +159,17 @@ def choose_target(text: str, output: Output) -> Target:
         return MeasuredGpu(device=int(device.group(1) or 0))
     if PROFILE_FILE.fullmatch(text):
         return read_machine(text, device="gpu")
-    return datasheet(text)
+    return _named(text, output, precision)
+
+
+def _named(name: str, output: Output, precision: Precision) -> CostTable | Datasheet:
+    """Return the recording of a named GPU if one ships, else its data sheet."""
+    recording = shipped_device(name)
+    if recording is not None and precision == "fp32":
+        return recording
+    if recording is not None:
+        output.notice(f"{name} is recorded in fp32: its costs in {precision} are modelled by its data sheet")
+    return datasheet(name)
 
 
 def _gpu_here(output: Output) -> MeasuredGpu | None:

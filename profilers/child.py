@@ -19,7 +19,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, cast
 
 from cutset.errors import CutsetError
 
@@ -98,20 +99,54 @@ def map_in_child(
         limits: Time of each call, memory of each process.
         environment: Variables set for the child, besides those of this process.
     """
-    found: list[T | Failure] = []
-    child: _Child | None = None
-    with tempfile.TemporaryDirectory(prefix="cutset-child-", ignore_cleanup_errors=True) as folder:
+    with Worker(limits=limits, environment=environment) as worker:
+        return [worker.ask(function, argument) for argument in arguments]
+
+
+class Worker:
+    """A child process that stays between calls, which saves its imports; one that ends is replaced for the next call.
+
+    A context manager; nothing is started before the first call.
+
+    Args:
+        limits: Time of each call, memory of each process.
+        environment: Variables set for the child, besides those of this process.
+    """
+
+    def __init__(self, *, limits: Limits = DEFAULT_LIMITS, environment: Mapping[str, str] | None = None) -> None:
+        self._limits = limits
+        self._environment = environment or {}
+        self._folder = tempfile.TemporaryDirectory(prefix="cutset-child-", ignore_cleanup_errors=True)
+        self._child: _Child | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def ask(self, function: Callable[[A], T], argument: A, *, time_s: float | None = None) -> T | Failure:
+        """Return what `function(argument)` returns in the child, or why it returned nothing; see `run_in_child`.
+
+        Args:
+            function: A module-level function.
+            argument: Its only argument.
+            time_s: Wall seconds for this call, None for those of the limits.
+        """
+        if self._child is None or self._child.ended:
+            self._child = _Child(Path(self._folder.name), self._limits, self._environment)
+        found = self._child.ask(function, argument, self._limits.time_s if time_s is None else time_s)
+        if self._child.ended:
+            self._child.close()
+        return cast("T | Failure", found)
+
+    def close(self) -> None:
+        """End the child."""
         try:
-            for argument in arguments:
-                if child is None or child.ended:
-                    child = _Child(Path(folder), limits, environment or {})
-                found.append(cast("T | Failure", child.ask(function, argument)))
-                if child.ended:
-                    child.close()
+            if self._child is not None:
+                self._child.close()
         finally:
-            if child is not None:
-                child.close()
-    return found
+            self._folder.cleanup()
 
 
 class _Child:
@@ -150,14 +185,14 @@ class _Child:
             self._process.stdin.write(message)
             self._process.stdin.flush()
 
-    def ask(self, function: Callable[[Any], Any], argument: Any) -> Any:
+    def ask(self, function: Callable[[Any], Any], argument: Any, time_s: float) -> Any:
         self._call.write_bytes(pickle.dumps((function, argument)))
         self._tell(b".")
         poll = select.poll()
         poll.register(self._answered, select.POLLIN)
-        if not poll.poll(self._limits.time_s * 1000):
+        if not poll.poll(time_s * 1000):
             self._end()
-            return Failure(kind="timeout", detail=f"did not finish within {self._limits.time_s:g} s")
+            return Failure(kind="timeout", detail=f"did not finish within {time_s:g} s")
         if os.read(self._answered, 1):
             return pickle.loads(self._answer.read_bytes())  # noqa: S301 (written by our own child in a private folder)
         with contextlib.suppress(subprocess.TimeoutExpired):

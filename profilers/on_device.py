@@ -71,7 +71,7 @@ def with_measured_gpu(
             "state": serde.to_builtins(found.session.state),
         },
         sessions=(*table.sessions, session),
-        groups=table.groups + group_costs(found, [group.nodes for group in table.groups_on("cpu")], batch=options.batch),
+        groups=table.groups + group_costs(found, table.groups_on("cpu"), batch=options.batch),
         transfers=copies.models(),  # pageable: the runtime's arrays are
     )
 

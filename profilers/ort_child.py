@@ -53,6 +53,7 @@ class SessionJob:
         level: How far onnxruntime may rewrite the graph.
         optimised_model: Where to save the graph as it runs, None to save it nowhere.
         gauge_s: What the gauge takes at the machine's own speed, as far as it is known.
+        tf32: Whether the CUDA provider may compute float32 products in tf32, as it does by itself where the GPU can.
     """
 
     model: Path
@@ -64,6 +65,7 @@ class SessionJob:
     level: OptimizationLevel = "all"
     optimised_model: Path | None = None
     gauge_s: float = 0.0
+    tf32: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ def time_session(job: SessionJob) -> SessionTime:
     """
     if job.cuda_device is None:
         gauge().remember(job.gauge_s)
-        session = _open(job)
+        session = open_job(job)
         runs = at_own_speed(repeat(lambda: run(session, job.feed), budget_s=job.budget_s, speed=gauge()), gauge())
         return SessionTime(latency=summarise(runs, threads=job.threads))
     with CudaDevice(job.cuda_device) as cuda:
@@ -120,7 +122,7 @@ def time_kernels(job: SessionJob) -> KernelTime:
     with tempfile.TemporaryDirectory() as folder:
         job = replace(job, optimised_model=Path(folder) / "optimised.onnx")
         cost = _trace_cost()
-        session = _open(job, enable_profiling=True, profile_file_prefix=str(Path(folder) / "trace"))
+        session = open_job(job, enable_profiling=True, profile_file_prefix=str(Path(folder) / "trace"))
         runs = repeat(lambda: run(session, job.feed), budget_s=job.budget_s, max_runs=MAX_TRACED_RUNS, speed=gauge())
         kernels = kernels_of(onnx.load(str(job.optimised_model), load_external_data=False).graph)
         inside = {kernel.name for kernel in kernels if kernel.op_type not in LAYOUT_OPS}
@@ -138,6 +140,17 @@ def _trace_cost() -> TraceCost:
     return measure_trace_cost()
 
 
+def run_session(job: SessionJob) -> dict[str, Any]:
+    """Return the outputs of one run of `job`'s model.
+
+    Raises:
+        ModelError: If onnxruntime does not load the model.
+        ProfileError: If it does not run on the feed.
+        UnavailableError: If there is no CUDA provider.
+    """
+    return run(open_job(job), job.feed)
+
+
 def trace_session(job: SessionJob) -> list[KernelEvent]:
     """Return every kernel event of repeated runs of `job`'s model, warm-up included.
 
@@ -149,7 +162,7 @@ def trace_session(job: SessionJob) -> list[KernelEvent]:
         UnavailableError: If there is no CUDA provider.
     """
     with tempfile.TemporaryDirectory() as folder:
-        session = _open(job, enable_profiling=True, profile_file_prefix=str(Path(folder) / "trace"))
+        session = open_job(job, enable_profiling=True, profile_file_prefix=str(Path(folder) / "trace"))
         try:
             repeat(lambda: run(session, job.feed), budget_s=job.budget_s)
         finally:
@@ -160,7 +173,7 @@ def trace_session(job: SessionJob) -> list[KernelEvent]:
 def _time_on_device(job: SessionJob, cuda: CudaDevice) -> SessionTime:
     """Return the session's latency; the session is closed before the device is."""
     before = cuda.memory().free
-    session = _open(job)
+    session = open_job(job)
     runs = repeat(bound_run(session, job.feed, "cuda", job.cuda_device or 0), budget_s=job.budget_s, warmup=DEVICE_WARMUP_RUNS)
     taken = before - cuda.memory().free
     return SessionTime(latency=summarise_device(runs), device_bytes=max(taken, 0), state=gpu_state(cuda.pci_bus_id))
@@ -171,7 +184,17 @@ def summarise_device(runs: list[Run]) -> Latency:
     return summarise([Run(wall_s=run.wall_s, cpu_s=run.wall_s, quiet=True) for run in runs])
 
 
-def _open(job: SessionJob, **settings: Any) -> ort.InferenceSession:
+def open_job(job: SessionJob, **settings: Any) -> ort.InferenceSession:
+    """Return the session of a job.
+
+    Args:
+        job: What to open, and where.
+        settings: Attributes of the session's options.
+
+    Raises:
+        ModelError: If onnxruntime does not load the model.
+        UnavailableError: If there is no CUDA provider or device.
+    """
     options = session_options(threads=job.threads, level=job.level)
     for name, value in settings.items():
         setattr(options, name, value)
@@ -181,7 +204,7 @@ def _open(job: SessionJob, **settings: Any) -> ort.InferenceSession:
         options.add_session_config_entry(f"{entry}_file_name", job.optimised_model.name + ".data")
         options.add_session_config_entry(f"{entry}_min_size_in_bytes", str(_EXTERNAL_FROM_BYTES))
     register_libraries(options, job.custom_ops)
-    providers = _providers(job.cuda_device)
+    providers = _providers(job)
     try:
         session = ort.InferenceSession(str(job.model), options, providers=providers)
     except Exception as error:  # onnxruntime raises a dozen kinds that share no base class
@@ -194,8 +217,8 @@ def _open(job: SessionJob, **settings: Any) -> ort.InferenceSession:
     return session
 
 
-def _providers(cuda_device: int | None) -> list[Any]:
-    if cuda_device is None:
+def _providers(job: SessionJob) -> list[Any]:
+    if job.cuda_device is None:
         return [CPU_PROVIDER]
     if CUDA_PROVIDER not in ort.get_available_providers():
         raise UnavailableError(
@@ -204,7 +227,8 @@ def _providers(cuda_device: int | None) -> list[Any]:
         )
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
-    return [(CUDA_PROVIDER, {"device_id": cuda_device, "do_copy_in_default_stream": True}), CPU_PROVIDER]
+    settings = {"device_id": job.cuda_device, "do_copy_in_default_stream": True, "use_tf32": int(job.tf32)}
+    return [(CUDA_PROVIDER, settings), CPU_PROVIDER]
 
 
 def bound_run(session: ort.InferenceSession, feed: Mapping[str, Any], kind: str, device: int) -> Callable[[], object]:

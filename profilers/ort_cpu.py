@@ -24,7 +24,7 @@ import onnx
 from cutset.errors import ProfileError
 from cutset.graph.extract import write_anonymous
 from cutset.graph.model import ModelGraph
-from cutset.profilers.attribution import Group, attribute, kernels_of
+from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
 from cutset.profilers.gauge import gauge, keep, recall
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
@@ -152,6 +152,34 @@ def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[i
     return {**shapes, **sizes_of(inputs)}, dtypes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What one model is on the CPU at one input size, untimed: its groups, and shape and element type of every value."""
+
+    groups: tuple[Group, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+
+
+def observe(graph: ModelGraph, inputs: Arrays, *, threads: int = 1) -> Observed:
+    """Return the groups and shapes that `profile_cpu` would find, after one run: for who prices them on another device.
+
+    Args:
+        graph: The model.
+        inputs: One array a graph input.
+        threads: Intra-op threads of the run; the groups do not depend on them.
+
+    Raises:
+        ProfileError: If the model does not run on these inputs.
+        ModelError: If onnxruntime does not load the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
+        work = _Workdir(graph, Path(folder), threads, "all", UNTIMED)
+        _, shapes, dtypes = work.unfused(work.feed(inputs), runs=1)
+        work.open(optimized_model_filepath=str(work.optimised))
+        return Observed(groups=tuple(work.attributed()[1]), shapes={**shapes, **sizes_of(inputs)}, dtypes=dtypes)
+
+
 class _Workdir:
     """A temporary anonymised copy of the model, weights beside it so that every session maps them."""
 
@@ -160,7 +188,7 @@ class _Workdir:
         self.folder = folder
         self.threads = threads
         self.level = level
-        self.model = folder / "model.onnx"
+        self.model, self.optimised = folder / "model.onnx", folder / "optimised.onnx"
         self.originals = write_anonymous(graph, self.model)
         self.anonymous = {original: name for name, original in self.originals.items()}
         self.cost = cost
@@ -209,8 +237,10 @@ class _Workdir:
                 before_s = after_s
         return summarise(at_own_speed(runs, gauge()), threads=self.threads)
 
-    def unfused(self, feed: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, tuple[int, ...]], dict[str, str]]:
-        events, _ = self._traced(feed, lambda call: [time_once(call) for _ in range(UNFUSED_RUNS)], level="none")
+    def unfused(
+        self, feed: Mapping[str, Any], *, runs: int = UNFUSED_RUNS
+    ) -> tuple[dict[str, float], dict[str, tuple[int, ...]], dict[str, str]]:
+        events, _ = self._traced(feed, lambda call: [time_once(call) for _ in range(runs)], level="none")
         names = {f"n{index}": node for index, node in enumerate(self.graph.nodes)}
         seconds: dict[str, list[float]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -251,17 +281,21 @@ class _Workdir:
                     dtypes[original] = "string" if value.dtype.kind in "OUS" else str(value.dtype)
 
     def fused(self, feed: Mapping[str, Any], budget_s: float) -> tuple[list[Group], list[float]]:
-        target = self.folder / "optimised.onnx"
         most = min(TRACED_RUNS, max(MIN_TRACED_RUNS, TRACED_EVENTS // max(1, len(self.graph.nodes))))
         events, runs = self._traced(
             feed,
             lambda call: repeat(call, budget_s=budget_s, max_runs=most, within=0.0, speed=gauge()),
-            optimized_model_filepath=str(target),
+            optimized_model_filepath=str(self.optimised),
         )
-        kernels = kernels_of(onnx.load(str(target), load_external_data=False).graph)
+        kernels, groups = self.attributed()
         names = {kernel.name for kernel in kernels}
         typical = typical_run(events, names, runs, cost=self.cost, speed=gauge())
         if kernels and not typical.kernels:
             raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
         times = [typical.kernels.get(kernel.name, 0.0) for kernel in kernels]
-        return attribute(self.graph, kernels, self.originals), times
+        return groups, times
+
+    def attributed(self) -> tuple[list[Kernel], list[Group]]:
+        """Return the kernels of the optimised graph that a session saved, and the groups of nodes that they run."""
+        kernels = kernels_of(onnx.load(str(self.optimised), load_external_data=False).graph)
+        return kernels, attribute(self.graph, kernels, self.originals)

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from cutset.errors import ProfileError
 from cutset.graph.extract import write_anonymous
 from cutset.graph.model import RANDOM_OPS, ModelGraph
 from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
-from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, run_in_child
+from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, Worker
 from cutset.profilers.ort_child import CPU_PROVIDER, SessionJob, SessionTime, time_session, trace_session
 from cutset.profilers.session import Arrays
 from cutset.profilers.table import GroupCost
@@ -86,7 +87,7 @@ def profile_cuda(
         device: Device number as CUDA counts them.
         threads: Intra-op threads of the nodes that stay on the CPU.
         budget_s: Seconds to spend repeating each of the two optimised runs.
-        limits: Of each of the three children.
+        limits: Of each of the three calls of a child.
     """
     job = SessionJob(
         model=Path(), feed=inputs, cuda_device=device, threads=threads, budget_s=budget_s, custom_ops=graph.custom_ops
@@ -94,28 +95,51 @@ def profile_cuda(
     return profile_session(graph, job, limits=limits)
 
 
-def profile_session(graph: ModelGraph, job: SessionJob, *, limits: Limits = DEFAULT_LIMITS) -> DeviceProfile | Failure:
+class Children:
+    """The two processes that measure: one for latencies, one for traces, which waits for each kernel; a context manager.
+
+    Args:
+        limits: Of each call.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.free = Worker(limits=limits)
+        self.waiting = Worker(limits=limits, environment=SYNCHRONOUS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.free.close()
+        self.waiting.close()
+
+
+def profile_session(
+    graph: ModelGraph, job: SessionJob, *, limits: Limits = DEFAULT_LIMITS, children: Children | None = None
+) -> DeviceProfile | Failure:
     """Return the measured cost of `graph` as `job` says to run it; its model and names are filled in here.
 
     Args:
         graph: The model.
         job: Device, budget and the inputs by their names in `graph`.
-        limits: Of each of the three children.
+        limits: Of each of the three calls of a child.
+        children: Processes to measure in, for who profiles many; new ones when None.
     """
+    if children is None:
+        with Children(limits) as fresh:
+            return profile_session(graph, job, children=fresh)
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
         model, optimised = Path(folder) / "model.onnx", Path(folder) / "optimised.onnx"
         originals = write_anonymous(graph, model)
         anonymous = {original: name for name, original in originals.items()}
         job = replace(job, model=model, feed={anonymous[name]: value for name, value in job.feed.items()})
-        session = run_in_child(time_session, job, limits=limits)
+        session = children.free.ask(time_session, job)
         if isinstance(session, Failure):
             return session
-        unfused_job = replace(job, level="none", budget_s=_UNFUSED_BUDGET_S)
-        unfused = run_in_child(trace_session, unfused_job, limits=limits, environment=SYNCHRONOUS)
+        unfused = children.waiting.ask(trace_session, replace(job, level="none", budget_s=_UNFUSED_BUDGET_S))
         if isinstance(unfused, Failure):
             return unfused
-        fused_job = replace(job, optimised_model=optimised)
-        fused = run_in_child(trace_session, fused_job, limits=limits, environment=SYNCHRONOUS)
+        fused = children.waiting.ask(trace_session, replace(job, optimised_model=optimised))
         if isinstance(fused, Failure):
             return fused
         kernels = kernels_of(onnx.load(str(optimised), load_external_data=False).graph)
@@ -174,27 +198,27 @@ def assemble(
     )
 
 
-def group_costs(profile: DeviceProfile, groups: Sequence[Sequence[str]], *, batch: int) -> tuple[GroupCost, ...]:
-    """Return the GPU costs of given groups, as a `CostTable` holds them beside the CPU's.
+def group_costs(profile: DeviceProfile, groups: Sequence[GroupCost], *, batch: int) -> tuple[GroupCost, ...]:
+    """Return the GPU costs of the CPU's groups, as a `CostTable` holds them beside the CPU's.
 
     The GPU's own units are other sets of nodes than the CPU's; their times go to nodes, and are summed over each given
-    group. A group is refused where a node of it is.
+    group. A group is refused where a node of it is. What a group computes is taken over, so that its cost can be replayed.
 
     Args:
         profile: What was measured.
-        groups: Node names of each group: those of the CPU's groups.
+        groups: The groups, priced for the CPU or not at all.
         batch: Samples in one run.
     """
     seconds_of = profile.node_seconds()
     latency = profile.session.latency
     low, high = (latency.p10 / latency.median, latency.p90 / latency.median) if latency.median else (1.0, 1.0)
     found = []
-    for nodes in groups:
-        reasons = dict.fromkeys(profile.refused[name] for name in nodes if name in profile.refused)
-        seconds = None if reasons else sum(seconds_of.get(name, 0.0) for name in nodes)
+    for group in groups:
+        reasons = dict.fromkeys(profile.refused[name] for name in group.nodes if name in profile.refused)
+        seconds = None if reasons else sum(seconds_of.get(name, 0.0) for name in group.nodes)
         found.append(
-            GroupCost(
-                nodes=tuple(nodes),
+            replace(
+                group,
                 device="gpu",
                 backend=CUDA_BACKEND,
                 batch=batch,
@@ -202,7 +226,7 @@ def group_costs(profile: DeviceProfile, groups: Sequence[Sequence[str]], *, batc
                 low_s=None if seconds is None else seconds * low,
                 high_s=None if seconds is None else seconds * high,
                 source="measured",
-                unfused_s={name: profile.unfused_s[name] for name in nodes if name in profile.unfused_s},
+                unfused_s={name: profile.unfused_s[name] for name in group.nodes if name in profile.unfused_s},
                 reason="; ".join(reasons),
             )
         )

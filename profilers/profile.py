@@ -173,7 +173,7 @@ def _cpu_groups(graph: ModelGraph, run: CpuProfile, batch: int) -> tuple[GroupCo
     return pooled(
         [
             replace(
-                _described(graph, group.nodes),
+                described(graph, group.nodes),
                 batch=batch,
                 latency_s=seconds,
                 low_s=seconds * low,
@@ -185,8 +185,13 @@ def _cpu_groups(graph: ModelGraph, run: CpuProfile, batch: int) -> tuple[GroupCo
     )
 
 
-def _described(graph: ModelGraph, nodes: tuple[str, ...]) -> GroupCost:
-    """Return a group of the CPU with what it does, and no time yet."""
+def described(graph: ModelGraph, nodes: tuple[str, ...]) -> GroupCost:
+    """Return a group of the CPU with what it does, and no time yet.
+
+    Args:
+        graph: The model, with the shapes of a run.
+        nodes: Nodes that run as one unit.
+    """
     signature, work = sign(graph, nodes), work_of(graph, nodes)
     return GroupCost(
         nodes=nodes,

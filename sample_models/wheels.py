@@ -2,7 +2,7 @@
 
 Nothing is installed and none of the packages' code runs: only wheels are downloaded (a source archive would execute its
 build), by pip, which knows the user's index, proxy and certificates. A package that is installed already, or whose
-wheel was downloaded before, needs no network.
+wheel was downloaded before, needs no network; nor does a model that lies in the cache by itself, under its id.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import platformdirs
 
 from cutset.errors import ModelError, UnavailableError
 from cutset.sample_models.manifest import FetchedModel
+
+KEPT = "models"
+"""Folder of a cache that holds models by their ids: smaller than their packages, for a machine without network."""
 
 
 def read(model: FetchedModel, *, cache: Path | None = None) -> bytes:
@@ -37,6 +40,9 @@ def read(model: FetchedModel, *, cache: Path | None = None) -> bytes:
     if installed is not None:
         return installed
     root = cache if cache is not None else platformdirs.user_cache_path("cutset")
+    kept = _known(model, root / KEPT / f"{model.id}.onnx")
+    if kept is not None:
+        return kept
     folder = root / "wheels" / f"{model.package}-{model.version}"
     for wheel in sorted(folder.glob("*.whl")):
         try:
@@ -50,8 +56,16 @@ def _installed(model: FetchedModel) -> bytes | None:
     """Return the model from an installed package if it is byte for byte the right one, else None."""
     try:
         path = Path(str(importlib.metadata.distribution(model.package).locate_file(model.inner_path)))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return _known(model, path)
+
+
+def _known(model: FetchedModel, path: Path) -> bytes | None:
+    """Return the content of a file if it is byte for byte the model, else None."""
+    try:
         data = path.read_bytes()
-    except (importlib.metadata.PackageNotFoundError, OSError):
+    except OSError:
         return None
     return data if _sha256(data) == model.sha256 else None
 

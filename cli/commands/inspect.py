@@ -47,7 +47,7 @@ def command(model: Path, output: Output, show_all: bool, costs: bool, gpu_backen
     read from a recorded table.
     """
     about, measuring = split_arguments(model, arguments)
-    target = choose_target(measuring.target, output)
+    target = choose_target(measuring.target, output, measuring.precision)
     options = profile_options(measuring)
     with output.progress() as progress:
         seen = _look(about, options if costs else None, target, output, progress)

@@ -68,14 +68,16 @@ class Deployed:
 
     Args:
         package: The folder of the serving package.
+        overrides: Sizes instead of the plan's, as `Pipeline.load` takes them.
 
     Raises:
         ConfigError: If the package cannot be loaded.
     """
 
-    def __init__(self, package: Path) -> None:
-        plan = read_plan(package)
-        plan = replace(plan, cpu_workers=replicas(plan))
+    def __init__(self, package: Path, **overrides: float) -> None:
+        plan = read_plan(package).override(overrides)
+        if "cpu_workers" not in overrides:
+            plan = replace(plan, cpu_workers=replicas(plan))
         options = BackendOptions(intra_op_threads=plan.intra_op_threads, custom_ops=plan.custom_ops, workers=plan.cpu_workers)
         self.plan: PlanConfig = plan
         self.stages: list[Watched] = []

@@ -99,7 +99,7 @@ def unsplit_subjects(plan: PlanConfig, model: Path, folder: Path, sample: Mappin
         BackendError: If onnxruntime does not open the model.
         ModelError: If it cannot be read.
     """
-    whole = _whole(plan, model, folder)
+    whole = whole_stage(plan, model, folder)
     yield _unsplit("unsplit_threads", f"unsplit, one request on {cores} threads", whole, _open(plan, whole, cores), sample)
     replicas = _open(plan, whole, 1)
     yield _unsplit("unsplit_replicas", f"unsplit, {cores} replicas of one thread", whole, replicas, sample, cores)
@@ -116,7 +116,7 @@ def unsplit_subjects(plan: PlanConfig, model: Path, folder: Path, sample: Mappin
             )
 
 
-def _whole(plan: PlanConfig, model: Path, folder: Path) -> StageConfig:
+def whole_stage(plan: PlanConfig, model: Path, folder: Path) -> StageConfig:
     """Return the whole model as one stage on the CPU, written into a folder."""
     libraries = tuple(str(entry.file) for entry in plan.custom_ops if entry.file is not None)
     graph = with_operators(load(model, custom_ops=libraries))

@@ -6,6 +6,7 @@ import pytest
 from cutset.graph.load import load
 from cutset.profilers.child import Failure, Limits
 from cutset.profilers.ort_cuda import group_costs, profile_cuda
+from cutset.profilers.profile import described
 from cutset.profilers.segments import SegmentOptions, boundary_values, segment_of, time_segments
 from cutset.profilers.transfer import profile_transfers
 
@@ -28,7 +29,7 @@ def test_the_cuda_provider_in_place(needs, model, inputs):
     assert sum(seconds[name] for name in CONVOLUTIONS) > 0.5 * found.session.latency.median
     assert 0.5 < found.kernel_sum_ratio < 4, "events must cover the work, not the launch"
     assert set(found.refused) == {"unique"}
-    costs = group_costs(found, [[node.name] for node in graph.nodes], batch=8)
+    costs = group_costs(found, [described(graph, (node.name,)) for node in graph.nodes], batch=8)
     assert [cost.nodes for cost in costs if cost.latency_s is None] == [("unique",)]
     assert found.session.device_bytes is not None
     assert found.session.device_bytes > 0

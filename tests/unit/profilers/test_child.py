@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cutset.profilers.child import Failure, Limits, map_in_child, run_in_child
+from cutset.profilers.child import Failure, Limits, Worker, map_in_child, run_in_child
 from tests.unit.profilers import child_functions as functions
 
 MIB = 1 << 20
@@ -170,3 +170,15 @@ def check_orphans(tmp_path, code, number):
     if number == signal.SIGINT:
         assert all(gone(pid) for pid in grandchild)
         assert list(folder.iterdir()) == []
+
+
+def test_a_worker_stays_between_calls_and_is_replaced_when_it_ends():
+    with Worker(limits=Limits(time_s=30)) as worker:
+        first, second = (worker.ask(functions.echo, None)[0] for _ in range(2))
+        assert first == second != os.getpid()
+        slow = worker.ask(time.sleep, 60.0, time_s=0.3)
+        assert (slow.kind, slow.detail) == ("timeout", "did not finish within 0.3 s")
+        third = worker.ask(functions.echo, None)[0]
+        assert third != first
+        assert gone(first)
+    assert gone(third)

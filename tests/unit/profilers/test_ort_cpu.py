@@ -8,7 +8,7 @@ from cutset.errors import ModelError, ProfileError
 from cutset.graph.load import load
 from cutset.profilers.inputs import draw
 from cutset.profilers.options import ProfileOptions
-from cutset.profilers.ort_cpu import observe_shapes, profile_cpu
+from cutset.profilers.ort_cpu import observe, observe_shapes, profile_cpu
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 BUDGET_S = 0.02
@@ -126,3 +126,11 @@ def test_a_model_that_onnxruntime_refuses(save_model):
     with pytest.raises(ModelError, match="does not load") as caught:
         profiled(path)
     assert caught.value.where == str(path)
+
+
+def test_groups_and_shapes_are_observed_without_timing(cnn_path):
+    graph = load(cnn_path)
+    inputs = draw(graph.inputs, {}, seed=0)
+    seen, timed = observe(graph, inputs, threads=2), profile_cpu(graph, inputs, options=ProfileOptions(budget_s=0.0))
+    assert seen.groups == timed.groups
+    assert (seen.shapes, seen.dtypes) == (timed.shapes, timed.dtypes)

