@@ -4,6 +4,9 @@ VENV ?= .venv
 OUT ?= demo-out
 BIN := $(VENV)/bin
 
+# Hundreds of short Python processes start in the tests: their bytecode is kept, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test check bench docs clean
 
 demo: $(VENV)/.demo

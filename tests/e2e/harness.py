@@ -24,6 +24,7 @@ from onnx import helper
 from cutset.codegen.verify import NOISE_FACTOR
 from cutset.errors import UnavailableError
 from cutset.sample_models import classifier, registry
+from tests.e2e import in_process
 
 READY = "ready: "
 QUICK = ("--profile-seconds", "0.2")
@@ -53,7 +54,7 @@ class Done:
 
 
 class Cutset:
-    """Runs `python -m cutset` with a cost cache that the whole session shares, and a TMPDIR of its own."""
+    """Runs commands with a cost cache that the whole session shares, and a TMPDIR of its own."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
@@ -69,7 +70,14 @@ class Cutset:
         return [sys.executable, "-m", "cutset", *map(str, words)]
 
     def __call__(self, *words: str | Path, env: Mapping[str, str] | None = None, **options: Any) -> Done:
-        """Run one command to its end."""
+        """Run one command to its end: in this process, or in one of its own where that is given an environment or options."""
+        if env is None and not options:
+            code, out, err = in_process.call(list(map(str, words)), folder=self.folder, environment=self.environment())
+            return Done(code=code, out=out, err=err)
+        return self.process(*words, env=env, **options)
+
+    def process(self, *words: str | Path, env: Mapping[str, str] | None = None, **options: Any) -> Done:
+        """Run one command to its end in a process of its own."""
         options = {"cwd": self.folder, "env": self.environment(**(env or {})), "stdin": subprocess.DEVNULL} | options
         done = subprocess.run(
             self.words(*words), capture_output=True, text=True, encoding="utf-8", timeout=PATIENCE_S, check=False, **options

@@ -43,17 +43,17 @@ def test_the_list_of_samples_imports_no_model_library():
 
 
 def test_help_lists_every_command_and_each_has_its_own(cutset):
-    done = cutset("--help")
+    done = cutset.process("--help")
     assert done.code == 0
     for name, line in COMMANDS.items():
         assert name in done.out
         assert line in " ".join(done.out.split())
-    assert cutset("--version").out == f"cutset, version {__version__}\n"
+    assert cutset.process("--version").out == f"cutset, version {__version__}\n"
 
 
 @pytest.mark.parametrize("words", [["--json"], []])
 def test_results_go_to_stdout_and_progress_to_stderr(words, cutset, mixed):
-    done = cutset("partition", mixed, "--plan-only", "--target", "t4", *QUICK, *words)
+    done = cutset.process("partition", mixed, "--plan-only", "--target", "t4", *QUICK, *words)
     assert done.code == 0
     assert "... planning" in done.err.splitlines()
     assert "..." not in done.out
@@ -76,7 +76,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(words, cutset, mixed):
     ],
 )
 def test_exit_codes_of_the_process(words, code, kind, cutset):
-    done = cutset(*words, "--json")
+    done = cutset.process(*words, "--json")
     assert done.code == code
     assert done.error["kind"] == kind
     plain = cutset(*words)
@@ -99,14 +99,14 @@ def test_onnxruntime_is_told_not_to_report_to_its_maker(cutset, mixed):
     kept = cutset.left_in_tmp()
     for name in kept:
         (cutset.tmp / name).unlink()
-    assert cutset("inspect", mixed).code == 0
+    assert cutset.process("inspect", mixed).code == 0
     assert cutset.left_in_tmp() == []
     if not kept:
         pytest.skip("this onnxruntime reports nothing")
 
 
 def test_doctor_names_what_works_here(cutset):
-    done = cutset("doctor", "--json")
+    done = cutset.process("doctor", "--json")
     assert done.code == 0
     states = {entry["name"]: entry["state"] for entry in done.json["availability"]}
     assert states["onnxruntime-cpu"] == "ready", states
