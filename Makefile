@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

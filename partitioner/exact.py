@@ -95,7 +95,8 @@ class _Model:
             integrality=np.array(self.integer),
             options={"time_limit": seconds, "mip_rel_gap": _GAP},
         )
-        dual = getattr(result, "mip_dual_bound", None)
+        # Without integer variables it is a linear program, whose optimum is its bound; scipy gives it a dual bound of zero.
+        dual = getattr(result, "mip_dual_bound" if any(self.integer) else "fun", None)
         bound = -math.inf if dual is None else float(dual) + objective.constant
         return result.x, bound, result.status == _INFEASIBLE
 
@@ -125,12 +126,9 @@ def solve_exactly(goal: Goal, seconds: float = DEFAULT_SECONDS) -> Exact:
     labels = _free_labels(model, problem) if stages is None else _ordered_labels(model, problem, stages)
     demands = _demands(model, problem, labels, unit_s)
     _limit(model, goal, labels, demands, unit_s)
-    rows = [_combine(demands, row) for row in goal.rows.tolist()]
-    objective = rows[0]
-    if len(rows) > 1:
-        objective = model.variable(upper=math.inf)
-        for row in rows:
-            model.keep(0.0, objective + row.times(-1.0), math.inf)
+    objective = model.variable(upper=math.inf)
+    for row in goal.rows.tolist():
+        model.keep(0.0, objective + _combine(demands, row).times(-1.0), math.inf)
     point, bound, infeasible = model.minimise(objective, seconds)
     return _answer(goal, labels, point, max(bound * unit_s * (1 - _GAP), 0.0), infeasible)
 

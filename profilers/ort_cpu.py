@@ -107,7 +107,7 @@ def profile_cpu(
     alone = partial(repeat, budget_s=ALONE_SHARE * budget_s / 2, speed=gauge())
     recall(options.cache)
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
-        work = _Workdir(graph, Path(folder), options.threads, options.optimization, measure_trace_cost())
+        work = _Workdir(graph, Path(folder), options.threads, options.optimization)
         feed = work.feed(inputs)
         progress("running the model unfused for its shapes")
         unfused_s, shapes, dtypes = work.unfused(feed)
@@ -147,7 +147,7 @@ def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[i
         ProfileError: If the model does not run on these inputs.
     """
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
-        work = _Workdir(graph, Path(folder), 1, "none", UNTIMED)
+        work = _Workdir(graph, Path(folder), threads=1, timed=False)
         _, shapes, dtypes = work.unfused(work.feed(inputs))
     return {**shapes, **sizes_of(inputs)}, dtypes
 
@@ -183,7 +183,9 @@ def observe(graph: ModelGraph, inputs: Arrays, *, threads: int = 1) -> Observed:
 class _Workdir:
     """A temporary anonymised copy of the model, weights beside it so that every session maps them."""
 
-    def __init__(self, graph: ModelGraph, folder: Path, threads: int, level: OptimizationLevel, cost: TraceCost) -> None:
+    def __init__(
+        self, graph: ModelGraph, folder: Path, threads: int, level: OptimizationLevel = "all", *, timed: bool = True
+    ) -> None:
         self.graph = graph
         self.folder = folder
         self.threads = threads
@@ -191,7 +193,7 @@ class _Workdir:
         self.model, self.optimised = folder / "model.onnx", folder / "optimised.onnx"
         self.originals = write_anonymous(graph, self.model)
         self.anonymous = {original: name for name, original in self.originals.items()}
-        self.cost = cost
+        self.cost = measure_trace_cost() if timed else UNTIMED
 
     def feed(self, inputs: Arrays) -> dict[str, Any]:
         # Copies: without its optimisations onnxruntime 1.32 overwrote inputs (Identity before a training BatchNormalization).

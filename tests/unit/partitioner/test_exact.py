@@ -50,6 +50,18 @@ def test_the_optimum_is_that_of_brute_force(objective: str, limit: int | None, o
         assert optimum * (1 - 1e-5) <= exact.bound_s <= optimum
 
 
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+@pytest.mark.parametrize("limit", [None, 1, 2])
+@pytest.mark.parametrize("side", ["cpu_s", "gpu_s"])
+def test_where_nothing_can_be_chosen_the_bound_is_the_only_plan(objective: str, limit: int | None, side: str) -> None:
+    costs = {"cpu_s": np.full(2, np.inf), "gpu_s": np.full(2, np.inf), side: np.array([1.0, 2.0])}
+    goal = Goal(problem=Problem(names=("a", "b"), tensors=(), **costs), objective=objective, max_stages=limit)
+    exact = solve_exactly(goal)
+    assert exact.placement is not None
+    assert exact.placement.tolist() == [int(side == "gpu_s")] * 2
+    assert exact.bound_s == pytest.approx(3.0, rel=1e-5)
+
+
 def test_stage_overheads_are_part_of_the_program() -> None:
     for seed in range(3):
         problem = graph(seed, cpu_stage_s=0.2, gpu_stage_s=0.3)
