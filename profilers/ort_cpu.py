@@ -174,7 +174,7 @@ def observe(graph: ModelGraph, inputs: Arrays, *, threads: int = 1) -> Observed:
         ModelError: If onnxruntime does not load the model.
     """
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
-        work = _Workdir(graph, Path(folder), threads, "all", UNTIMED)
+        work = _Workdir(graph, Path(folder), threads, timed=False)
         _, shapes, dtypes = work.unfused(work.feed(inputs), runs=1)
         work.open(optimized_model_filepath=str(work.optimised))
         return Observed(groups=tuple(work.attributed()[1]), shapes={**shapes, **sizes_of(inputs)}, dtypes=dtypes)
