@@ -25,6 +25,7 @@ from cutset.errors import ProfileError
 from cutset.graph.extract import write_anonymous
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
+from cutset.profilers.bodies import time_bodies
 from cutset.profilers.gauge import gauge, keep, recall
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
@@ -117,20 +118,28 @@ def profile_cpu(
         loaded = work.loaded(call, LOADED_SHARE * budget_s, workers) if workers > 1 else None
         del call  # one session at a time: each lays out the weights anew
         progress("profiling its kernels")
-        groups, kernel_s = work.fused(feed, TRACED_SHARE * budget_s)
+        groups, group_s = work.fused(feed, TRACED_SHARE * budget_s)
+        observed = graph.with_measured({**shapes, **sizes_of(inputs)}, dtypes)
+        body_s = time_bodies(
+            observed,
+            inputs,
+            {group.nodes: seconds for group, seconds in zip(groups, group_s, strict=True)},
+            options=replace(options, budget_s=ALONE_SHARE * budget_s / 2),
+            progress=progress,
+        )
+        group_s = [body_s.get(group.nodes, seconds) for group, seconds in zip(groups, group_s, strict=True)]
         if not settled(runs, gauge()):
             progress("timing the whole model again")
             runs += alone(partial(run, work.open(), feed))
         latency = summarise(at_own_speed(runs, gauge()), threads=options.threads)
     keep(options.cache)
     release_memory()
-    raw = [sum(kernel_s[k] for k in group.kernels) for group in groups]
-    total = sum(raw)
+    total = sum(group_s)
     scale = latency.median / total if total > 0 else 0.0
     return CpuProfile(
         session=latency,
         groups=tuple(groups),
-        group_s=tuple(seconds * scale for seconds in raw),
+        group_s=tuple(seconds * scale for seconds in group_s),
         unfused_s=unfused_s,
         shapes={**shapes, **sizes_of(inputs)},
         dtypes=dtypes,
@@ -283,6 +292,7 @@ class _Workdir:
                     dtypes[original] = "string" if value.dtype.kind in "OUS" else str(value.dtype)
 
     def fused(self, feed: Mapping[str, Any], budget_s: float) -> tuple[list[Group], list[float]]:
+        """Return the groups, and the seconds of each."""
         most = min(TRACED_RUNS, max(MIN_TRACED_RUNS, TRACED_EVENTS // max(1, len(self.graph.nodes))))
         events, runs = self._traced(
             feed,
@@ -294,8 +304,7 @@ class _Workdir:
         typical = typical_run(events, names, runs, cost=self.cost, speed=gauge())
         if kernels and not typical.kernels:
             raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
-        times = [typical.kernels.get(kernel.name, 0.0) for kernel in kernels]
-        return groups, times
+        return groups, [sum(typical.kernels.get(kernels[index].name, 0.0) for index in group.kernels) for group in groups]
 
     def attributed(self) -> tuple[list[Kernel], list[Group]]:
         """Return the kernels of the optimised graph that a session saved, and the groups of nodes that they run."""

@@ -1,0 +1,65 @@
+"""A node with a body is timed as a model of its own: inside the whole, the profiler takes more of its time than it does."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cutset.graph.load import load
+from cutset.profilers.bodies import has_body, time_bodies
+from cutset.profilers.options import ProfileOptions
+from cutset.profilers.ort_cpu import profile_cpu
+
+TRIPS = 400
+INPUTS = {"x": np.ones(2, np.float32)}
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """Return Neg, a Loop of `TRIPS` small sums that reads `x` from around it, and Abs."""
+    body = helper.make_graph(
+        [helper.make_node("Add", ["c", "x"], ["sum"]), helper.make_node("Identity", ["go"], ["go_on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("c", TensorProto.FLOAT, [2]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [2]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Neg", ["x"], ["h"], name="neg"),
+        helper.make_node("Loop", ["trips", "yes", "h"], ["l"], name="loop", body=body),
+        helper.make_node("Abs", ["l"], ["y"], name="abs"),
+    ]
+    weights = [("trips", np.int64(TRIPS)), ("yes", np.array(True))]
+    sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])] for name in "xy"]
+    graph = helper.make_graph(nodes, "g", *sides, [numpy_helper.from_array(np.asarray(value), name) for name, value in weights])
+    path = tmp_path_factory.mktemp("bodies") / "loop.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return load(path)
+
+
+def test_nodes_with_bodies_are_known(graph):
+    assert has_body(graph, ["neg", "loop"])
+    assert not has_body(graph, ["neg", "abs"])
+
+
+def test_a_loop_is_timed_with_what_it_reads_from_around_it(graph):
+    observed = graph.with_measured({"x": (2,), "h": (2,), "l": (2,), "y": (2,)}, dict.fromkeys("xhly", "float32"))
+    groups = {("neg",): 1e-5, ("loop",): 1e-3, ("abs",): 1e-3}
+    found = time_bodies(observed, INPUTS, groups, options=ProfileOptions(budget_s=0.02))
+    assert list(found) == [("loop",)]
+    assert not time_bodies(observed, INPUTS, groups | {("loop",): 1e-6}, options=ProfileOptions(budget_s=0.02))
+    assert found[("loop",)] > TRIPS * 1e-8
+
+
+def test_the_profile_of_a_loop_adds_up(graph):
+    """Each of its 800 events costs microseconds, the sums themselves a fraction of one."""
+    profile = profile_cpu(graph, INPUTS, options=ProfileOptions(budget_s=0.5))
+    seconds = {group.nodes: time for group, time in zip(profile.groups, profile.group_s, strict=True)}
+    assert max(seconds, key=lambda nodes: seconds[nodes]) == ("loop",)
+    assert 0.3 < profile.kernel_sum_ratio < 3
