@@ -112,9 +112,6 @@ def _builder(oracle: Oracle, version: str) -> Builder:
     if oracle.compute_capability:
         return Builder(backend=oracle.backend, version=version, compute_capability=oracle.compute_capability)
     gpu = Gpu()
-    try:
-        return Builder(
-            backend=oracle.backend, version=version, compute_capability=gpu.compute_capability, gpu=gpu.name, driver=gpu.driver
-        )
-    finally:
-        gpu.close()
+    return Builder(
+        backend=oracle.backend, version=version, compute_capability=gpu.compute_capability, gpu=gpu.name, driver=gpu.driver
+    )

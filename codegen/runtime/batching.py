@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from .backends.device import TENSORS, Parts, as_array
 from .context import Context
 from .dtypes import Value
 
@@ -26,7 +27,7 @@ def batch_key(feeds: Sequence[Value]) -> tuple[Key, int] | None:
     Returns:
         None if the request can only run alone: a value is no tensor, or the numbers of rows differ or are zero.
     """
-    rows = {value.shape[0] if isinstance(value, np.ndarray) and value.ndim else 0 for value in feeds}
+    rows = {value.shape[0] if isinstance(value, TENSORS) and value.ndim else 0 for value in feeds}
     if len(rows) != 1 or rows == {0}:
         return None
     return tuple((value.dtype, value.shape[1:]) for value in feeds), rows.pop()
@@ -71,13 +72,18 @@ class Batch:
         self._total += found[1]
         return True
 
-    def feeds(self) -> dict[str, Value]:
-        """Return the stage's inputs, the requests one below the other."""
-        return {name: np.concatenate([member.tensors[name] for member in self.members]) for name in self._names}
+    def feeds(self, *, joined: bool = True) -> dict[str, Value]:
+        """Return the stage's inputs, the requests one below the other.
+
+        Args:
+            joined: False leaves that to a backend which copies them anyway.
+        """
+        parts = {name: Parts(member.tensors[name] for member in self.members) for name in self._names}
+        return {name: as_array(several) for name, several in parts.items()} if joined else dict(parts)
 
     def split(self, outputs: Mapping[str, Value]) -> list[dict[str, Value]] | None:
         """Return each request's rows of the outputs, or None if an output has not the batch's rows."""
-        if any(not isinstance(v, np.ndarray) or v.ndim == 0 or v.shape[0] != self._total for v in outputs.values()):
+        if any(not isinstance(v, TENSORS) or v.ndim == 0 or v.shape[0] != self._total for v in outputs.values()):
             return None
         shares, start = [], 0
         for rows in self._rows:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import Flag, auto
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -45,6 +46,17 @@ class TensorConfig:
         return ELEMENT_TYPES.get(self.dtype)
 
 
+class Wanted(Flag):
+    """Where those who need an output of a stage take it; no bit means that nobody needs it."""
+
+    DEVICE = auto()
+    """In the memory of the GPU: a later stage there reads it."""
+    HOST = auto()
+    """On the host: a later stage on the CPU reads it."""
+    RESULT = auto()
+    """On the host, for as long as the receiver likes: it is an output of the model."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageConfig:
     """One stage: an ONNX file with exactly these inputs and outputs.
@@ -60,6 +72,7 @@ class StageConfig:
         batchable: Whether compiling proved that rows of several requests can be run as one.
         execution: ``"thread"``, or ``"process"`` for a stage that would hold Python's interpreter lock.
         engine: How to come by its engine, None for a stage that needs none.
+        wanted: Where each output is taken, for a stage on a GPU; one that is not in it is taken as a `RESULT`.
     """
 
     index: int
@@ -72,6 +85,7 @@ class StageConfig:
     batchable: bool = False
     execution: str = "thread"
     engine: EngineConfig | None = None
+    wanted: Mapping[str, Wanted] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

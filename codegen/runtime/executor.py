@@ -12,8 +12,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 
-import numpy as np
-
+from .backends.device import as_array
 from .batching import Batch
 from .config import PlanConfig
 from .context import Context
@@ -190,7 +189,7 @@ class Executor:
         """Run a batch; return its requests that go on. If it fails they are run one by one, to find whose fault it is."""
         begin = time.perf_counter()
         try:
-            shares = batch.split(phase.backend.run(batch.feeds()))
+            shares = batch.split(phase.backend.run(batch.feeds(joined=not phase.joins)))
         except Exception:
             shares = None
         if shares is None:
@@ -232,9 +231,11 @@ class Executor:
 def _run(phase: Phase, context: Context) -> dict[str, Value]:
     feeds = {name: context.tensors[name] for name in phase.stage.inputs}
     try:
+        for name in phase.fetch:
+            feeds[name] = as_array(feeds[name])
         return phase.backend.run(feeds)
     except Exception as error:
-        shapes = {name: value.shape if isinstance(value, np.ndarray) else None for name, value in feeds.items()}
+        shapes = {name: getattr(value, "shape", None) for name, value in feeds.items()}
         raise StageError(phase.stage.index, device=phase.device, cause=str(error), shapes=shapes) from error
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +22,13 @@ from typing import Self
 from .admission import Admission
 from .backends import load_stage
 from .backends.base import BackendOptions, StageBackend
+from .backends.device import as_array
 from .config import PlanConfig, read_plan
 from .context import Context
 from .dtypes import Value
 from .errors import Closed, DeadlineExceeded, DegradedWarning, InputError, Overloaded, StageError
 from .executor import Executor
-from .schedule import build_phases, interval_s, needed_inputs, replicas, tokens
+from .schedule import build_phases, interval_s, needed_inputs, places, replicas, tokens
 from .statistics import Distribution, PipelineStats, Recorder
 from .supervised import Supervised
 from .tracing import Tracer
@@ -66,7 +68,8 @@ class Pipeline:
         options = BackendOptions(intra_op_threads=plan.intra_op_threads, custom_ops=plan.custom_ops, workers=plan.cpu_workers)
         backends: list[StageBackend] = []
         try:
-            for stage in plan.stages:
+            for planned_stage in plan.stages:
+                stage = replace(planned_stage, wanted=places(plan, planned_stage))
                 backends.append(Supervised(partial(load_stage, stage, options)))
                 reason = backends[-1].substitution
                 if reason is not None:
@@ -271,7 +274,7 @@ class Pipeline:
         if not wanted:
             self._requests.add_failure("cancelled")
         elif error is None:
-            outputs = {tensor.name: context.tensors[tensor.name] for tensor in self.plan.outputs}
+            outputs = {tensor.name: as_array(context.tensors[tensor.name]) for tensor in self.plan.outputs}
             self._requests.add(time.perf_counter() - context.submitted)
         else:
             self._requests.add_failure(_REASONS.get(type(error), "internal"))

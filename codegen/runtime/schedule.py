@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from .backends.base import StageBackend
-from .config import PlanConfig, StageConfig
+from .config import PlanConfig, StageConfig, Wanted
 
 _GPU_BATCH = 8
 """Rows a batchable stage on a GPU takes when the plan leaves it open; on CPU cores batches gained nothing."""
@@ -20,6 +20,8 @@ class Phase:
         stage: The stage's configuration.
         backend: The loaded stage.
         device: Where it ran when it was loaded; names its workers.
+        fetch: Inputs that may lie in a GPU's memory, and are to be fetched for a stage that runs on the CPU.
+        joins: Whether the backend joins the parts of a batch itself.
         keep: Outputs that someone still needs.
         drop: Tensors whose last consumer this phase is.
         max_batch: Most rows of one run; 1 keeps requests apart.
@@ -28,6 +30,8 @@ class Phase:
     stage: StageConfig
     backend: StageBackend
     device: str
+    fetch: tuple[str, ...]
+    joins: bool
     keep: tuple[str, ...]
     drop: tuple[str, ...]
     max_batch: int
@@ -42,17 +46,34 @@ def build_phases(plan: PlanConfig, backends: list[StageBackend]) -> tuple[Phase,
     """
     last_use = {name: stage.index for stage in plan.stages for name in stage.inputs}
     results = {tensor.name for tensor in plan.outputs}
+    on_device = {name for stage in plan.stages for name, place in places(plan, stage).items() if place & Wanted.DEVICE}
     return tuple(
         Phase(
             stage=stage,
             backend=backend,
             device=backend.device,
+            fetch=tuple(name for name in stage.inputs if name in on_device) if backend.device == "cpu" else (),
+            joins=getattr(backend, "joins", False),
             keep=tuple(name for name in stage.outputs if name in last_use or name in results),
             drop=tuple(name for name in stage.inputs if last_use[name] == stage.index and name not in results),
             max_batch=batch_limit(plan, stage, backend),
         )
         for stage, backend in zip(plan.stages, backends, strict=True)
     )
+
+
+def places(plan: PlanConfig, stage: StageConfig) -> dict[str, Wanted]:
+    """Return where each output of a GPU stage is taken, as planned: what only GPU stages read stays there."""
+    if stage.device == "cpu":
+        return {}
+    found = dict.fromkeys(stage.outputs, Wanted(0))
+    for reader in plan.stages:
+        for name in found.keys() & set(reader.inputs):
+            found[name] |= Wanted.DEVICE if reader.device == "gpu" else Wanted.HOST
+    for tensor in plan.outputs:
+        if tensor.name in found:
+            found[tensor.name] |= Wanted.RESULT
+    return found
 
 
 def batch_limit(plan: PlanConfig, stage: StageConfig, backend: StageBackend) -> int:

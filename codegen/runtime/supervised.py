@@ -37,6 +37,7 @@ class Supervised:
         self.device = self._held.backend.device
         self.slots: int = getattr(self._held.backend, "slots", 1)
         self.max_batch: int | None = getattr(self._held.backend, "max_batch", None)
+        self.joins: bool = getattr(self._held.backend, "joins", False)
 
     @property
     def substitution(self) -> str | None:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from ..config import StageConfig
 from ..errors import ConfigError
-from . import tensorrt
+from . import onnxruntime_cuda, tensorrt
 from .base import BackendError, BackendOptions, StageBackend
 from .onnxruntime import OnnxRuntimeBackend
 from .process import ProcessBackend
 from .python import PythonBackend
 
-_LOADERS: dict[str, Callable[[StageConfig, BackendOptions], StageBackend]] = {
+LOADERS: dict[str, Callable[[StageConfig, BackendOptions], StageBackend]] = {
     "onnxruntime-cpu": OnnxRuntimeBackend.load,
-    "onnxruntime-cuda": OnnxRuntimeBackend.load,
+    "onnxruntime-cuda": onnxruntime_cuda.load,
     "python": PythonBackend.load,
     "tensorrt": tensorrt.load,
     "tensorrt-rtx": tensorrt.load,
@@ -28,9 +28,9 @@ def load_stage(stage: StageConfig, options: BackendOptions) -> StageBackend:
         ConfigError: If no such backend exists, or it cannot load the stage's model.
     """
     where = f"stage {stage.index} ({stage.model.name})"
-    if stage.backend not in _LOADERS:
-        raise ConfigError(f"unknown backend {stage.backend!r}", where=where, hint=f"known: {', '.join(_LOADERS)}")
-    load = ProcessBackend.load if stage.execution == "process" else _LOADERS[stage.backend]
+    if stage.backend not in LOADERS:
+        raise ConfigError(f"unknown backend {stage.backend!r}", where=where, hint=f"known: {', '.join(LOADERS)}")
+    load = ProcessBackend.load if stage.execution == "process" else LOADERS[stage.backend]
     try:
         return load(stage, options)
     except BackendError as error:

@@ -36,9 +36,9 @@ class BackendOptions:
 class StageBackend(Protocol):
     """A loaded stage. Made by a `load(stage, options)` class method that raises `BackendError`.
 
-    Two further attributes are read where a backend has them: `slots`, how many threads may call `run` of a GPU stage at
-    once (1 if absent; with 2, the copies of one request overlap the computation of another), and `max_batch`, most rows
-    one run takes.
+    Three further attributes are read where a backend has them: `slots`, how many threads may call `run` of a GPU stage at
+    once (1 if absent; with 3, the copies of two requests overlap the computation of another), `max_batch`, most rows one
+    run takes, and `joins`, whether an input may be the `device.Parts` of a batch.
     """
 
     @property

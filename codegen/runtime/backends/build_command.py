@@ -60,11 +60,7 @@ def _builder(engine: EngineConfig, compute_capability: str) -> Builder:
         if engine.backend != "tensorrt-rtx":
             raise BackendError("TensorRT builds for the GPU of this machine only; leave --compute-capability out")
         return Builder(backend=engine.backend, version=trt.__version__, compute_capability=compute_capability)
-    gpu = Gpu()
-    try:
-        return builder_here(engine, trt, gpu)
-    finally:
-        gpu.close()
+    return builder_here(engine, trt, Gpu())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""One GPU through CUDA's driver interface, as far as running an engine needs it.
+"""One GPU through CUDA's driver interface, as far as running stages needs it.
 
 libcuda.so.1 comes with the driver and its interface is stable, so this needs neither the toolkit nor a package.
 
@@ -8,7 +8,10 @@ Source:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import threading
+import weakref
 from pathlib import Path
 
 from .base import BackendDied, BackendError
@@ -29,13 +32,29 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "cuMemFreeHost": (_HANDLE,),
     "cuMemcpyHtoDAsync_v2": (_ADDRESS, _HANDLE, _SIZE, _HANDLE),
     "cuMemcpyDtoHAsync_v2": (_HANDLE, _ADDRESS, _SIZE, _HANDLE),
+    "cuMemcpyDtoDAsync_v2": (_ADDRESS, _ADDRESS, _SIZE, _HANDLE),
     "cuStreamCreate": (_HANDLE, _UINT),
+    "cuStreamWaitEvent": (_HANDLE, _HANDLE, _UINT),
     "cuStreamSynchronize": (_HANDLE,),
     "cuStreamDestroy_v2": (_HANDLE,),
+    "cuEventCreate": (_HANDLE, _UINT),
+    "cuEventRecord": (_HANDLE, _HANDLE),
+    "cuEventSynchronize": (_HANDLE,),
+    "cuEventDestroy_v2": (_HANDLE,),
+    "cuThreadExchangeStreamCaptureMode": (_HANDLE,),
+    "cuStreamBeginCapture_v2": (_HANDLE, _INT),
+    "cuStreamIsCapturing": (_HANDLE, _HANDLE),
+    "cuStreamEndCapture": (_HANDLE, _HANDLE),
+    "cuGraphInstantiateWithFlags": (_HANDLE, _HANDLE, ctypes.c_uint64),
+    "cuGraphDestroy": (_HANDLE,),
+    "cuGraphLaunch": (_HANDLE, _HANDLE),
+    "cuGraphExecDestroy": (_HANDLE,),
     "cuGetErrorString": (_INT, _HANDLE),
 }
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-_NON_BLOCKING = 1
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no order with the legacy default stream
+_SLEEP_AND_NO_TIMES = 1 | 2  # CU_EVENT_BLOCKING_SYNC, CU_EVENT_DISABLE_TIMING: a core that spins is a core less for others
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 _NAME_BYTES = 256
 _FATAL = frozenset({4, 46, 214, 700, 702, 709, 714, 715, 716, 717, 718, 719})
 """Errors after which the context cannot be used any more: shut down, ECC, illegal access, launch timeout and the like."""
@@ -43,7 +62,9 @@ _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
 class Gpu:
-    """A device, its primary context and one stream of its own.
+    """A device and its primary context, which ONNX Runtime and TensorRT use too; a `device.Device`.
+
+    The context is given back when nobody refers to the device any more.
 
     Args:
         index: Device number as CUDA counts them.
@@ -52,13 +73,17 @@ class Gpu:
         BackendError: If there is no driver or device; from every method, if the call fails.
     """
 
+    kind = "cuda"
+
     def __init__(self, index: int = 0) -> None:
         self._library = _load()
         self._call("cuInit", 0)
         self._device = self._integer("cuDeviceGet", index)
         self._context = self._handle("cuDevicePrimaryCtxRetain", self._device)
+        # Not before the last array over its memory is gone: page-locked memory goes with the context.
+        weakref.finalize(self, self._library.cuDevicePrimaryCtxRelease_v2, self._device).atexit = False
+        self._thread = threading.local()
         self.enter()
-        self.stream = self._handle("cuStreamCreate", _NON_BLOCKING)
 
     @property
     def name(self) -> str:
@@ -84,8 +109,11 @@ class Gpu:
             return f"CUDA {version // 1000}.{version % 1000 // 10}"
 
     def enter(self) -> None:
-        """Make this thread one that uses the device."""
+        """Make this thread one that uses the device, and whose other calls a capture in another thread does not forbid."""
         self._call("cuCtxSetCurrent", self._context)
+        if not hasattr(self._thread, "entered"):
+            self._call("cuThreadExchangeStreamCaptureMode", ctypes.byref(_INT(_THREAD_LOCAL)))
+            self._thread.entered = True
 
     def allocate(self, size: int) -> int:
         """Return the address of at least one and at least `size` new bytes of the device."""
@@ -105,22 +133,80 @@ class Gpu:
         """Give page-locked memory back."""
         self._call("cuMemFreeHost", address)
 
-    def copy_in(self, device: int, host: int, size: int) -> None:
+    def copy_in(self, device: int, host: int, size: int, stream: int) -> None:
         """Queue a copy to the device."""
-        self._call("cuMemcpyHtoDAsync_v2", device, host, size, self.stream)
+        self._call("cuMemcpyHtoDAsync_v2", device, host, size, stream)
 
-    def copy_out(self, host: int, device: int, size: int) -> None:
+    def copy_out(self, host: int, device: int, size: int, stream: int) -> None:
         """Queue a copy to the host."""
-        self._call("cuMemcpyDtoHAsync_v2", host, device, size, self.stream)
+        self._call("cuMemcpyDtoHAsync_v2", host, device, size, stream)
 
-    def synchronise(self) -> None:
-        """Wait until all that was queued is done."""
-        self._call("cuStreamSynchronize", self.stream)
+    def copy_within(self, target: int, source: int, size: int, stream: int) -> None:
+        """Queue a copy from the device to the device."""
+        self._call("cuMemcpyDtoDAsync_v2", target, source, size, stream)
 
-    def close(self) -> None:
-        """Destroy the stream and give the context back."""
-        self._call("cuStreamDestroy_v2", self.stream)
-        self._call("cuDevicePrimaryCtxRelease_v2", self._device)
+    def create_stream(self) -> int:
+        """Return a new stream."""
+        return self._handle("cuStreamCreate", _NON_BLOCKING)
+
+    def destroy_stream(self, stream: int) -> None:
+        """Give a stream back."""
+        self._call("cuStreamDestroy_v2", stream)
+
+    def create_event(self) -> int:
+        """Return a new event; a thread that waits for it sleeps."""
+        return self._handle("cuEventCreate", _SLEEP_AND_NO_TIMES)
+
+    def destroy_event(self, event: int) -> None:
+        """Give an event back."""
+        self._call("cuEventDestroy_v2", event)
+
+    def record(self, event: int, stream: int) -> None:
+        """Let the event happen when what is queued on the stream now is done."""
+        self._call("cuEventRecord", event, stream)
+
+    def wait(self, stream: int, event: int) -> None:
+        """Hold the stream from here on until the event has happened."""
+        self._call("cuStreamWaitEvent", stream, event, 0)
+
+    def synchronise_event(self, event: int) -> None:
+        """Block until the event has happened."""
+        self._call("cuEventSynchronize", event)
+
+    def synchronise(self, stream: int) -> None:
+        """Block until all that is queued on the stream is done; a capture that was left open on it is given up."""
+        status = _INT()
+        self._call("cuStreamIsCapturing", stream, ctypes.byref(status))
+        if status.value:
+            with contextlib.suppress(BackendError):
+                self._call("cuGraphDestroy", self._captured(stream))
+        self._call("cuStreamSynchronize", stream)
+
+    def begin_capture(self, stream: int) -> None:
+        """Collect what is queued on the stream, instead of doing it."""
+        self._call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+
+    def end_capture(self, stream: int) -> int:
+        """Return what was collected as a graph that can be launched."""
+        captured, graph = self._captured(stream), _HANDLE()
+        try:
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(graph), captured, 0)
+        finally:
+            self._call("cuGraphDestroy", captured)
+        return graph.value or 0
+
+    def launch(self, graph: int, stream: int) -> None:
+        """Queue a graph."""
+        self._call("cuGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give a graph back."""
+        self._call("cuGraphExecDestroy", graph)
+
+    def _captured(self, stream: int) -> int:
+        graph = _HANDLE()
+        self._call("cuStreamEndCapture", stream, ctypes.byref(graph))
+        return graph.value or 0
 
     def _integer(self, function: str, *arguments: int) -> int:
         value = _INT()
@@ -140,34 +226,6 @@ class Gpu:
             words = text.value.decode(errors="replace") if text.value else "unknown error"
             kind = BackendDied if status in _FATAL else BackendError
             raise kind(f"{function} failed with CUDA error {status}: {words}")
-
-
-class Block:
-    """Memory that grows and never shrinks, on the device or page-locked on the host.
-
-    Args:
-        gpu: The device.
-        pinned: Whether it lies on the host.
-    """
-
-    def __init__(self, gpu: Gpu, *, pinned: bool) -> None:
-        self._allocate, self._free = (gpu.allocate_pinned, gpu.free_pinned) if pinned else (gpu.allocate, gpu.free)
-        self._size = 0
-        self.address = 0
-
-    def reserve(self, size: int) -> int:
-        """Return the address of at least `size` bytes; what was in them before is lost when they have to grow."""
-        if size > self._size or not self.address:
-            self.close()
-            self.address = self._allocate(size)
-            self._size = size
-        return self.address
-
-    def close(self) -> None:
-        """Give the memory back."""
-        if self.address:
-            self._free(self.address)
-            self.address = self._size = 0
 
 
 def _load() -> ctypes.CDLL:

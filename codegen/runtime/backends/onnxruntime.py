@@ -1,4 +1,4 @@
-"""Run a stage in ONNX Runtime, on the CPU provider or the CUDA provider.
+"""Run a stage in ONNX Runtime's CPU provider, and open sessions.
 
 bfloat16, which numpy lacks, travels as its 16 raw bits in uint16: it goes in as a typed OrtValue, and comes out of one
 through its address, because ONNX Runtime's Python API refuses to make an array of it (1.20 to 1.32).
@@ -10,7 +10,7 @@ import ctypes
 import importlib
 import math
 from collections.abc import Mapping, Sequence
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,13 @@ import onnxruntime as ort
 from ..config import CustomOps, StageConfig
 from ..dtypes import Value
 from .archive import ARCHIVE, load_archive
-from .base import BackendDied, BackendError, BackendOptions
+from .base import BackendError, BackendOptions
+from .device import as_array
 
-_CPU = "CPUExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
-_BFLOAT16 = "tensor(bfloat16)"
-_BFLOAT16_CODE = 16  # onnx.TensorProto.BFLOAT16
-_GPU_SLOTS = 2
-_LOST = ("CUDA failure", "CUDA error", "CUDNN failure", "CUBLAS failure")  # the context is gone with the first of them
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+BFLOAT16 = "tensor(bfloat16)"
+BFLOAT16_CODE = 16  # onnx.TensorProto.BFLOAT16
 _FATAL_ONLY = 4  # every failure reaches the caller as an exception with the same words
 
 
@@ -34,14 +33,19 @@ class OnnxRuntimeBackend:
     """One inference session."""
 
     @classmethod
-    def load(cls, stage: StageConfig, options: BackendOptions) -> OnnxRuntimeBackend:
-        """Return the stage, loaded on the GPU if it is planned there and CUDA works, else on the CPU.
+    def load(cls, stage: StageConfig, options: BackendOptions, substitution: str | None = None) -> OnnxRuntimeBackend:
+        """Return the stage, loaded on the CPU.
+
+        Args:
+            stage: The stage.
+            options: How to run it.
+            substitution: Why it is not on the GPU that it is planned for.
 
         Raises:
             BackendError: If the model cannot be opened or its inputs and outputs are not the stage's.
         """
         archives = [load_archive(one.file) for one in options.custom_ops if one.file and one.file.suffix == ARCHIVE]
-        session, substitution = _open(stage, options)
+        session = open_session(stage, options, [CPU])
         types: dict[str, dict[str, str]] = {}
         for side, nodes, names in (
             ("inputs", session.get_inputs(), stage.inputs),
@@ -63,30 +67,27 @@ class OnnxRuntimeBackend:
         self._session = session
         self._archives = archives
         self._outputs = list(stage.outputs)
-        self._raw_inputs = [name for name, kind in types["inputs"].items() if kind == _BFLOAT16]
-        self._through_ort_values = _BFLOAT16 in types["outputs"].values()
+        self._raw_inputs = [name for name, kind in types["inputs"].items() if kind == BFLOAT16]
+        self._through_ort_values = BFLOAT16 in types["outputs"].values()
         if self._through_ort_values:
             kinds = [*types["inputs"].values(), *types["outputs"].values()]
             rest = sorted({kind for kind in kinds if kind == "tensor(string)" or not kind.startswith("tensor(")})
             if rest:
                 raise BackendError(f"ONNX Runtime's Python API cannot return bfloat16 beside {', '.join(rest)}")
         self.substitution = substitution
-        self.device = stage.device if substitution is None else "cpu"
-        # On a GPU each of two threads has its own stream in ONNX Runtime: one's copies overlap the other's computation.
-        self.slots = _GPU_SLOTS if self.device == "gpu" else 1
+        self.device = "cpu"
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Return the outputs of one run; see `StageBackend.run`."""
         try:
             ready = {name: _contiguous(value) for name, value in feeds.items()}
             for name in self._raw_inputs:
-                ready[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(ready[name], _BFLOAT16_CODE)
+                ready[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(ready[name], BFLOAT16_CODE)
             run = self._run_ort_values if self._through_ort_values else self._run_arrays
             results = run(ready)
         except Exception as error:
             # ONNX Runtime's exceptions share no base class narrower than Exception.
-            lost = self.device == "gpu" and any(words in str(error) for words in _LOST)
-            raise (BackendDied if lost else BackendError)(self._failed_hook() or str(error)) from error
+            raise BackendError(self._failed_hook() or str(error)) from error
         failed = self._failed_hook()
         if failed:
             raise BackendError(failed)
@@ -114,7 +115,7 @@ class OnnxRuntimeBackend:
 
 
 def _to_array(value: ort.OrtValue) -> Value:
-    if value.data_type() != _BFLOAT16:
+    if value.data_type() != BFLOAT16:
         return value.numpy()
     shape = value.shape()
     raw = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape))
@@ -122,40 +123,38 @@ def _to_array(value: ort.OrtValue) -> Value:
 
 
 def _contiguous(value: Value) -> Value:
-    """Return an array ONNX Runtime can use in place."""
-    if isinstance(value, np.ndarray) and not (value.flags.c_contiguous and value.flags.aligned):
-        return np.require(value, requirements=("C", "A"))
-    return value
+    """Return a value ONNX Runtime can use in place."""
+    if not isinstance(value, np.ndarray):
+        return as_array(value)
+    return value if value.flags.c_contiguous and value.flags.aligned else np.require(value, requirements=("C", "A"))
 
 
-def _open(stage: StageConfig, options: BackendOptions) -> tuple[ort.InferenceSession, str | None]:
-    """Return the session, and why it is not on the planned device."""
-    if stage.device == "cpu":
-        return _session(stage, options, [_CPU]), None
-    if _CUDA not in ort.get_available_providers():
-        return _session(stage, options, [_CPU]), "this onnxruntime has no CUDA provider (pip install onnxruntime-gpu)"
-    try:
-        session = _session(stage, options, [_CUDA, _CPU])
-    except BackendError as error:
-        return _session(stage, options, [_CPU]), f"the CUDA provider failed: {error}"
-    if _CUDA not in session.get_providers():
-        # ONNX Runtime falls back by itself, without an error, when the driver or cuDNN is missing.
-        return session, "the CUDA provider could not start (driver, CUDA or cuDNN missing)"
-    return session, None
+def open_session(
+    stage: StageConfig, options: BackendOptions, providers: Sequence[Any], entries: Mapping[str, str] = MappingProxyType({})
+) -> ort.InferenceSession:
+    """Return a session on a stage's model.
 
+    Args:
+        stage: The stage.
+        options: Its threads and custom operators.
+        providers: ONNX Runtime's providers, the first that takes a node runs it.
+        entries: Further entries of the session's configuration.
 
-def _session(stage: StageConfig, options: BackendOptions, providers: list[str]) -> ort.InferenceSession:
+    Raises:
+        BackendError: If ONNX Runtime does not take the model so.
+    """
     settings = ort.SessionOptions()
     settings.log_severity_level = _FATAL_ONLY
     settings.intra_op_num_threads = options.intra_op_threads
     settings.inter_op_num_threads = 1
     # A spinning thread steals the core of the next stage: on two shared cores it halved the throughput.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    spinning = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
+    for key, value in {**spinning, **entries}.items():
+        settings.add_session_config_entry(key, value)
     try:
         for library in dict.fromkeys(_library_path(library) for library in options.custom_ops):
             settings.register_custom_ops_library(library)
-        return ort.InferenceSession(str(stage.model), settings, providers=providers)
+        return ort.InferenceSession(str(stage.model), settings, providers=providers, enable_fallback=0)
     except BackendError:
         raise
     except Exception as error:

@@ -90,7 +90,9 @@ class _Child:
         )
         self.pid = self._process.pid
         self._closed = False
-        self._tell({"stage": asdict(stage) | {"execution": "thread"}, "options": asdict(options) | {"workers": 1}})
+        self._tell(
+            {"stage": asdict(stage) | {"execution": "thread", "wanted": {}}, "options": asdict(options) | {"workers": 1}}
+        )
 
     def await_ready(self) -> None:
         """Return when the stage is loaded."""

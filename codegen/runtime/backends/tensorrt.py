@@ -1,7 +1,7 @@
 """Run a stage as an engine of TensorRT or TensorRT-RTX.
 
-Written against what TensorRT 10, TensorRT 11 and TensorRT-RTX have in common. Inputs and outputs pass through page-locked
-memory that is kept from run to run; every output has an allocator, so its shape may depend on the data.
+Written against what TensorRT 10, TensorRT 11 and TensorRT-RTX have in common. Runs are queued on the stream of the GPU's
+executor; the shape of an output may depend on the data. Where every shape is fixed, runs are recorded as CUDA graphs.
 
 An engine that fits this GPU, driver and library is loaded; where none does, it is built from the stage's ONNX file; where
 that fails, or there is no GPU, onnxruntime runs the stage, on its CUDA provider or on the CPU, and says why.
@@ -10,11 +10,11 @@ that fails, or there is no GPU, onnxruntime runs the stage, on its CUDA provider
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
-import math
+import logging
 import os
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,17 +25,20 @@ import numpy as np
 from ..config import StageConfig
 from ..dtypes import ELEMENT_TYPES, Value
 from ..engine_config import EngineConfig
-from .base import BackendError, BackendOptions, StageBackend
-from .cuda import Block, Gpu
+from . import onnxruntime_cuda
+from .base import BackendDied, BackendError, BackendOptions, StageBackend
+from .device import Buffer, Device, DeviceTensor, Shape, array_over
 from .engine_build import MODULES, BuildJob, build_apart
 from .engine_cache import Builder, EngineCache, ingredients, key_of
-from .onnxruntime import OnnxRuntimeBackend
+from .gpu import SLOTS, Flight, GpuExecutor, open_gpu
+from .tensorrt_run import RecordedRun, output_allocator
 
 _ELEMENTS = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "INT32": "int32", "INT64": "int64",
     "UINT8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 """Element types of engines by their name in the library."""
+_log = logging.getLogger(__name__)
 
 
 def load(stage: StageConfig, options: BackendOptions) -> StageBackend:
@@ -47,14 +50,29 @@ def load(stage: StageConfig, options: BackendOptions) -> StageBackend:
     try:
         return TensorRtBackend.load(stage, options)
     except BackendError as error:
-        fallback = OnnxRuntimeBackend.load(stage, options)
+        fallback = onnxruntime_cuda.load(stage, options)
         also = f"; {fallback.substitution}" if fallback.substitution else ""
         fallback.substitution = f"no engine runs it: {error}{also}"
         return fallback
 
 
 class TensorRtBackend:
-    """One engine with an execution context and a stream."""
+    """One engine. It has one execution context, or, where it can be recorded as a CUDA graph, one for each thread.
+
+    Args:
+        trt: The library.
+        gpu: The executor; let go of with this.
+        plan: The engine.
+        stage: The stage.
+
+    Raises:
+        BackendError: If the engine does not load here or is not the stage's.
+    """
+
+    device = "gpu"
+    substitution = None
+    slots = SLOTS
+    joins = True
 
     @classmethod
     def load(cls, stage: StageConfig, _options: BackendOptions) -> TensorRtBackend:
@@ -65,59 +83,63 @@ class TensorRtBackend:
         """
         if stage.engine is None:
             raise BackendError("the plan does not say how to build its engine")
-        trt, gpu = open_library(stage.engine.backend), Gpu()
+        trt, gpu = open_library(stage.engine.backend), open_gpu()
         try:
-            plan = obtain(stage.index, stage.engine, builder_here(stage.engine, trt, gpu))
+            plan = obtain(stage.index, stage.engine, builder_here(stage.engine, trt, gpu.device))
             return cls(trt, gpu, plan, stage)
         except BaseException:
             gpu.close()
             raise
 
-    def __init__(self, trt: Any, gpu: Gpu, plan: bytes, stage: StageConfig) -> None:
-        self._trt, self._gpu = trt, gpu
+    def __init__(self, trt: Any, gpu: GpuExecutor, plan: bytes, stage: StageConfig) -> None:
+        self._trt, self._gpu, self._stage = trt, gpu, stage
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise BackendError("the engine does not load on this GPU")
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise BackendError("the engine's context does not fit into the memory of the GPU")
         self._types = {name: self._element(name) for name in self._names()}
         expected = {*stage.inputs, *stage.outputs}
         if set(self._types) != expected:
             raise BackendError(f"the engine's tensors are {sorted(self._types)}, the plan says {sorted(expected)}")
-        self._inputs, self._outputs = stage.inputs, stage.outputs
-        self._staging = {name: Block(gpu, pinned=True) for name in self._types}
-        self._device = {name: Block(gpu, pinned=False) for name in self._types}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._allocator = _allocator(trt, self._device, self._shapes)
+        self._on_host = {name for name in self._types if self._engine.get_tensor_location(name) == trt.TensorLocation.HOST}
+        self._scratch = gpu.memory.take(self._engine.device_memory_size_v2)
+        self._context = self._create_context()
+        self._allocator = output_allocator(trt)
+        self._graphs: dict[int, RecordedRun] = {}
+        self.no_graph = self._why_no_graph()
+        """Why runs are not recorded as CUDA graphs; None where they are."""
         self.max_batch = _most_rows(stage)
-        self.device = "gpu"
-        self.substitution: str | None = None
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Return the outputs of one run; see `StageBackend.run`."""
-        self._gpu.enter()
-        self._shapes.clear()
-        for name in self._inputs:
-            self._bind(name, np.require(feeds[name], self._types[name], ("C", "A")))
-        for name in self._outputs:
-            if self._on_host(name):
-                self._context.set_tensor_address(name, self._staging[name].reserve(self._context.get_max_output_size(name)))
-            else:
-                self._context.set_output_allocator(name, self._allocator)
-        if not self._context.execute_async_v3(self._gpu.stream):
-            raise BackendError("the engine does not run on these inputs")
-        return self._fetch()
+        with Flight(self._gpu) as flight:
+            recorded = self._recorded() if self.no_graph is None else None
+            if recorded is not None:
+                outputs = recorded.run(flight, feeds)
+                self._give_up_graphs(recorded.refused)
+                return flight.download(outputs, self._stage.wanted)
+            staged = {
+                name: flight.stage(feeds[name], self._types[name]) for name in self._stage.inputs if name in self._on_host
+            }
+            given = {
+                name: flight.upload(feeds[name], self._types[name]) for name in self._stage.inputs if name not in self._on_host
+            }
+            with flight.computing() as stream:
+                outputs, on_host = self._queue(flight, stream, given, staged)
+            found = flight.download(outputs, self._stage.wanted)
+            return found | {name: array.copy() for name, array in on_host.items()}
 
     def close(self) -> None:
-        """Release the engine, its memory and the GPU."""
-        self._gpu.enter()
-        del self._context, self._engine, self._runtime
-        for block in (*self._staging.values(), *self._device.values()):
-            block.close()
+        """Release the engine and its memory, and let go of the GPU."""
+        with contextlib.suppress(BackendError):  # of a lost device nothing can be given back
+            self._gpu.device.enter()
+            for recorded in self._graphs.values():
+                recorded.close()
+        self._graphs.clear()
+        del self._context, self._scratch, self._engine, self._runtime
         self._gpu.close()
+        del self._gpu
 
     def _names(self) -> list[str]:
         return [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
@@ -128,38 +150,94 @@ class TensorRtBackend:
             raise BackendError(f"the engine's tensor {name!r} has type {kind}")
         return ELEMENT_TYPES[_ELEMENTS[kind]].storage
 
-    def _on_host(self, name: str) -> bool:
-        """Return whether the engine reads or writes the tensor in the host's memory, as it does with shapes."""
-        return bool(self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST)
+    def _create_context(self) -> Any:
+        """Return a new execution context. All compute in the same memory, for only one is in the stream at a time."""
+        context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise BackendError("the engine's context does not fit into the memory of the GPU")
+        context.set_device_memory(self._scratch.address, self._scratch.size)
+        return context
 
-    def _bind(self, name: str, array: np.ndarray) -> None:
-        """Queue the copy of an input to where the engine reads it."""
-        if not self._context.set_input_shape(name, tuple(array.shape)):
+    def _set_shape(self, context: Any, name: str, shape: Shape) -> None:
+        if not context.set_input_shape(name, shape):
             least, _, most = self._engine.get_tensor_profile_shape(name, 0)
-            raise BackendError(f"the engine takes {name!r} of shape {tuple(least)} to {tuple(most)}, not {array.shape}")
-        host = self._staging[name].reserve(array.nbytes)
-        _view(host, array.shape, array.dtype)[...] = array
-        if self._on_host(name):
-            self._context.set_tensor_address(name, host)
-            return
-        device = self._device[name].reserve(array.nbytes)
-        self._gpu.copy_in(device, host, array.nbytes)
-        self._context.set_tensor_address(name, device)
+            raise BackendError(f"the engine takes {name!r} of shape {tuple(least)} to {tuple(most)}, not {shape}")
 
-    def _fetch(self) -> dict[str, Value]:
-        """Return the outputs, copied out of memory that the next run writes over."""
-        shapes = {name: self._shapes.get(name, tuple(self._context.get_tensor_shape(name))) for name in self._outputs}
-        for name, shape in shapes.items():
-            size = self._types[name].itemsize * math.prod(shape)
-            if not self._on_host(name) and size:
-                self._gpu.copy_out(self._staging[name].reserve(size), self._device[name].address, size)
-        self._gpu.synchronise()
-        return {name: self._copy(name, shape) for name, shape in shapes.items()}
+    def _queue(
+        self, flight: Flight, stream: int, given: Mapping[str, DeviceTensor], staged: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, DeviceTensor], dict[str, np.ndarray]]:
+        """Queue a run, and return its outputs on the device and on the host.
 
-    def _copy(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if 0 in shape:
-            return np.empty(shape, self._types[name])
-        return _view(self._staging[name].address, shape, self._types[name]).copy()
+        An output whose shape follows from the inputs' gets its memory here, one whose shape depends on the data from the
+        allocator while the engine runs; the library waits for such a shape before it returns.
+        """
+        context = self._context
+        for name, tensor in given.items():
+            self._set_shape(context, name, tensor.shape)
+            context.set_tensor_address(name, tensor.address)
+        for name, array in staged.items():
+            self._set_shape(context, name, array.shape)
+            context.set_tensor_address(name, array.ctypes.data)
+        outputs: dict[str, DeviceTensor] = {}
+        on_host: dict[str, Buffer] = {}
+        open_ended: list[str] = []
+        for name in self._stage.outputs:
+            shape = tuple(context.get_tensor_shape(name))
+            if name in self._on_host:
+                on_host[name] = flight.take_pinned(context.get_max_output_size(name))
+                context.set_tensor_address(name, on_host[name].address)
+            elif min(shape, default=0) >= 0:
+                outputs[name] = flight.tensor(shape, self._types[name])
+                context.set_tensor_address(name, outputs[name].address)
+            else:
+                open_ended.append(name)
+                context.set_output_allocator(name, self._allocator)
+        with self._allocator.working_for(flight) as made:
+            if not context.execute_async_v3(stream):
+                raise BackendError("the engine does not run on these inputs")
+            for name in open_ended:
+                buffer, shape = made(name)
+                outputs[name] = flight.tensor(shape, self._types[name], buffer)
+        shapes = {name: tuple(context.get_tensor_shape(name)) for name in on_host}
+        return outputs, {name: array_over(on_host[name].address, shapes[name], self._types[name], None) for name in on_host}
+
+    def _why_no_graph(self) -> str | None:
+        """Return why a run cannot be recorded: a graph has its shapes and addresses in it, and no part of it is the host's."""
+        if self._on_host:
+            return f"{min(self._on_host)!r} is read or written on the host"
+        for name in self._stage.inputs:
+            least, _, most = (tuple(sizes) for sizes in self._engine.get_tensor_profile_shape(name, 0))
+            if least != most:
+                return f"the shape of {name!r} is not fixed"
+            self._set_shape(self._context, name, most)
+        for name in self._stage.outputs:
+            if min(self._context.get_tensor_shape(name), default=0) < 0:
+                return f"the shape of {name!r} depends on the data"
+        return None
+
+    def _recorded(self) -> RecordedRun | None:
+        """Return the run that was recorded for this thread; None where recording turns out not to work."""
+        thread = threading.get_ident()
+        if thread not in self._graphs:
+            try:
+                with self._gpu.launching:
+                    context = self._create_context()
+                    shapes = {name: tuple(self._engine.get_tensor_profile_shape(name, 0)[2]) for name in self._stage.inputs}
+                    for name, shape in shapes.items():
+                        self._set_shape(context, name, shape)
+                    shapes |= {name: tuple(context.get_tensor_shape(name)) for name in self._stage.outputs}
+                    self._graphs[thread] = RecordedRun(self._gpu, context, self._stage, shapes, self._types)
+            except BackendDied:
+                raise
+            except BackendError as error:
+                self._give_up_graphs(str(error))
+                return None
+        return self._graphs[thread]
+
+    def _give_up_graphs(self, reason: str | None) -> None:
+        if reason is not None and self.no_graph is None:
+            self.no_graph = reason
+            _log.info("stage %d runs without a CUDA graph: %s", self._stage.index, reason)
 
 
 def open_library(backend: str) -> Any:
@@ -174,7 +252,7 @@ def open_library(backend: str) -> Any:
         raise BackendError(f"{backend} cannot be used: {error} (pip install {backend})") from error
 
 
-def builder_here(engine: EngineConfig, trt: Any, gpu: Gpu) -> Builder:
+def builder_here(engine: EngineConfig, trt: Any, gpu: Device) -> Builder:
     """Return what engines of this machine are for."""
     return Builder(
         backend=engine.backend, version=trt.__version__, compute_capability=gpu.compute_capability, gpu=gpu.name,
@@ -239,30 +317,3 @@ def _most_rows(stage: StageConfig) -> int:
     """Return the most rows that every input of the engine takes."""
     inputs = stage.engine.inputs if stage.engine is not None else ()
     return min((given.shapes[2][0] for given in inputs if given.shapes[2]), default=1)
-
-
-def _view(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Return the host memory at an address as an array that does not own it."""
-    size = dtype.itemsize * math.prod(shape)
-    if not size:
-        return np.empty(shape, dtype)
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(dtype).reshape(shape)
-
-
-def _allocator(trt: Any, blocks: Mapping[str, Block], shapes: dict[str, tuple[int, ...]]) -> Any:
-    """Return an allocator that gives each output its block, and notes the shapes that come out."""
-
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IOutputAllocator.__init__(self)
-
-        def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
-            return blocks[tensor_name].reserve(size)  # CUDA aligns to 256 bytes, engines ask for no more
-
-        def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:
-            return blocks[tensor_name].reserve(size)
-
-        def notify_shape(self, tensor_name: str, shape: Any) -> None:
-            shapes[tensor_name] = tuple(shape)
-
-    return Allocator()

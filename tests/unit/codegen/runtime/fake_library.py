@@ -41,6 +41,10 @@ class Context:
     def __init__(self) -> None:
         self.shapes, self.addresses, self.allocators = {}, {}, {}
 
+    def set_device_memory(self, address, size):
+        assert address & HIGH
+        assert size >= Engine.device_memory_size_v2
+
     def set_input_shape(self, name, shape):
         inside = name != "x" or (len(shape) == 2 and PROFILE[0][0] <= shape[0] <= PROFILE[2][0] and shape[1] == 4)
         self.shapes[name] = tuple(shape)
@@ -74,6 +78,10 @@ class Context:
         return True
 
 
+class Strategy(Enum):
+    USER_MANAGED = 2
+
+
 class Engine:
     names = tuple(TYPES)
     num_io_tensors = len(TYPES)
@@ -90,7 +98,10 @@ class Engine:
     def get_tensor_profile_shape(self, name, index):
         return PROFILE
 
-    def create_execution_context(self):
+    device_memory_size_v2 = 5000
+
+    def create_execution_context(self, strategy):
+        assert strategy is Strategy.USER_MANAGED
         return Context()
 
 
@@ -122,6 +133,7 @@ def install() -> None:
         Runtime=Runtime,
         IOutputAllocator=IOutputAllocator,
         TensorLocation=Place,
+        ExecutionContextAllocationStrategy=Strategy,
     )
     sys.modules["tensorrt_rtx"] = library
 
@@ -178,10 +190,48 @@ def error(loaded, x: np.ndarray, to: int) -> str:
 
 def describe() -> tuple[str, str, str]:
     gpu = Gpu()
+    return gpu.name, gpu.compute_capability, gpu.driver
+
+
+def call_driver(_nothing: None) -> dict:
+    """Call everything of the driver that a run needs; return what came of it."""
+    gpu = Gpu()
+    gpu.enter()
+    device, other, host = gpu.allocate(64), gpu.allocate(64), gpu.allocate_pinned(64)
+    sent, received = array_at(host, (4,), np.float32), np.arange(4, dtype=np.float32)
+    sent[:] = received
+    stream, event = gpu.create_stream(), gpu.create_event()
+    gpu.copy_in(device, host, 16, stream)
+    gpu.copy_within(other, device, 16, stream)
+    sent[:] = 0
+    gpu.record(event, stream)
+    gpu.wait(gpu.create_stream(), event)
+    gpu.copy_out(host, other, 16, stream)
+    gpu.synchronise_event(event)
+    found = {"copied": bool(np.array_equal(sent, received))}
+    gpu.begin_capture(stream)
+    graph = gpu.end_capture(stream)
+    gpu.launch(graph, stream)
+    gpu.destroy_graph(graph)
+    gpu.begin_capture(stream)
+    gpu.synchronise(stream)  # gives the capture up
+    found["refused"] = [refusal(lambda: gpu.end_capture(stream)), refusal(lambda: gpu.allocate(1 << 40))]
+    gpu.free(device)
+    gpu.free(other)
+    gpu.free_pinned(host)
+    gpu.destroy_event(event)
+    gpu.destroy_stream(stream)
+    gpu = None
+    found["left"] = ctypes.CDLL("libcuda.so.1").fake_live()  # the second stream
+    return found
+
+
+def refusal(call) -> str:
     try:
-        return gpu.name, gpu.compute_capability, gpu.driver
-    finally:
-        gpu.close()
+        call()
+    except BackendError as failure:
+        return str(failure)
+    return ""
 
 
 def _write(job):

@@ -9,8 +9,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from cutset.codegen.runtime import ConfigError, DegradedWarning, Pipeline, StageError
-from cutset.codegen.runtime.backends.base import BackendDied, BackendError
-from cutset.codegen.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 IDENTITY = [helper.make_node("Identity", ["x"], ["y"])]
 
@@ -137,19 +135,3 @@ def test_a_failing_run_names_stage_cause_and_shapes_and_the_next_one_works(packa
         assert "out of" in caught.value.cause
         assert pipeline.run({"x": [1.0, 2.0], "i": [1]})["y"].tolist() == [2.0]
         assert (pipeline.stats().failed, pipeline.stats().completed) == (1, 1)
-
-
-@pytest.mark.parametrize(("words", "kind"), [("CUDA failure 700: illegal address", BackendDied), ("bad input", BackendError)])
-def test_a_lost_gpu_is_told_from_a_failed_run(chain, words, kind):
-    """Nothing here can lose a GPU, so the session is one that says what ONNX Runtime then says."""
-
-    class Lost:
-        def run(self, outputs, feeds):
-            raise RuntimeError(words)
-
-    stage = chain(1, devices=("gpu",)).plan().stages[0]
-    backend = OnnxRuntimeBackend(Lost(), stage, {"inputs": {"t0": "tensor(float)"}, "outputs": {}}, None)
-    assert (backend.device, backend.slots) == ("gpu", 2)
-    with pytest.raises(kind, match=words.split(":")[0]) as caught:
-        backend.run({"t0": np.zeros(1, np.float32)})
-    assert type(caught.value) is kind

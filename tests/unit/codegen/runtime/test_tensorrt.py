@@ -17,25 +17,25 @@ import onnx
 import pytest
 from onnx import helper
 
-from cutset.codegen.runtime.backends import build_command, engine_build, tensorrt
+from cutset.codegen.runtime.backends import build_command, engine_build, tensorrt, tensorrt_run
 from cutset.codegen.runtime.backends.base import BackendError
 from cutset.codegen.runtime.backends.engine_build import BuildJob, build_apart
 from cutset.codegen.runtime.backends.engine_cache import Builder, EngineCache
 from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.codegen.runtime.pipeline import Pipeline
 from cutset.profilers.child import Failure, Limits, run_in_child
-from tests.unit.codegen.runtime.fake_library import run_engine, stage_in
+from tests.unit.codegen.runtime.fake_library import call_driver, run_engine, stage_in
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 BINDINGS = ("10.13.3.9.post1", "10.15.1.29", "11.4.0.106")
 CALLED = {
     "ICudaEngine": [
         "create_execution_context", "num_io_tensors", "get_tensor_name", "get_tensor_dtype", "get_tensor_location",
-        "get_tensor_profile_shape",
+        "get_tensor_profile_shape", "device_memory_size_v2",
     ],
     "IExecutionContext": [
         "set_input_shape", "set_tensor_address", "set_output_allocator", "get_max_output_size", "get_tensor_shape",
-        "execute_async_v3",
+        "execute_async_v3", "set_device_memory",
     ],
     "Runtime": ["deserialize_cuda_engine"],
     "INetworkDefinition": ["num_inputs", "get_input"],
@@ -57,6 +57,15 @@ def test_inputs_and_outputs_of_any_size(fake_driver, tmp_path):
     assert (found["max_batch"], found["jobs"]) == (1, [("", 2)]), "the second input has one row"
     assert found["builds"] == 1, "the second time the engine came from the cache"
     assert found["left"] == 0, "nothing stays allocated"
+
+
+def test_every_call_of_the_driver(fake_driver):
+    found = run_in_child(call_driver, None, limits=Limits(time_s=60), environment={"LD_LIBRARY_PATH": str(fake_driver)})
+    assert not isinstance(found, Failure), found
+    assert found["copied"]
+    assert found["refused"][0].startswith("cuStreamEndCapture failed with CUDA error 401")
+    assert "out of memory" in found["refused"][1]
+    assert found["left"] == 1
 
 
 def test_without_a_gpu_onnxruntime_runs_the_stage_and_says_why(chain):
@@ -198,7 +207,7 @@ def chains_of(module) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         chain, owner = [], node
-        while isinstance(owner, ast.Attribute):
+        while isinstance(owner, ast.Attribute) and owner.attr != "_trt":
             chain.append(owner.attr)
             owner = owner.value
         if isinstance(owner, ast.Name) and owner.id == "trt" and chain:
@@ -208,7 +217,7 @@ def chains_of(module) -> set[str]:
     return found
 
 
-NAMES = sorted(chains_of(tensorrt) | chains_of(engine_build)) + [
+NAMES = sorted(chains_of(tensorrt) | chains_of(tensorrt_run) | chains_of(engine_build)) + [
     f"{owner}.{name}" for owner in CALLED for name in CALLED[owner]
 ]
 CHECK = """
@@ -225,8 +234,15 @@ print([name for name in sys.argv[2:] if missing(name)])
 
 def test_the_list_of_calls_is_that_of_the_source():
     called = {name for owner, names in CALLED.items() if owner != "DataType" for name in names} - {"get_timing_cache"}
-    assert called <= calls_of(tensorrt) | calls_of(engine_build)
-    assert {"Runtime", "IOutputAllocator", "Logger.ERROR", "BuilderFlag.TF32", "ILogger.ERROR"} <= set(NAMES)
+    assert called <= calls_of(tensorrt) | calls_of(tensorrt_run) | calls_of(engine_build)
+    assert {
+        "Runtime",
+        "IOutputAllocator",
+        "Logger.ERROR",
+        "BuilderFlag.TF32",
+        "ILogger.ERROR",
+        "ExecutionContextAllocationStrategy.USER_MANAGED",
+    } <= set(NAMES)
 
 
 @needs_rtx
