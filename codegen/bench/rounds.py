@@ -22,6 +22,7 @@ FEWEST, MOST = 6, 400
 """Rounds; an interval needs a few to mean anything."""
 ANSWERS = 10
 """Calls of the slowest subject in a round, about: the machine's speed moves within tenths of seconds."""
+FEWEST_ANSWERS = 6
 SHORTEST_S, LONGEST_S = 0.25, 6.0
 
 
@@ -141,10 +142,14 @@ def _known(ratios: Sequence[float]) -> bool:
 
 
 def _round_s(subjects: Sequence[Subject], budget_s: float) -> float:
-    """Return how long each subject runs in a round: long enough for the slowest, short enough for some rounds."""
+    """Return how long each subject runs in a round: long enough for the slowest, short enough for some rounds.
+
+    A turn of few calls says little, so of a slow subject rather the rounds are few.
+    """
     slowest_s = max(_once_s(subject) for subject in subjects)
     wanted = min(LONGEST_S, max(SHORTEST_S, ANSWERS * slowest_s))
-    return max(0.05, min(wanted, budget_s / (FEWEST * len(subjects))))
+    least = min(FEWEST_ANSWERS * slowest_s, budget_s / (2 * len(subjects)))
+    return max(0.05, least, min(wanted, budget_s / (FEWEST * len(subjects))))
 
 
 def _once_s(subject: Subject) -> float:
