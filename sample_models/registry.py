@@ -244,7 +244,7 @@ def fetch(name: str, out: Path, *, cache: Path | None = None) -> Path:
     return write_atomic(out / f"{sample.name}.onnx" if out.is_dir() else out, _fetched_bytes(sample, cache))
 
 
-def write(name: str, out: Path, *, seed: int = 0) -> Written:
+def write(name: str, out: Path, *, seed: int = 0, inputs: Mapping[str, npt.NDArray[Any]] | None = None) -> Written:
     """Return the files of a sample, written whole: the model at `out`, its inputs beside it as ``.npz``.
 
     All are made before any is written. A fetched model is written byte for byte as it came; a cascade as its YAML file, with
@@ -254,6 +254,7 @@ def write(name: str, out: Path, *, seed: int = 0) -> Written:
         name: Name or alias.
         out: The ONNX file to write or replace.
         seed: As for `build` and `sample_inputs`.
+        inputs: What to write beside the model; the sample's own when None, for which some need a picture library.
 
     Raises:
         UsageError: If there is no such sample, or `out` has a suffix that does not fit.
@@ -280,7 +281,7 @@ def write(name: str, out: Path, *, seed: int = 0) -> Written:
     else:
         data = _fetched_bytes(sample, None)
     arrays = io.BytesIO()
-    np.savez(arrays, allow_pickle=False, **sample_inputs(name, seed=seed))
+    np.savez(arrays, allow_pickle=False, **(sample_inputs(name, seed=seed) if inputs is None else inputs))
     for other, content in beside.items():
         write_atomic(out.with_name(other), content)
     return Written(model=write_atomic(out, data), inputs=write_atomic(out.with_suffix(".npz"), arrays.getvalue()))

@@ -78,8 +78,7 @@ def subject(name: str, folder: Path) -> Subject:
     path, inputs = folder / f"{name}{sample.suffix}", inputs_of(name)
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        registry.write(name, path)
-        np.savez(path.with_suffix(".npz"), allow_pickle=False, **inputs)
+        registry.write(name, path, inputs=inputs)
     return Subject(path=path, inputs=inputs)
 
 

@@ -34,6 +34,10 @@ from cutset.graph.load import load, with_operators
 from cutset.partitioner.steps import Step, demand_of
 
 ROUNDS = 3
+COMPARED_SHARE = 0.7
+"""Of the time that is left when the package is made; the rest is for other sizes of the pipeline."""
+TOLD_APART = 3
+"""Sizes that the gain is told apart by, measured however late it is."""
 UNSPLIT = ("one", "one_wide", "bound", "threads_", "bound_threads", "sessions_")
 """Arrangements of the unsplit model on the GPU, by how their names begin."""
 
@@ -50,7 +54,7 @@ def serve_engines(job: Job) -> dict[str, Any]:
 
 
 def _serve(job: Job, backend: str) -> dict[str, Any]:
-    until = time.monotonic() + job.seconds
+    begin = time.monotonic()
     work = job.folder / "serving" / f"{job.name}-{backend}"
     model = subject(job.name, job.folder / "models").path
     plan = partition(job, model, work / "out", backend)
@@ -58,8 +62,9 @@ def _serve(job: Job, backend: str) -> dict[str, Any]:
     material = read_material(work / "out")
     found: dict[str, Any] = {"plan": _plan(plan), "backend": _backend(plan)}
     found["bench"] = _benched(package, material, job)
-    found["rows"] = _compared(job, package, work, until)
-    found["variants"] = _variants(job, package, plan, until)
+    left = begin + job.seconds - time.monotonic()
+    found["rows"] = _compared(job, package, work, time.monotonic() + COMPARED_SHARE * left)
+    found["variants"] = _variants(job, package, plan, begin + job.seconds)
     found |= _judged(found)
     return found
 
@@ -155,8 +160,8 @@ def _variants(job: Job, package: Path, plan: Mapping[str, Any], until: float) ->
         (workers, 2 * rows),
     ]
     found: list[dict[str, Any]] = []
-    for cpu_workers, max_batch in dict.fromkeys(sizes[:3] if job.small else sizes):
-        if found and time.monotonic() > until:
+    for cpu_workers, max_batch in dict.fromkeys(sizes[:TOLD_APART] if job.small else sizes):
+        if (cpu_workers, max_batch) not in sizes[:TOLD_APART] and time.monotonic() > until:
             break
         with closing(Deployed(package, cpu_workers=cpu_workers, max_batch=max_batch)) as deployed:
             sample = read_sample(deployed.plan, package)

@@ -20,8 +20,8 @@ from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Part, form_stages
 from cutset.profilers.ort_child import SessionJob, open_job
 
-CALLERS = (2, 4, 8, 16, 32)
-SESSIONS = (2, 4, 8)
+CALLERS = (2, 4, 8, 16)
+SESSIONS = (2, 4)
 
 Feed = Mapping[str, Any]
 
@@ -107,7 +107,7 @@ def by_hand(whole: Whole, folder: Path) -> Iterator[Subject]:
         return call
 
     cores = whole.job.cores
-    for callers in sorted({1, cores} if whole.job.small else {1, max(2, cores // 2), cores, 2 * cores}):
+    for callers in sorted({1, cores} if whole.job.small else {1, max(2, cores // 2), cores}):
         yield Subject(name=f"hand_{callers}", title=f"split by hand, {callers} threads", caller=walk, concurrency=callers)
 
 
