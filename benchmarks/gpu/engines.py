@@ -13,8 +13,8 @@ from benchmarks.gpu.job import Job
 from benchmarks.gpu.material import subject
 from cutset import serde
 from cutset.codegen.precision.error import errors_of
+from cutset.codegen.runtime.backends import load_stage
 from cutset.codegen.runtime.backends.base import BackendOptions
-from cutset.codegen.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from cutset.codegen.runtime.backends.tensorrt import TensorRtBackend
 from cutset.codegen.runtime.bench import load as drive
 from cutset.codegen.runtime.config import StageConfig
@@ -50,7 +50,7 @@ def stage_backends(job: Job) -> dict[str, Any]:
         service_s=0.0,
     )
     options = BackendOptions(intra_op_threads=1, custom_ops=())
-    reference = OnnxRuntimeBackend.load(stage, options)
+    reference = load_stage(stage, options)
     expected = reference.run(feed)
     reference.close()
     states = {found.name: found for found in availability()}
@@ -78,7 +78,7 @@ def _tried(job: Job, stage: StageConfig, feed: dict[str, Any], expected: dict[st
     options = BackendOptions(intra_op_threads=1, custom_ops=())
     begin = time.perf_counter()
     if stage.backend == "onnxruntime-cuda":
-        loaded: Any = OnnxRuntimeBackend.load(stage, options)
+        loaded: Any = load_stage(stage, options)
     else:
         loaded = TensorRtBackend.load(_with_engine(stage, feed), options)
     load_s = time.perf_counter() - begin
@@ -89,11 +89,18 @@ def _tried(job: Job, stage: StageConfig, feed: dict[str, Any], expected: dict[st
         loaded.close()
     return {
         "load_s": load_s,
+        "way": _way(loaded),
         "substitution": loaded.substitution,
         "errors": serde.to_builtins(errors_of([expected], [actual])),
         "per_s": speed.throughput_per_s * BATCH,
         "p50_s": speed.p50_s,
     }
+
+
+def _way(loaded: Any) -> Any:
+    """Return how the CUDA provider's runs end, and why not in a stronger way."""
+    found = getattr(loaded, "way", None)
+    return found and {"way": found.value, "refused": {way.value: reason[:300] for way, reason in loaded.refused.items()}}
 
 
 def _with_engine(stage: StageConfig, feed: dict[str, Any]) -> StageConfig:

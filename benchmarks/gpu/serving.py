@@ -30,6 +30,7 @@ from cutset.codegen.package import MANIFEST_SCHEMA
 from cutset.codegen.report.material import Material, read_material
 from cutset.codegen.runtime.bench import load as drive
 from cutset.codegen.runtime.samples import read_sample
+from cutset.errors import CutsetError
 from cutset.graph.load import load, with_operators
 from cutset.partitioner.steps import Step, demand_of
 
@@ -101,8 +102,11 @@ def _backend(plan: Mapping[str, Any]) -> str:
 
 def _benched(package: Path, material: Material, job: Job) -> dict[str, Any]:
     """Return the efficiency and the error of the prediction, as `cutset bench` finds them."""
-    found = bench(package, material, BenchOptions(budget_s=4 * job.measured_s))
     kept = ("pipeline", "resources", "efficiency", "efficiency_interval", "prediction", "prediction_error", "stand_ins")
+    try:
+        found = bench(package, material, BenchOptions(budget_s=8 * job.measured_s))
+    except CutsetError as error:  # too little time for a slow model; the comparison below stands on its own
+        return dict.fromkeys(kept) | {"reason": str(error)}
     return {name: found[name] for name in kept}
 
 

@@ -155,10 +155,13 @@ def _round_s(subjects: Sequence[Subject], budget_s: float) -> float:
 def _once_s(subject: Subject) -> float:
     """Return the seconds of a call after a first one, which loads what is loaded late."""
     call = subject.caller()
-    call()
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
+    try:
+        call()
+        begin = time.perf_counter()
+        call()
+        return time.perf_counter() - begin
+    finally:
+        getattr(call, "close", lambda: None)()
 
 
 def _measured(subject: Subject, seconds: float) -> Load:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from cutset.codegen.runtime.backends import load_stage
 from cutset.codegen.runtime.backends.base import BackendOptions, StageBackend
+from cutset.codegen.runtime.backends.device import as_array
 from cutset.codegen.runtime.config import PlanConfig, StageConfig, read_plan
 from cutset.codegen.runtime.dtypes import Value
 from cutset.codegen.runtime.pipeline import Pipeline
-from cutset.codegen.runtime.schedule import replicas
+from cutset.codegen.runtime.schedule import places, replicas
 from cutset.codegen.runtime.supervised import Supervised
 from cutset.partitioner.simulate import Span
 
@@ -36,6 +37,7 @@ class Watched:
         self.stands_in = inner.device != stage.device
         self.slots = 1 if self.stands_in else inner.slots
         self.max_batch = 1 if self.stands_in else inner.max_batch
+        self.joins = not self.stands_in and inner.joins
         self.runs: list[tuple[float, float]] | None = None
 
     @property
@@ -50,6 +52,8 @@ class Watched:
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Return the outputs of one run."""
+        if self.stands_in:  # what another stage left on a GPU comes here through the host
+            feeds = {name: as_array(value) for name, value in feeds.items()}
         runs = self.runs
         if runs is None:
             return self.inner.run(feeds)
@@ -82,7 +86,8 @@ class Deployed:
         self.plan: PlanConfig = plan
         self.stages: list[Watched] = []
         try:
-            for stage in plan.stages:
+            for planned in plan.stages:
+                stage = replace(planned, wanted=places(plan, planned))
                 self.stages.append(Watched(stage, Supervised(partial(load_stage, stage, options))))
             backends: list[StageBackend] = list(self.stages)
             self.pipeline = Pipeline(plan, backends)

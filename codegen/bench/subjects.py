@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from cutset.codegen.bench.standin import Deployed, Watched
+from cutset.codegen.runtime.backends import LOADERS
 from cutset.codegen.runtime.backends.base import BackendError, BackendOptions, StageBackend
-from cutset.codegen.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from cutset.codegen.runtime.backends.device import as_array
 from cutset.codegen.runtime.backends.tensorrt import TensorRtBackend
 from cutset.codegen.runtime.bench import Call
 from cutset.codegen.runtime.config import PlanConfig, StageConfig
@@ -69,7 +70,11 @@ def stage_subjects(deployed: Deployed, sample: Mapping[str, Value]) -> Iterator[
     """Yield each stage alone, called by as many threads as serve it in the pipeline."""
     for entry, feeds in zip(deployed.stages, deployed.feeds(sample), strict=True):
         rows = _rows(deployed.plan, entry)
-        given = feeds if rows == 1 else {name: np.concatenate([np.asarray(value)] * rows) for name, value in feeds.items()}
+        given = (
+            feeds
+            if rows == 1
+            else {name: np.concatenate([np.asarray(as_array(value))] * rows) for name, value in feeds.items()}
+        )
         where = f"{entry.device.upper()}{', on a CPU core' if entry.stands_in else ''}"
         yield Subject(
             name=f"{STAGE}_{entry.stage.index}",
@@ -165,8 +170,8 @@ def _unsplit(
     )
 
 
-def _open(plan: PlanConfig, whole: StageConfig, threads: int) -> OnnxRuntimeBackend:
-    return OnnxRuntimeBackend.load(whole, BackendOptions(intra_op_threads=threads, custom_ops=plan.custom_ops))
+def _open(plan: PlanConfig, whole: StageConfig, threads: int) -> StageBackend:
+    return LOADERS[whole.backend](whole, BackendOptions(intra_op_threads=threads, custom_ops=plan.custom_ops))
 
 
 def _rows(plan: PlanConfig, entry: Watched) -> int:

@@ -1,0 +1,87 @@
+"""A deployed package is measured as the runtime loads it: what stays on the GPU, and who joins a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from cutset.codegen.bench import standin
+from cutset.codegen.bench.standin import Deployed
+from cutset.codegen.bench.subjects import stage_subjects
+from cutset.codegen.runtime.backends.device import DeviceTensor
+from cutset.codegen.runtime.config import Wanted
+from cutset.graph.load import load
+from tests.support import make_plan, write_package
+
+
+class Held:
+    """A number of the stand-in's memory, as a GPU holds a tensor."""
+
+    def fetch(self, tensor):
+        return np.full(tensor.shape, 7, np.float32)
+
+
+class OnGpu:
+    """A stage whose outputs lie on a GPU where only GPU stages take them."""
+
+    device, substitution, slots, joins = "gpu", None, 3, True
+
+    def __init__(self, stage, options):
+        self.stage = stage
+
+    def run(self, feeds):
+        held = DeviceTensor(0, (2, 3), np.dtype(np.float32), owner=None, home=Held())
+        host = np.full((2, 3), 7, np.float32)
+        return {name: held if place & Wanted.DEVICE else host for name, place in self.stage.wanted.items()}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Return a package of relu (GPU) -> neg (CPU) -> tanh (GPU), the last reading what both wrote."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="relu"),
+        helper.make_node("Neg", ["r"], ["n"], name="neg"),
+        helper.make_node("Sum", ["n", "r"], ["y"], name="sum"),
+    ]
+    sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3])] for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", *sides), opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = load(tmp_path / "m.onnx")
+    write_package(graph, make_plan(graph, {"relu": "gpu", "neg": "cpu", "sum": "gpu"}), tmp_path)
+    return tmp_path
+
+
+def test_stages_are_loaded_with_their_places(package, monkeypatch):
+    real = standin.load_stage
+    monkeypatch.setattr(
+        standin, "load_stage", lambda stage, options: (OnGpu if stage.device == "gpu" else real)(stage, options)
+    )
+    deployed = Deployed(package, cpu_workers=3)
+    try:
+        assert deployed.plan.cpu_workers == 3
+        assert deployed.stages[0].stage.wanted == {"r": Wanted.HOST | Wanted.DEVICE}
+        assert deployed.stages[2].stage.wanted == {"y": Wanted.RESULT}
+        assert [entry.joins for entry in deployed.stages] == [True, False, True]
+    finally:
+        deployed.close()
+
+
+def test_a_stage_that_stands_in_takes_what_lies_on_a_gpu(package, monkeypatch):
+    real = standin.load_stage
+    monkeypatch.setattr(standin, "load_stage", lambda stage, options: (OnGpu if stage.index == 0 else real)(stage, options))
+    deployed = Deployed(package)
+    try:
+        assert [entry.stands_in for entry in deployed.stages] == [False, False, True]
+        held = DeviceTensor(0, (2, 3), np.dtype(np.float32), owner=None, home=Held())
+        outputs = deployed.stages[2].run({"n": np.ones((2, 3), np.float32), "r": held})
+        assert outputs["y"].tolist() == np.full((2, 3), 8).tolist()
+        assert len(list(stage_subjects(deployed, {"x": np.ones((2, 3), np.float32)}))) == 3
+    finally:
+        deployed.close()
