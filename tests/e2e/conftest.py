@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,16 +37,29 @@ def long_cutset(tmp_path_factory: pytest.TempPathFactory, cost_cache: Path) -> C
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, long_cutset: Cutset) -> Callable[[str], Exported]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(shared: Path, long_cutset: Cutset) -> Callable[[str], Exported]:
     """Return a function that gives a sample model with all of its exports, made once; it skips where there is no model."""
 
     @functools.cache
     def export(name: str) -> Exported:
-        folder = tmp_path_factory.mktemp("exported")
-        model = write_model(name, folder)
-        done = long_cutset.partition(model, folder / "out", "--cpu-workers", "2", "--emit", EVERY_EXPORT)
-        assert done.code == 0, done.err
-        return Exported(name=name, model=model, folder=folder / "out")
+        folder = shared / name
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "out").exists():
+                model = write_model(name, folder)
+                done = long_cutset.partition(model, folder / "out", "--cpu-workers", "2", "--emit", EVERY_EXPORT)
+                assert done.code == 0, done.err
+        return Exported(name=name, model=folder / f"{name}.onnx", folder=folder / "out")
 
     return export
 

@@ -89,12 +89,13 @@ def test_a_kill_leaves_a_cache_that_works(moment, cutset, model, tmp_path):
     """Only the work files stay, in a folder that is this run's alone here; the next run measures, and the one after not."""
     (tmp_path / "doomed").mkdir()
     doomed = Cutset(tmp_path / "doomed", tmp_path / "unused")
-    words = ("-o", tmp_path / "out", "--cache", tmp_path / "cache")
-    code, _, errors = interrupted_at(doomed, moment, signal.SIGKILL, model, *words, "--profile-seconds", "2")
+    words = ("-o", tmp_path / "out", "--profile-seconds", "2")
+    cache = ("--cache", tmp_path / "cache")
+    code, _, errors = interrupted_at(doomed, moment, signal.SIGKILL, model, *words, *cache)
     assert code == -signal.SIGKILL, errors
     assert not (tmp_path / "out").exists()
     for found in (False, True):
-        done = cutset("partition", model, "--target", "t4", "--force", *words, *QUICK)
+        done = cutset("partition", model, "--target", "t4", "--plan-only", *cache, *QUICK)
         assert done.code == 0, done.err
         assert ("from the cache" in done.err) == found, "half a measurement must not be taken for a whole one"
 

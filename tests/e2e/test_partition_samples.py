@@ -24,14 +24,8 @@ ON_THE_CPU = {
     "orientation-jpeg": ("DecodeImage",),
 }
 HEAVY = {"encoder": "Erf"}
-SAMPLES = [
-    "classifier-quarter",
-    pytest.param("classifier", marks=pytest.mark.slow),
-    "detector",
-    "tagger",
-    "encoder",
-    pytest.param("orientation-jpeg", marks=pytest.mark.network),
-]
+SMALL = ["classifier-quarter", "detector", "tagger", "encoder", pytest.param("orientation-jpeg", marks=pytest.mark.network)]
+SAMPLES = [*SMALL, pytest.param("classifier", marks=pytest.mark.slow)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +132,7 @@ def test_the_manifest_lists_every_file_with_its_digest(made):
     assert set(manifest["seconds"]) >= {"load", "profile", "plan"}
 
 
+@pytest.mark.parametrize("made", SMALL, indirect=True)
 def test_the_same_costs_give_the_same_folder(made, cutset, tmp_path):
     again = tmp_path / "again"
     done = cutset.partition(made.model, again, "--cpu-workers", str(CORES))
