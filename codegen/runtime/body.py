@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from .wire import Buffer
+
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _ALIGNMENT = 64  # the vector kernels' cache line
+_FIRST_BYTES = 8 * 2**20  # what an announcement alone reserves; a larger body must come before it gets its memory
+_NOTHING = memoryview(b"")
+EXTENSION = "cutset.body"
+"""Where in an ASGI scope's extensions a connection puts the request's `AnnouncedBody`."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -59,8 +66,51 @@ def header_length(headers: Mapping[bytes, bytes]) -> int | None:
     return int(text)
 
 
+class AnnouncedBody:
+    """A body of known length in the making: the connection receives it where the tensors will be used.
+
+    Args:
+        size: Its length in bytes.
+        offset: The byte that lies on a 64-byte boundary: where the first raw tensor begins.
+    """
+
+    def __init__(self, size: int, offset: int) -> None:
+        self._size, self._offset = size, offset
+        self._block = _NOTHING
+        self._received = 0
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have not come yet."""
+        return self._size - self._received
+
+    def room(self) -> memoryview:
+        """Return memory for the bytes that come next, not always for all of them."""
+        if self._received == len(self._block):
+            larger = _aligned(min(self._size, max(_FIRST_BYTES, 2 * self._received)), self._offset)
+            larger[: self._received] = self._block
+            self._block = larger
+        return self._block[self._received :]
+
+    def advance(self, count: int) -> None:
+        """Note that the next `count` bytes have come: into `room`, or nowhere if nobody wants them."""
+        self._received += count
+
+    def append(self, chunk: bytes) -> None:
+        """Take bytes that came elsewhere."""
+        while chunk:
+            room = self.room()[: len(chunk)]
+            room[:] = chunk[: len(room)]
+            self.advance(len(room))
+            chunk = chunk[len(room) :]
+
+    def view(self) -> memoryview:
+        """Return what has come."""
+        return self._block[: self._received].toreadonly()
+
+
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> list[bytes]:
-    """Return the body's chunks as sent.
+    """Return the body's chunks as sent; those of an `AnnouncedBody` come empty.
 
     Args:
         receive: The ASGI channel.
@@ -71,8 +121,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
         BodyError: 413 above the limit, before the body is read where its length is announced.
         Disconnected: If the client left.
     """
-    announced = headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced[:19]) > limit:
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length[:19]) > limit:
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
@@ -89,7 +139,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
             return chunks
 
 
-def decompress(chunks: list[bytes], encoding: str, limit: int) -> list[bytes]:
+def decompress(chunks: Sequence[Buffer], encoding: str, limit: int) -> list[bytes]:
     """Return the decompressed chunks.
 
     Args:
@@ -118,20 +168,24 @@ def decompress(chunks: list[bytes], encoding: str, limit: int) -> list[bytes]:
     return plain
 
 
-def join_aligned(chunks: list[bytes], offset: int) -> memoryview:
+def join_aligned(chunks: Sequence[Buffer], offset: int) -> memoryview:
     """Return the chunks as one buffer whose byte `offset` lies on a 64-byte boundary.
 
     The first raw tensor starts there, so numpy and the kernels use it in place; it costs what `bytes.join` would.
     """
-    size = sum(map(len, chunks))
-    block = np.empty(size + 2 * _ALIGNMENT, dtype=np.uint8)
-    start = -(block.ctypes.data + offset) % _ALIGNMENT
-    joined = block[start : start + size].data
+    joined = _aligned(sum(map(len, chunks)), offset)
     position = 0
     for chunk in chunks:
         joined[position : position + len(chunk)] = chunk
         position += len(chunk)
     return joined.toreadonly()
+
+
+def _aligned(size: int, offset: int) -> memoryview:
+    """Return `size` bytes of new memory whose byte `offset` lies on a 64-byte boundary."""
+    block = np.empty(size + 2 * _ALIGNMENT, dtype=np.uint8).data
+    start = -(ctypes.addressof(ctypes.c_char.from_buffer(block)) + offset) % _ALIGNMENT
+    return block[start : start + size]
 
 
 def _too_large(limit: int) -> BodyError:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import uvicorn
 
 from .errors import ConfigError
-from .guard import guarded_protocol
+from .guard import connections
 from .pipeline import Pipeline
 from .server import Application
 from .service import Service
@@ -50,7 +50,7 @@ class Server:
         self._grpc = None if settings.grpc_port is None else _grpc_server(service)
         config = uvicorn.Config(
             Application(service),
-            http=guarded_protocol(settings.head_timeout_s),
+            http=connections(settings.head_timeout_s, settings.max_body_bytes),
             ws="none",
             lifespan="off",
             access_log=False,

@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from .dtypes import ElementType, Value
 from .wire import Buffer, WireError, check_shape, decode_json, decode_raw, encode_json, encode_raw
 
 VERSION = "1"
+_REMEMBERED = 64  # headers of requests and of responses
+_REMEMBERED_BYTES = 4096  # of one
 
 
 class ProtocolError(Exception):
@@ -60,8 +63,31 @@ class InferResponse:
     header_length: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Input:
+    """One input as a header describes it: its values, or how many bytes of raw data it has."""
+
+    name: str
+    element: ElementType
+    shape: tuple[int, ...]
+    data: object
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    """What the JSON part of a request says."""
+
+    id: str | None
+    inputs: tuple[_Input, ...]
+    outputs: tuple[RequestedOutput, ...]
+    timeout_s: float | None
+
+
 class Codec:
     """Decodes requests for, and encodes responses of, one model.
+
+    A client's headers are mostly alike: short ones are remembered, which spares reading and writing the JSON again.
 
     Args:
         model: The served model's name.
@@ -73,6 +99,8 @@ class Codec:
         self._model = model
         self._inputs = {tensor.name: _element(tensor) for tensor in inputs}
         self._outputs = {tensor.name: _element(tensor) for tensor in outputs}
+        self._remembered_header = functools.lru_cache(_REMEMBERED)(self._read_header)
+        self._remembered_response = functools.lru_cache(_REMEMBERED)(self._raw_response)
 
     def decode(self, body: memoryview, header_length: int | None) -> InferRequest:
         """Return the request in a body.
@@ -87,16 +115,13 @@ class Codec:
         if header_length is not None and not 0 < header_length <= body.nbytes:
             raise ProtocolError(f"Inference-Header-Content-Length is {header_length}, the body has {body.nbytes} bytes")
         split = body.nbytes if header_length is None else header_length
-        document = _object(_parse(body[:split]), "the request")
-        parameters = _parameters(document, "the request")
-        identifier = document.get("id")
-        if "id" in document and not isinstance(identifier, str):
-            raise ProtocolError("`id` must be a string")
+        text = bytes(body[:split])
+        header = (self._remembered_header if len(text) <= _REMEMBERED_BYTES else self._read_header)(text)
         return InferRequest(
-            id=identifier,
-            inputs=self._decode_inputs(document, body[split:]),
-            outputs=self._requested(document, parameters),
-            timeout_s=_timeout(parameters),
+            id=header.id,
+            inputs=_decode_inputs(header.inputs, body[split:]),
+            outputs=header.outputs,
+            timeout_s=header.timeout_s,
         )
 
     def encode(self, request: InferRequest, results: Mapping[str, Value]) -> InferResponse:
@@ -109,59 +134,70 @@ class Codec:
         Raises:
             ProtocolError: If an output has no JSON form and was asked for as JSON.
         """
-        raw: list[Buffer] = []
+        parts: list[Buffer] = []
         entries: list[dict[str, Any]] = []
+        raw: list[tuple[str, tuple[int, ...], int]] = []
         for output in request.outputs:
             element, tensor = self._outputs[output.name], results[output.name]
-            entry: dict[str, Any] = {"name": output.name, "datatype": element.datatype, "shape": list(tensor.shape)}
             if output.binary:
-                raw.append(encode_raw(tensor, element))
-                entry["parameters"] = {"binary_data_size": len(raw[-1])}
+                parts.append(encode_raw(tensor, element))
+                raw.append((output.name, tensor.shape, len(parts[-1])))
+                entries.append(self._raw_entry(*raw[-1]))
             else:
                 try:
-                    entry["data"] = encode_json(tensor, element)
+                    entries.append(self._entry(output.name, tensor.shape) | {"data": encode_json(tensor, element)})
                 except WireError as error:
                     raise ProtocolError(f"output {output.name!r}: {error}") from None
-            entries.append(entry)
-        document = {"model_name": self._model, "model_version": VERSION, "outputs": entries}
-        if request.id is not None:
-            document["id"] = request.id
-        header = json.dumps(document, separators=(",", ":")).encode()
-        return InferResponse(parts=(header, *raw), header_length=len(header) if raw else None)
+        if len(raw) == len(entries) and len(request.id or "") <= _REMEMBERED_BYTES:
+            header = self._remembered_response(request.id, tuple(raw))
+        else:
+            header = self._response(request.id, entries)
+        return InferResponse(parts=(header, *parts), header_length=len(header) if parts else None)
 
-    def _decode_inputs(self, document: Mapping[str, Any], binary: memoryview) -> dict[str, Value]:
+    def _raw_response(self, identifier: str | None, raw: tuple[tuple[str, tuple[int, ...], int], ...]) -> bytes:
+        return self._response(identifier, [self._raw_entry(*output) for output in raw])
+
+    def _response(self, identifier: str | None, entries: list[dict[str, Any]]) -> bytes:
+        document = {"model_name": self._model, "model_version": VERSION, "outputs": entries}
+        if identifier is not None:
+            document["id"] = identifier
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    def _entry(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+        return {"name": name, "datatype": self._outputs[name].datatype, "shape": list(shape)}
+
+    def _raw_entry(self, name: str, shape: tuple[int, ...], size: int) -> dict[str, Any]:
+        return self._entry(name, shape) | {"parameters": {"binary_data_size": size}}
+
+    def _read_header(self, text: bytes) -> _Header:
+        document = _object(_parse(text), "the request")
+        parameters = _parameters(document, "the request")
+        identifier = document.get("id")
+        if "id" in document and not isinstance(identifier, str):
+            raise ProtocolError("`id` must be a string")
+        return _Header(
+            id=identifier,
+            inputs=self._read_inputs(document),
+            outputs=self._requested(document, parameters),
+            timeout_s=_timeout(parameters),
+        )
+
+    def _read_inputs(self, document: Mapping[str, Any]) -> tuple[_Input, ...]:
         entries = document.get("inputs", [] if not self._inputs else None)
         if not isinstance(entries, list):
             raise ProtocolError("`inputs` must be a list")
-        tensors: dict[str, Value] = {}
-        used = 0
+        inputs: dict[str, _Input] = {}
         for position, item in enumerate(entries):
             name, entry = _named(item, f"inputs[{position}]")
             if name not in self._inputs:
                 raise ProtocolError(f"unknown input {name!r}, the model has {sorted(self._inputs)}")
-            if name in tensors:
+            if name in inputs:
                 raise ProtocolError(f"input {name!r} is given twice")
             try:
-                size = _binary_size(entry, binary.nbytes - used)
-                tensors[name] = self._decode_tensor(
-                    self._inputs[name], entry, binary[used : used + size] if size is not None else None
-                )
+                inputs[name] = _read_input(name, self._inputs[name], entry)
             except WireError as error:
                 raise ProtocolError(f"input {name!r}: {error}") from None
-            used += size or 0
-        if used != binary.nbytes:
-            raise ProtocolError(f"{binary.nbytes - used} bytes follow the last tensor")
-        return tensors
-
-    @staticmethod
-    def _decode_tensor(element: ElementType, entry: Mapping[str, Any], raw: memoryview | None) -> Value:
-        shape = check_shape(entry.get("shape"))
-        datatype = entry.get("datatype")
-        if datatype != element.datatype:
-            raise WireError(f"datatype {datatype!r}, expected {element.datatype!r}")
-        if (raw is None) == ("data" not in entry):
-            raise WireError("exactly one of `data` and the parameter `binary_data_size` must be given")
-        return decode_json(entry["data"], element, shape) if raw is None else decode_raw(raw, element, shape)
+        return tuple(inputs.values())
 
     def _requested(self, document: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[RequestedOutput, ...]:
         by_default = _flag(parameters, "binary_data_output", "the request", default=False)
@@ -191,7 +227,38 @@ def _element(tensor: TensorConfig) -> ElementType:
     return tensor.element
 
 
-def _parse(text: memoryview) -> object:
+def _read_input(name: str, element: ElementType, entry: Mapping[str, Any]) -> _Input:
+    size = _binary_size(entry)
+    shape = check_shape(entry.get("shape"))
+    datatype = entry.get("datatype")
+    if datatype != element.datatype:
+        raise WireError(f"datatype {datatype!r}, expected {element.datatype!r}")
+    if (size is None) == ("data" not in entry):
+        raise WireError("exactly one of `data` and the parameter `binary_data_size` must be given")
+    return _Input(name=name, element=element, shape=shape, data=entry.get("data"), size=size)
+
+
+def _decode_inputs(inputs: Sequence[_Input], binary: memoryview) -> dict[str, Value]:
+    tensors: dict[str, Value] = {}
+    used = 0
+    for one in inputs:
+        left = binary.nbytes - used
+        try:
+            if one.size is None:
+                tensors[one.name] = decode_json(one.data, one.element, one.shape)
+                continue
+            if one.size > left:
+                raise WireError(f"`binary_data_size` is {one.size}, only {left} bytes of the body are left")
+            tensors[one.name] = decode_raw(binary[used : used + one.size], one.element, one.shape)
+        except WireError as error:
+            raise ProtocolError(f"input {one.name!r}: {error}") from None
+        used += one.size
+    if used != binary.nbytes:
+        raise ProtocolError(f"{binary.nbytes - used} bytes follow the last tensor")
+    return tensors
+
+
+def _parse(text: bytes) -> object:
     try:
         return json.loads(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:
@@ -225,15 +292,13 @@ def _flag(parameters: Mapping[str, Any], key: str, where: str, *, default: bool)
     return value
 
 
-def _binary_size(entry: Mapping[str, Any], left: int) -> int | None:
+def _binary_size(entry: Mapping[str, Any]) -> int | None:
     parameters = _parameters(entry, "it")
     if "binary_data_size" not in parameters:
         return None
     size = parameters["binary_data_size"]
     if type(size) is not int or size < 0:
         raise WireError("`binary_data_size` must be a size in bytes")
-    if size > left:
-        raise WireError(f"`binary_data_size` is {size}, only {left} bytes of the body are left")
     return size
 
 

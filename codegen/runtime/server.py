@@ -11,21 +11,32 @@ import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from . import metadata
-from .body import BodyError, Disconnected, Receive, content_encoding, decompress, header_length, join_aligned, read_body
+from .body import (
+    EXTENSION,
+    AnnouncedBody,
+    BodyError,
+    Disconnected,
+    Receive,
+    content_encoding,
+    decompress,
+    header_length,
+    join_aligned,
+    read_body,
+)
 from .dtypes import Value
 from .errors import DeadlineExceeded
 from .metrics import CONTENT_TYPE, render
 from .protocol import InferRequest, InferResponse
 from .service import NotFound, Service, Verdict, verdict
 from .tracing import Tracer
+from .wire import Buffer
 
 _OFFLOAD_BYTES = 64 * 2**10  # JSON work above this would hold up the other connections; a thread costs 0.1 ms
-_JOIN_BYTES = 2**20  # up to here one copy costs less than a system call, and a packet, for each part
 _HEALTH = ("/v2/health/live", "/v2/health/ready")
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("cutset.access")
@@ -85,7 +96,8 @@ class Application:
             action = self._model_action(path)
             if action == "infer":
                 _check_method(method, "POST")
-                return await self._infer(headers, receive, send)
+                announced = scope.get("extensions", {}).get(EXTENSION)
+                return await self._infer(headers, receive, send, announced)
             return await _reply(send, method, "GET", self._of_model[action])
         if path == "/metrics":
             _check_method(method, "GET")
@@ -106,11 +118,13 @@ class Application:
             raise NotFound(f"there is no {path!r} here")
         return action
 
-    async def _infer(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> int:
+    async def _infer(
+        self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, announced: AnnouncedBody | None
+    ) -> int:
         self._service.begin()
         try:
             with self._tracer.request(headers, self._service.name):
-                response = await self._compute(headers, receive)
+                response = await self._compute(headers, receive, announced)
         finally:
             self._service.end()
         head = [_JSON]
@@ -119,24 +133,31 @@ class Application:
             head.append((b"inference-header-content-length", b"%d" % response.header_length))
         return await _send(send, 200, head, *response.parts)
 
-    async def _compute(self, headers: Mapping[bytes, bytes], receive: Receive) -> InferResponse:
+    async def _compute(
+        self, headers: Mapping[bytes, bytes], receive: Receive, announced: AnnouncedBody | None
+    ) -> InferResponse:
         encoding, split = content_encoding(headers), header_length(headers)
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
-                chunks = await read_body(receive, headers, self._settings.max_body_bytes)
+                chunks: list[bytes] = await read_body(receive, headers, self._settings.max_body_bytes)
         except TimeoutError:
             raise BodyError(408, f"the body took more than {self._settings.body_timeout_s} s") from None
-        size = sum(map(len, chunks))
-        request = await _run(size if encoding or split is None else split, self._decode, chunks, encoding, split)
+        body = chunks if announced is None else announced.view()
+        size = sum(map(len, chunks)) if announced is None else len(announced.view())
+        request = await _run(size if encoding or split is None else split, self._decode, body, encoding, split)
         deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
-        future = self._pipeline.submit(request.inputs, deadline)
+        future = self._pipeline.submit(request.inputs, deadline, here=True)
         results = await _result(future, receive, deadline)
         json_bytes = sum(_json_bytes(results[output.name]) for output in request.outputs if not output.binary)
         return await _run(json_bytes, self._service.codec.encode, request, results)
 
-    def _decode(self, chunks: list[bytes], encoding: str | None, split: int | None) -> InferRequest:
-        plain = decompress(chunks, encoding, self._settings.max_body_bytes) if encoding else chunks
-        return self._service.codec.decode(join_aligned(plain, split or 0), split)
+    def _decode(self, body: memoryview | list[bytes], encoding: str | None, split: int | None) -> InferRequest:
+        """Return the request in a body, or in its chunks."""
+        if encoding:
+            chunks = [body] if isinstance(body, memoryview) else body
+            body = decompress(chunks, encoding, self._settings.max_body_bytes)
+        whole = body if isinstance(body, memoryview) else join_aligned(body, split or 0)
+        return self._service.codec.decode(whole, split)
 
     def _ready(self) -> object:
         if not self._pipeline.ready:
@@ -199,8 +220,6 @@ async def _refuse(error: Exception, send: Send) -> int:
 
 async def _send(send: Send, status: int, headers: Headers, *parts: bytes | memoryview) -> int:
     size = sum(map(len, parts))
-    if len(parts) > 1 and size <= _JOIN_BYTES:
-        parts = (b"".join(parts),)
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % size), *headers]})
     last = len(parts) - 1
     for position, part in enumerate(parts):
@@ -222,6 +241,8 @@ def _json_bytes(value: Value) -> int:
 
 async def _result(future: Future[dict[str, Value]], receive: Receive, deadline: float | None) -> dict[str, Value]:
     """Return the future's result, unless the deadline passes or the client leaves first."""
+    if future.done():
+        return future.result()
     waiting = asyncio.wrap_future(future)
     leaving = asyncio.ensure_future(receive())
     leaving.add_done_callback(lambda _task: waiting.cancel())

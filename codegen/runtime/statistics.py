@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_left
 from collections import Counter, deque
@@ -110,12 +111,14 @@ class Recorder:
         self._failures: Counter[str] = Counter()
         self.count = 0
         self.total = 0.0
+        self.least = math.inf
 
     def add(self, size: float) -> None:
         """Count one success."""
         with self._lock:
             self.count += 1
             self.total += size
+            self.least = min(self.least, size)
             self._recent.append(size)
             self._counts[bisect_left(self._bounds, size)] += 1
 

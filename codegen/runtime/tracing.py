@@ -9,6 +9,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 class Tracer:
     """Starts spans through the process's OpenTelemetry provider, which `opentelemetry-instrument` or the host sets up."""
 
@@ -19,6 +22,7 @@ class Tracer:
 
             self._extract, self._kind = propagate.extract, trace.SpanKind.SERVER
             self._current, self._current_span = context.get_current, trace.get_current_span
+            self._provider, self._unset = trace.get_tracer_provider, trace.ProxyTracerProvider
             self._tracer = trace.get_tracer("cutset")
 
     def request(self, headers: Mapping[bytes, bytes], model: str) -> AbstractContextManager[Any]:
@@ -28,8 +32,8 @@ class Tracer:
             headers: The request's headers, names in lower case.
             model: The model's name.
         """
-        if self._tracer is None:
-            return contextlib.nullcontext()
+        if self._tracer is None or isinstance(self._provider(), self._unset):
+            return _NOTHING
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
         return self._tracer.start_as_current_span(  # type: ignore[no-any-return]
             "infer", context=self._extract(carrier), kind=self._kind, attributes={"model": model}

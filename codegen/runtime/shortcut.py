@@ -1,0 +1,47 @@
+"""When an event loop computes a request itself: where its stages take less than the way to another thread and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .config import PlanConfig
+from .statistics import StageRecorders
+
+LIMIT_S = 1e-4
+"""About what two changes of thread cost, the interpreter's lock changing hands beside the loop's own work."""
+_OVERRUN_S = 10 * LIMIT_S
+_MOST_SKIPPED = 2**16
+
+
+class Shortcut:
+    """Guards the thread that asks against stages that take long.
+
+    It is open once every stage has been run and the shortest runs fit into the limit together. What overruns it, because
+    the time depends on the data, closes it for a while, twice as long each time; so the thread is held up about once in
+    65,536 requests at worst.
+
+    Args:
+        plan: The plan; where it has a stage in a process, whose replacement would be waited for, nothing is run here.
+        recorders: What is counted of its stages.
+    """
+
+    def __init__(self, plan: PlanConfig, recorders: Sequence[StageRecorders]) -> None:
+        self._allowed = all(stage.execution == "thread" for stage in plan.stages)
+        self._recorders = recorders
+        self._skip = 0
+        self._penalty = 1
+
+    def open(self) -> bool:
+        """Return whether the next request may be computed by the thread that asks."""
+        if not self._allowed or sum(recorders.service.least for recorders in self._recorders) > LIMIT_S:
+            return False
+        if self._skip:
+            self._skip -= 1
+            return False
+        return True
+
+    def took(self, seconds: float) -> None:
+        """Take note of how long a request that was computed so held the thread."""
+        if seconds > _OVERRUN_S:
+            self._penalty = min(2 * self._penalty, _MOST_SKIPPED)
+            self._skip = self._penalty
