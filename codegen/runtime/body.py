@@ -78,6 +78,8 @@ class AnnouncedBody:
         self._size, self._offset = size, offset
         self._block = _NOTHING
         self._received = 0
+        self.late = False
+        """Set when its time is over before it is there."""
 
     @property
     def missing(self) -> int:
@@ -109,17 +111,21 @@ class AnnouncedBody:
         return self._block[: self._received].toreadonly()
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> list[bytes]:
-    """Return the body's chunks as sent; those of an `AnnouncedBody` come empty.
+async def read_body(
+    receive: Receive, headers: Mapping[bytes, bytes], limit: int, announced: AnnouncedBody | None = None
+) -> list[bytes]:
+    """Return the body's chunks as sent.
 
     Args:
         receive: The ASGI channel.
         headers: The request's headers, names in lower case.
         limit: Most bytes to take.
+        announced: Where the connection puts the bytes; the channel then tells of the end only, and nothing is returned.
 
     Raises:
         BodyError: 413 above the limit, before the body is read where its length is announced.
         Disconnected: If the client left.
+        TimeoutError: If the announced body is late.
     """
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length[:19]) > limit:
@@ -130,6 +136,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
+        if announced is not None and announced.late:
+            raise TimeoutError
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:

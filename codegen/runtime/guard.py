@@ -14,6 +14,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .body import EXTENSION, AnnouncedBody
+from .settings import ServerSettings
 
 MAX_HEAD_BYTES = 64 * 2**10
 _TOO_LARGE_BODY = b'{"error": "the head of the request is too long"}'
@@ -31,7 +32,9 @@ class GuardedProtocol(HttpToolsProtocol):
     """The parser of one connection; it is closed if a request's head is slow or endless."""
 
     head_timeout_s = 10.0
+    body_timeout_s = 60.0
     max_body_bytes = 0
+    _deadline: float | None = None
     _timer: asyncio.TimerHandle | None = None
     _head_open = False
     _head_bytes = 0
@@ -41,21 +44,24 @@ class GuardedProtocol(HttpToolsProtocol):
         """Give the first request's head its time."""
         super().connection_made(_Gathering(transport, self))
         self._head_open = True
-        self._start()
+        self._limit(self.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""
-        self._stop()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse, and count what a head that is still open has cost."""
         super().data_received(data)
+        if self._body is not None:  # the parser would wait for the rest of it
+            self.parser = httptools.HttpRequestParser(self)
         if not self._head_open:
             return
         self._head_bytes += len(data)
-        if self._timer is None:  # most heads come whole, and need none
-            self._start()
+        if self._deadline is None:  # most heads come whole, and need none
+            self._limit(self.head_timeout_s)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(_TOO_LARGE)
             self.transport.close()
@@ -69,9 +75,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End the head's time, and make ready for the body."""
         self._head_open = False
-        self._stop()
+        self._deadline = None
         self._body = self._announced()
         if self._body is not None:
+            self._limit(self.body_timeout_s)
             self.scope["extensions"] = {EXTENSION: self._body}
         super().on_headers_complete()
 
@@ -86,7 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Tell the application that the body is there."""
-        self._body = None
+        self._body = self._deadline = None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -109,7 +116,6 @@ class GuardedProtocol(HttpToolsProtocol):
         assert self._body is not None
         self._body.advance(count)
         if self._body.missing == 0:
-            self.parser = httptools.HttpRequestParser(self)  # the old one still waits for the body
             self.on_message_complete()
 
     def _announced(self) -> AnnouncedBody | None:
@@ -121,13 +127,25 @@ class GuardedProtocol(HttpToolsProtocol):
         offset = int(split[:19]) if split.isdigit() else 0
         return None if self.parser.should_upgrade() else AnnouncedBody(int(length), offset)
 
-    def _start(self) -> None:
-        self._timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
+    def _limit(self, seconds: float) -> None:
+        """Give what comes next its time. A timer that runs is left to run, for setting one costs more than looking again."""
+        self._deadline = self.loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_at(self._deadline, self._expire)
 
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _expire(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self.loop.time() < self._deadline:
+            self._timer = self.loop.call_at(self._deadline, self._expire)
+        elif self._body is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self._body.late = True
+            self.cycle.message_event.set()  # the application answers
 
 
 class _Gathering:
@@ -193,14 +211,9 @@ class Connection(asyncio.BufferedProtocol):
             self._parser.data_received(bytes(self._scratch[:nbytes]))
 
 
-def connections(head_timeout_s: float, max_body_bytes: int) -> Callable[..., Connection]:
-    """Return the maker of connections that uvicorn calls.
-
-    Args:
-        head_timeout_s: Seconds from the connection, or from a request's first byte, to the end of its head.
-        max_body_bytes: Larger bodies are left to the parser; the application refuses them.
-    """
-    limits = {"head_timeout_s": head_timeout_s, "max_body_bytes": max_body_bytes}
+def connections(settings: ServerSettings) -> Callable[..., Connection]:
+    """Return the maker of connections that uvicorn calls."""
+    limits = {name: getattr(settings, name) for name in ("head_timeout_s", "body_timeout_s", "max_body_bytes")}
     limited = type("LimitedProtocol", (GuardedProtocol,), limits)
     scratch = memoryview(bytearray(_HEAD_READ_BYTES))
     return lambda **options: Connection(limited(**options), scratch)

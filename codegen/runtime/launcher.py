@@ -50,7 +50,7 @@ class Server:
         self._grpc = None if settings.grpc_port is None else _grpc_server(service)
         config = uvicorn.Config(
             Application(service),
-            http=connections(settings.head_timeout_s, settings.max_body_bytes),
+            http=connections(settings),
             ws="none",
             lifespan="off",
             access_log=False,

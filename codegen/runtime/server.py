@@ -31,7 +31,7 @@ from .body import (
 from .dtypes import Value
 from .errors import DeadlineExceeded
 from .metrics import CONTENT_TYPE, render
-from .protocol import InferRequest, InferResponse
+from .protocol import VERSION, InferRequest, InferResponse
 from .service import NotFound, Service, Verdict, verdict
 from .tracing import Tracer
 from .wire import Buffer
@@ -58,6 +58,8 @@ class Application:
         self._pipeline = service.pipeline
         self._settings = service.settings
         self._tracer = Tracer()
+        model = f"/v2/models/{service.name}"
+        self._infer_paths = [f"{model}/infer", *(f"{model}/versions/{version}/infer" for version in ("", VERSION))]
         self._of_server: Mapping[str, tuple[str, Callable[[], object]]] = {
             "/v2": ("GET", metadata.server_metadata),
             "/v2/health/live": ("GET", lambda: b""),
@@ -92,12 +94,11 @@ class Application:
         path, method = scope["path"], scope["method"]
         if path not in _HEALTH:
             self._service.check_token(headers.get(b"authorization", b"").decode("latin-1"))
+        if path in self._infer_paths:
+            _check_method(method, "POST")
+            return await self._infer(headers, receive, send, scope.get("extensions", {}).get(EXTENSION))
         if path.startswith("/v2/models/") and path != "/v2/models/stats":
             action = self._model_action(path)
-            if action == "infer":
-                _check_method(method, "POST")
-                announced = scope.get("extensions", {}).get(EXTENSION)
-                return await self._infer(headers, receive, send, announced)
             return await _reply(send, method, "GET", self._of_model[action])
         if path == "/metrics":
             _check_method(method, "GET")
@@ -114,7 +115,7 @@ class Application:
             version, rest = rest[1], rest[2:]
         self._service.check_model(model, version)
         action = rest[0] if rest else ""
-        if len(rest) > 1 or (action not in self._of_model and action != "infer"):
+        if len(rest) > 1 or action not in self._of_model:
             raise NotFound(f"there is no {path!r} here")
         return action
 
@@ -137,19 +138,28 @@ class Application:
         self, headers: Mapping[bytes, bytes], receive: Receive, announced: AnnouncedBody | None
     ) -> InferResponse:
         encoding, split = content_encoding(headers), header_length(headers)
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
-                chunks: list[bytes] = await read_body(receive, headers, self._settings.max_body_bytes)
-        except TimeoutError:
-            raise BodyError(408, f"the body took more than {self._settings.body_timeout_s} s") from None
-        body = chunks if announced is None else announced.view()
-        size = sum(map(len, chunks)) if announced is None else len(announced.view())
+        body = await self._body(headers, receive, announced)
+        size = len(body) if isinstance(body, memoryview) else sum(map(len, body))
         request = await _run(size if encoding or split is None else split, self._decode, body, encoding, split)
         deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
         future = self._pipeline.submit(request.inputs, deadline, here=True)
         results = await _result(future, receive, deadline)
         json_bytes = sum(_json_bytes(results[output.name]) for output in request.outputs if not output.binary)
         return await _run(json_bytes, self._service.codec.encode, request, results)
+
+    async def _body(
+        self, headers: Mapping[bytes, bytes], receive: Receive, announced: AnnouncedBody | None
+    ) -> memoryview | list[bytes]:
+        """Return the whole body, or its chunks."""
+        limit, timeout_s = self._settings.max_body_bytes, self._settings.body_timeout_s
+        try:
+            if announced is not None:
+                await read_body(receive, headers, limit, announced)
+                return announced.view()
+            async with asyncio.timeout(timeout_s):
+                return await read_body(receive, headers, limit)
+        except TimeoutError:
+            raise BodyError(408, f"the body took more than {timeout_s} s") from None
 
     def _decode(self, body: memoryview | list[bytes], encoding: str | None, split: int | None) -> InferRequest:
         """Return the request in a body, or in its chunks."""

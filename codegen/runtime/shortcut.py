@@ -17,8 +17,8 @@ class Shortcut:
     """Guards the thread that asks against stages that take long.
 
     It is open once every stage has been run and the shortest runs fit into the limit together. What overruns it, because
-    the time depends on the data, closes it for a while, twice as long each time; so the thread is held up about once in
-    65,536 requests at worst.
+    the time depends on the data, closes it for a while, twice as long each time: the thread is held up about once in
+    65,536 requests at worst. What was but a hiccup of the machine is forgotten.
 
     Args:
         plan: The plan; where it has a stage in a process, whose replacement would be waited for, nothing is run here.
@@ -43,5 +43,6 @@ class Shortcut:
     def took(self, seconds: float) -> None:
         """Take note of how long a request that was computed so held the thread."""
         if seconds > _OVERRUN_S:
-            self._penalty = min(2 * self._penalty, _MOST_SKIPPED)
-            self._skip = self._penalty
+            self._skip = self._penalty = min(2 * self._penalty, _MOST_SKIPPED)
+        elif self._penalty > 1:
+            self._penalty -= 1

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 
+_ASK_EACH = 64
 _NOTHING = contextlib.nullcontext()
 
 
@@ -22,7 +23,8 @@ class Tracer:
 
             self._extract, self._kind = propagate.extract, trace.SpanKind.SERVER
             self._current, self._current_span = context.get_current, trace.get_current_span
-            self._provider, self._unset = trace.get_tracer_provider, trace.ProxyTracerProvider
+            self._provider, self._proxy = trace.get_tracer_provider, trace.ProxyTracerProvider
+            self._unset, self._asked = True, 0
             self._tracer = trace.get_tracer("cutset")
 
     def request(self, headers: Mapping[bytes, bytes], model: str) -> AbstractContextManager[Any]:
@@ -32,12 +34,19 @@ class Tracer:
             headers: The request's headers, names in lower case.
             model: The model's name.
         """
-        if self._tracer is None or isinstance(self._provider(), self._unset):
+        if self._tracer is None or not self._provided():
             return _NOTHING
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
         return self._tracer.start_as_current_span(  # type: ignore[no-any-return]
             "infer", context=self._extract(carrier), kind=self._kind, attributes={"model": model}
         )
+
+    def _provided(self) -> bool:
+        """Return whether a provider was set up; looked up now and then, for that takes longer than many a stage."""
+        if self._unset and self._asked % _ASK_EACH == 0:
+            self._unset = isinstance(self._provider(), self._proxy)
+        self._asked += 1
+        return not self._unset
 
     def here(self) -> Any:
         """Return the trace that the calling thread is in, None where nothing is recorded."""

@@ -24,16 +24,17 @@ def check_inputs(signature: Sequence[TensorConfig], inputs: Mapping[str, Value])
     Raises:
         InputError: If a tensor is missing, unknown, or of another type, rank or fixed size.
     """
-    known = ", ".join(repr(tensor.name) for tensor in signature) or "no inputs"
-    names = {tensor.name for tensor in signature}
-    for name in inputs:
-        if name not in names:
-            raise InputError(str(name), got="an unknown name", expected=f"one of {known}")
     checked: dict[str, Value] = {}
     for tensor in signature:
-        if tensor.name not in inputs:
-            raise InputError(tensor.name, got="nothing", expected=describe(tensor))
-        checked[tensor.name] = check_value(tensor, inputs[tensor.name])
+        if tensor.name in inputs:
+            checked[tensor.name] = check_value(tensor, inputs[tensor.name])
+    if len(checked) < len(inputs):
+        unknown = next(name for name in inputs if name not in checked)
+        known = ", ".join(repr(tensor.name) for tensor in signature) or "no inputs"
+        raise InputError(str(unknown), got="an unknown name", expected=f"one of {known}")
+    if len(checked) < len(signature):
+        missing = next(tensor for tensor in signature if tensor.name not in checked)
+        raise InputError(missing.name, got="nothing", expected=describe(missing))
     return checked
 
 
