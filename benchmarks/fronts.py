@@ -85,6 +85,11 @@ def main() -> None:
     if kind == "grpc":
         asyncio.run(grpc_echo(port))
         return
+    if kind == "grpc-uvloop":
+        import uvloop  # noqa: PLC0415
+
+        uvloop.run(grpc_echo(port))
+        return
     import uvicorn  # noqa: PLC0415
 
     apps = {"starlette": starlette, "fastapi": fastapi}

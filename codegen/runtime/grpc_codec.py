@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from . import grpc_wire
 from .config import TensorConfig
-from .dtypes import ElementType, Tensor, Value
+from .dtypes import ElementType, Value
 from .grpc_messages import MESSAGES
 from .protocol import VERSION, ProtocolError
-from .wire import WireError, check_shape, decode_json, decode_raw, encode_raw
+from .wire import Buffer, WireError, check_shape, decode_json, decode_raw, encode_raw
 
 _CONTENTS = {
     "BOOL": "bool_contents", "INT64": "int64_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents",
@@ -18,50 +23,179 @@ _CONTENTS = {
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
 }  # fmt: skip
 """Where typed values of each datatype lie; those not listed are raw only."""
+_RAW_INPUTS, _RAW_OUTPUTS, _INFER_RESPONSE = 7, 6, 2  # numbers of fields: see grpc_messages
+_REMEMBERED = 64  # heads of requests and of responses
+_REMEMBERED_BYTES = 4096  # of one
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A ModelInferRequest as it came: the message but for the raw tensors, and those, in place."""
+
+    head: bytes
+    raw: Sequence[Buffer]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A ModelInferResponse in pieces that make it up one after the other."""
+
+    pieces: Sequence[Buffer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Input:
+    """One input as the head describes it; `data` is None where it has no typed values."""
+
+    name: str
+    element: ElementType
+    shape: tuple[int, ...]
+    data: list[object] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What the head of a request says.
+
+    Args:
+        id: The client's own mark.
+        inputs: The inputs, without their raw data.
+        outputs: The outputs to return.
+        timeout_s: Seconds the client waits; None for ever.
+    """
+
+    id: str
+    inputs: tuple[_Input, ...]
+    outputs: tuple[str, ...]
+    timeout_s: float | None
+
+
+def read_call(message: bytes) -> Call:
+    """Return a serialized ModelInferRequest taken apart.
+
+    Raises:
+        google.protobuf.message.DecodeError: If it is malformed.
+    """
+    try:
+        return Call(*grpc_wire.split(message, _RAW_INPUTS))
+    except ValueError:  # protobuf has the last word
+        request = MESSAGES["ModelInferRequest"].FromString(message)
+        raw = list(request.raw_input_contents)
+        request.ClearField("raw_input_contents")
+        return Call(request.SerializeToString(), raw)
+
+
+def read_id(call: Call) -> str:
+    """Return the client's own mark of a request, nothing where it cannot be read."""
+    try:
+        return str(MESSAGES["ModelInferRequest"].FromString(call.head).id)
+    except DecodeError:
+        return ""
+
+
+def write_answer(answer: Answer) -> bytes:
+    """Return a serialized ModelInferResponse."""
+    return b"".join(answer.pieces)
+
+
+def write_stream_answer(answer: Answer | str, identifier: str = "") -> bytes:
+    """Return a serialized ModelStreamInferResponse: an answer, or the message of an error and the request's mark."""
+    if isinstance(answer, Answer):
+        return b"".join([grpc_wire.prefix(_INFER_RESPONSE, sum(map(len, answer.pieces))), *answer.pieces])
+    failed = MESSAGES["ModelStreamInferResponse"](error_message=answer)
+    failed.infer_response.id = identifier
+    return bytes(failed.SerializeToString())
 
 
 class GrpcCodec:
     """Decodes requests for, and encodes responses of, one model.
 
+    A client's heads are mostly alike: short ones are remembered, which spares reading and writing them again.
+
     Args:
         model: The served model's name.
         inputs: The model's inputs, tensors all.
         outputs: The outputs that are tensors.
+        check_model: Raises unless the model and the version are those that are served.
     """
 
-    def __init__(self, model: str, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig]) -> None:
+    def __init__(
+        self,
+        model: str,
+        inputs: Sequence[TensorConfig],
+        outputs: Sequence[TensorConfig],
+        check_model: Callable[[str, str], None],
+    ) -> None:
         self._model = model
+        self._check_model = check_model
         self._inputs = {tensor.name: tensor.element for tensor in inputs if tensor.element}
         self._outputs = {tensor.name: tensor.element for tensor in outputs if tensor.element}
+        self._remembered_head = functools.lru_cache(_REMEMBERED)(self._read_head)
+        self._remembered_answer = functools.lru_cache(_REMEMBERED)(self._answer_prefixes)
 
-    def decode(self, request: Any) -> dict[str, Value]:
-        """Return the inputs of a ModelInferRequest.
+    def head(self, call: Call) -> Head:
+        """Return what the head of a request says.
 
         Raises:
             ProtocolError: If it is malformed; the message names the tensor.
         """
-        raw = request.raw_input_contents
-        if raw and len(raw) != len(request.inputs):
-            raise ProtocolError(f"{len(raw)} raw contents for {len(request.inputs)} inputs")
+        return (self._remembered_head if len(call.head) <= _REMEMBERED_BYTES else self._read_head)(call.head)
+
+    def decode(self, head: Head, raw: Sequence[Buffer]) -> dict[str, Value]:
+        """Return the inputs of a request.
+
+        Raises:
+            ProtocolError: If they are not what its head says; the message names the tensor.
+        """
+        if raw and len(raw) != len(head.inputs):
+            raise ProtocolError(f"{len(raw)} raw contents for {len(head.inputs)} inputs")
         tensors: dict[str, Value] = {}
-        for index, entry in enumerate(request.inputs):
+        for index, one in enumerate(head.inputs):
+            try:
+                tensors[one.name] = _decode_tensor(one, raw[index] if raw else None)
+            except WireError as error:
+                raise ProtocolError(f"input {one.name!r}: {error}") from None
+        return tensors
+
+    def encode(self, head: Head, results: Mapping[str, Value]) -> Answer:
+        """Return the response to a request, its contents raw.
+
+        Args:
+            head: What was asked for.
+            results: The model's outputs.
+        """
+        parts = [encode_raw(results[name], self._outputs[name]) for name in head.outputs]
+        described = self._remembered_answer if len(head.id) <= _REMEMBERED_BYTES else self._answer_prefixes
+        shapes = tuple([results[name].shape for name in head.outputs])
+        first, *prefixes = described(head.id, head.outputs, shapes, tuple(map(len, parts)))
+        return Answer([first, *(piece for pair in zip(prefixes, parts, strict=True) for piece in pair)])
+
+    def _read_head(self, text: bytes) -> Head:
+        try:
+            request = MESSAGES["ModelInferRequest"].FromString(text)
+        except DecodeError:
+            raise ProtocolError("the message is no ModelInferRequest") from None
+        self._check_model(request.model_name, request.model_version)
+        inputs: dict[str, _Input] = {}
+        for entry in request.inputs:
             element = self._inputs.get(entry.name)
             if element is None:
                 raise ProtocolError(f"unknown input {entry.name!r}, the model has {sorted(self._inputs)}")
-            if entry.name in tensors:
+            if entry.name in inputs:
                 raise ProtocolError(f"input {entry.name!r} is given twice")
             try:
-                tensors[entry.name] = _decode_tensor(element, entry, raw[index] if raw else None)
+                inputs[entry.name] = _read_input(element, entry)
             except WireError as error:
                 raise ProtocolError(f"input {entry.name!r}: {error}") from None
-        return tensors
+        return Head(
+            id=request.id,
+            inputs=tuple(inputs.values()),
+            outputs=tuple(self._requested(request)),
+            timeout_s=_timeout_s(request),
+        )
 
-    def requested(self, request: Any) -> list[str]:
-        """Return the outputs asked for, all of them where none is named.
-
-        Raises:
-            ProtocolError: If one is unknown or asked for twice.
-        """
+    def _requested(self, request: Any) -> list[str]:
+        """Return the outputs asked for, all of them where none is named."""
         names = [entry.name for entry in request.outputs]
         for name in names:
             if name not in self._outputs:
@@ -72,23 +206,17 @@ class GrpcCodec:
             raise ProtocolError("classification is not supported")
         return names or list(self._outputs)
 
-    def encode(self, identifier: str, names: Sequence[str], results: Mapping[str, Value]) -> Any:
-        """Return a ModelInferResponse with raw contents.
-
-        Args:
-            identifier: The client's own mark.
-            names: Outputs to return.
-            results: The model's outputs.
-        """
+    def _answer_prefixes(
+        self, identifier: str, names: Sequence[str], shapes: Sequence[tuple[int, ...]], sizes: Sequence[int]
+    ) -> list[bytes]:
+        """Return the response's head, and what stands before each output's raw data."""
         response = MESSAGES["ModelInferResponse"](model_name=self._model, model_version=VERSION, id=identifier)
-        for name in names:
-            element, tensor = self._outputs[name], results[name]
-            response.outputs.add(name=name, datatype=element.datatype, shape=tensor.shape)
-            response.raw_output_contents.append(bytes(encode_raw(tensor, element)))
-        return response
+        for name, shape in zip(names, shapes, strict=True):
+            response.outputs.add(name=name, datatype=self._outputs[name].datatype, shape=shape)
+        return [response.SerializeToString(), *(grpc_wire.prefix(_RAW_OUTPUTS, size) for size in sizes)]
 
 
-def timeout_s(request: Any) -> float | None:
+def _timeout_s(request: Any) -> float | None:
     """Return the request's own timeout, sent in microseconds, in seconds; None for none."""
     value = request.parameters["timeout"].int64_param if "timeout" in request.parameters else 0
     if value < 0:
@@ -96,17 +224,23 @@ def timeout_s(request: Any) -> float | None:
     return value / 1e6 if value else None
 
 
-def _decode_tensor(element: ElementType, entry: Any, raw: bytes | None) -> Tensor:
+def _read_input(element: ElementType, entry: Any) -> _Input:
     if any(key.startswith("shared_memory_") for key in entry.parameters):
         raise WireError("shared memory is not supported")
     if entry.datatype != element.datatype:
         raise WireError(f"datatype {entry.datatype!r}, expected {element.datatype!r}")
     shape = check_shape(list(entry.shape))
-    if raw is not None:
-        if entry.HasField("contents"):
-            raise WireError("raw and typed contents cannot be mixed")
-        return decode_raw(memoryview(raw), element, shape)
     place = _CONTENTS.get(element.datatype)
-    if place is None:
-        raise WireError(f"{element.datatype} travels as raw contents only")
-    return decode_json(list(getattr(entry.contents, place)), element, shape)
+    values = getattr(entry.contents, place) if place else ()
+    data = list(values) if entry.HasField("contents") else None
+    return _Input(name=entry.name, element=element, shape=shape, data=data)
+
+
+def _decode_tensor(one: _Input, raw: Buffer | None) -> Value:
+    if raw is None:
+        if one.element.datatype not in _CONTENTS:
+            raise WireError(f"{one.element.datatype} travels as raw contents only")
+        return decode_json(one.data or [], one.element, one.shape)
+    if one.data is not None:
+        raise WireError("raw and typed contents cannot be mixed")
+    return decode_raw(memoryview(raw), one.element, one.shape)

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from . import metadata
 from .errors import DeadlineExceeded
-from .grpc_codec import GrpcCodec, timeout_s
+from .grpc_codec import Answer, Call, GrpcCodec, read_call, read_id, write_answer, write_stream_answer
 from .grpc_messages import MESSAGES, METHODS, PACKAGE, POOL, SERVICE
 from .service import Service, Verdict, verdict
 
@@ -33,7 +33,7 @@ class GrpcServer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._pipeline = service.pipeline
-        self._codec = GrpcCodec(service.name, service.inputs, service.outputs)
+        self._codec = GrpcCodec(service.name, service.inputs, service.outputs, service.check_model)
         self._health = health.aio.HealthServicer()
         self.port = 0
 
@@ -92,7 +92,6 @@ class GrpcServer:
             "ModelConfig": self._of_model("ModelConfigResponse", self._config),
             "ModelStatistics": self._of_model("ModelStatisticsResponse", self._statistics),
             "RepositoryIndex": _constant("RepositoryIndexResponse", self._index),
-            "ModelInfer": self._infer,
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -102,10 +101,11 @@ class GrpcServer:
             )
             for name, answer in answers.items()
         }
+        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
+            self._guarded(self._infer), request_deserializer=read_call, response_serializer=write_answer
+        )
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream,
-            request_deserializer=MESSAGES["ModelInferRequest"].FromString,
-            response_serializer=MESSAGES["ModelStreamInferResponse"].SerializeToString,
+            self._stream, request_deserializer=read_call, response_serializer=_as_it_is
         )
         return handlers
 
@@ -128,7 +128,8 @@ class GrpcServer:
         return method
 
     def _check_token(self, context: Any) -> None:
-        self._service.check_token(dict(context.invocation_metadata() or ()).get("authorization"))
+        if self._service.settings.token is not None:
+            self._service.check_token(dict(context.invocation_metadata() or ()).get("authorization"))
 
     def _of_model(self, response: str, fields: Callable[[], dict[str, Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def method(request: Any, _context: Any) -> Any:
@@ -138,32 +139,32 @@ class GrpcServer:
 
         return method
 
-    async def _infer(self, request: Any, context: Any) -> Any:
+    async def _infer(self, call: Call, context: Any) -> Answer:
         self._service.begin()
         try:
-            return await self._compute(request, context.time_remaining())
+            return await self._compute(call, context.time_remaining())
         finally:
             self._service.end()
 
-    async def _compute(self, request: Any, remaining_s: float | None) -> Any:
-        self._service.check_model(request.model_name, request.model_version)
-        names = self._codec.requested(request)
-        limits = [limit for limit in (timeout_s(request), remaining_s) if limit is not None]
+    async def _compute(self, call: Call, remaining_s: float | None) -> Answer:
+        head = self._codec.head(call)
+        limits = [limit for limit in (head.timeout_s, remaining_s) if limit is not None]
         deadline = time.monotonic() + min(limits) if limits else None
-        future = self._pipeline.submit(self._codec.decode(request), deadline)
-        try:
-            results = await asyncio.wait_for(asyncio.wrap_future(future), min(limits, default=None))
-        except TimeoutError:
-            raise DeadlineExceeded("the request's timeout passed") from None
-        return self._codec.encode(request.id, names, results)
+        future = self._pipeline.submit(self._codec.decode(head, call.raw), deadline, here=True)
+        if not future.done():
+            try:
+                await asyncio.wait_for(asyncio.wrap_future(future), min(limits, default=None))
+            except TimeoutError:
+                raise DeadlineExceeded("the request's timeout passed") from None
+        return self._codec.encode(head, future.result())
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async def _stream(self, requests: AsyncIterator[Call], context: Any) -> AsyncIterator[bytes]:
         """Answer the requests of a stream in order; they are computed side by side."""
         try:
             self._check_token(context)
         except Exception as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        under_way: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_STREAM_WINDOW)
+        under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_STREAM_WINDOW)
 
         async def read() -> None:
             async for request in requests:
@@ -181,14 +182,11 @@ class GrpcServer:
                 if left is not None:
                     left.cancel()
 
-    async def _stream_one(self, request: Any, context: Any) -> Any:
-        response = MESSAGES["ModelStreamInferResponse"]
+    async def _stream_one(self, call: Call, context: Any) -> bytes:
         try:
-            return response(infer_response=await self._infer(request, context))
+            return write_stream_answer(await self._infer(call, context))
         except Exception as error:
-            failed = response(error_message=str(error) or type(error).__name__)
-            failed.infer_response.id = request.id
-            return failed
+            return write_stream_answer(str(error) or type(error).__name__, read_id(call))
 
     def _config(self) -> dict[str, Any]:
         config = metadata.model_config(self._pipeline.plan, self._service.inputs, self._service.outputs)
@@ -200,6 +198,10 @@ class GrpcServer:
 
     def _index(self) -> dict[str, Any]:
         return {"models": metadata.repository_index(self._service.name, ready=self._pipeline.ready)}
+
+
+def _as_it_is(message: bytes) -> bytes:
+    return message
 
 
 def _constant(response: str, fields: Callable[[], dict[str, Any]]) -> Callable[[Any, Any], Awaitable[Any]]:

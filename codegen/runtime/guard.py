@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -42,7 +42,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Give the first request's head its time."""
-        super().connection_made(_Gathering(transport, self))
+        self._gathering = _Gathering(transport, self)
+        super().connection_made(cast("asyncio.Transport", self._gathering))
         self._head_open = True
         self._limit(self.head_timeout_s)
 
@@ -79,7 +80,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._body = self._announced()
         if self._body is not None:
             self._limit(self.body_timeout_s)
-            self.scope["extensions"] = {EXTENSION: self._body}
+            self.scope["extensions"] = {EXTENSION: cast("dict[object, object]", self._body)}
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -98,7 +99,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Send the response."""
-        self.transport.flush()
+        self._gathering.flush()
         super().on_response_complete()
 
     def room(self, otherwise: memoryview) -> memoryview | None:
@@ -191,7 +192,7 @@ class Connection(asyncio.BufferedProtocol):
         self._parser = parser
         self._scratch = scratch
         self._past_parser = False
-        self.connection_made = parser.connection_made  # type: ignore[method-assign, assignment]
+        self.connection_made = parser.connection_made  # type: ignore[method-assign]
         self.connection_lost = parser.connection_lost  # type: ignore[method-assign]
         self.eof_received = parser.eof_received  # type: ignore[method-assign]
         self.pause_writing = parser.pause_writing  # type: ignore[method-assign]

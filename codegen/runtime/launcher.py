@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 import uvicorn
@@ -50,7 +50,7 @@ class Server:
         self._grpc = None if settings.grpc_port is None else _grpc_server(service)
         config = uvicorn.Config(
             Application(service),
-            http=connections(settings),
+            http=cast("type[asyncio.Protocol]", connections(settings)),
             ws="none",
             lifespan="off",
             access_log=False,

@@ -263,7 +263,7 @@ class Pipeline:
         except InputError:
             self._requests.add_failure("input")
             raise
-        tensors = {name: value for name, value in checked.items() if name in self._needed}
+        tensors = {name: checked[name] for name in self._needed}
         context = Context(tensors, deadline, self._tracer.here())
         if self._enter(context, wait=wait):
             start = self._executor.start_here if here else self._executor.start

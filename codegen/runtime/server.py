@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -34,7 +34,6 @@ from .metrics import CONTENT_TYPE, render
 from .protocol import VERSION, InferRequest, InferResponse
 from .service import NotFound, Service, Verdict, verdict
 from .tracing import Tracer
-from .wire import Buffer
 
 _OFFLOAD_BYTES = 64 * 2**10  # JSON work above this would hold up the other connections; a thread costs 0.1 ms
 _HEALTH = ("/v2/health/live", "/v2/health/ready")

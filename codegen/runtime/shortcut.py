@@ -27,14 +27,17 @@ class Shortcut:
 
     def __init__(self, plan: PlanConfig, recorders: Sequence[StageRecorders]) -> None:
         self._allowed = all(stage.execution == "thread" for stage in plan.stages)
+        self._short = False
         self._recorders = recorders
         self._skip = 0
         self._penalty = 1
 
     def open(self) -> bool:
         """Return whether the next request may be computed by the thread that asks."""
-        if not self._allowed or sum(recorders.service.least for recorders in self._recorders) > LIMIT_S:
-            return False
+        if not self._short:  # and once they were, the shortest runs stay short
+            shortest_s = sum(recorders.service.least for recorders in self._recorders)
+            self._short = self._allowed and shortest_s <= LIMIT_S
+            return self._short
         if self._skip:
             self._skip -= 1
             return False

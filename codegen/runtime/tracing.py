@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-
 _ASK_EACH = 64
 _NOTHING = contextlib.nullcontext()
 
@@ -50,7 +49,9 @@ class Tracer:
 
     def here(self) -> Any:
         """Return the trace that the calling thread is in, None where nothing is recorded."""
-        return self._current() if self._tracer is not None and self._current_span().is_recording() else None
+        if self._tracer is None or not self._provided():
+            return None
+        return self._current() if self._current_span().is_recording() else None
 
     def stage(self, where: Any, begin: float, end: float, attributes: Mapping[str, str | int]) -> None:
         """Record that a stage ran.

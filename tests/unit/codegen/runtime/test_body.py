@@ -6,9 +6,20 @@ import asyncio
 import gzip
 import zlib
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cutset.codegen.runtime.body import BodyError, Disconnected, content_encoding, decompress, header_length, read_body
+from cutset.codegen.runtime.body import (
+    AnnouncedBody,
+    BodyError,
+    Disconnected,
+    content_encoding,
+    decompress,
+    header_length,
+    read_body,
+)
 
 
 def _read(chunks, headers=None, limit=10, end="http.request"):
@@ -70,3 +81,43 @@ def test_headers():
     for bad in (b"", b"-1", b"x", b"9" * 30):
         with pytest.raises(BodyError):
             header_length({b"inference-header-content-length": bad})
+
+
+@given(st.binary(min_size=1, max_size=300), st.integers(0, 310), st.randoms(use_true_random=False))
+def test_an_announced_body_is_what_came_however_it_came(data, offset, random):
+    body, position = AnnouncedBody(len(data), offset), 0
+    while body.missing:
+        count = random.randint(1, body.missing)
+        if random.random() < 0.5:
+            body.append(data[position : position + count])
+        else:
+            room = body.room()
+            count = min(count, len(room))
+            room[:count] = data[position : position + count]
+            body.advance(count)
+        position += count
+    view = body.view()
+    assert (bytes(view), view.readonly) == (data, True)
+    if offset < len(data):
+        assert np.frombuffer(view[offset:], np.uint8).ctypes.data % 64 == 0
+
+
+def test_a_large_announcement_alone_takes_no_memory():
+    size = 40 * 2**20
+    body = AnnouncedBody(size, 0)
+    assert len(body.room()) == 8 * 2**20
+    data = np.random.default_rng(0).bytes(size)
+    body.append(data[: size // 2])
+    assert len(body.room()) <= size // 2 + 8 * 2**20
+    body.append(data[size // 2 :])
+    assert bytes(body.view()) == data
+
+
+def test_a_body_that_is_late_is_told_from_one_that_ends():
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    body = AnnouncedBody(10, 0)
+    body.late = True
+    with pytest.raises(TimeoutError):
+        asyncio.run(read_body(receive, {}, 10, body))
