@@ -1,9 +1,11 @@
 """Bare HTTP and gRPC servers that send back what they are sent, to see what each front costs and ours adds.
 
-usage: python benchmarks/fronts.py KIND PORT     (KIND: asgi, asgi-plain, asgi-uvloop, starlette, fastapi, grpc)
+usage: python benchmarks/fronts.py KIND PORT
+       KIND is asgi, asgi-plain, asgi-uvloop, granian, starlette, fastapi, grpc or grpc-uvloop
 
 `asgi` is the fewest steps a Python server can take: a function over uvicorn, with the allocator set as our launcher sets
-it; `asgi-plain` leaves the allocator alone, `asgi-uvloop` runs on that event loop; the others run on asyncio's.
+it; `asgi-plain` leaves the allocator alone, `asgi-uvloop` and `grpc-uvloop` run on that event loop, `granian` is the same
+function under that server; the others run on asyncio's.
 """
 
 import asyncio
@@ -89,6 +91,13 @@ def main() -> None:
         import uvloop  # noqa: PLC0415
 
         uvloop.run(grpc_echo(port))
+        return
+    if kind == "granian":
+        from granian import Granian  # noqa: PLC0415
+
+        Granian(
+            "benchmarks.fronts:asgi", address="127.0.0.1", port=port, interface="asgi", loop="uvloop", log_enabled=False
+        ).serve()
         return
     import uvicorn  # noqa: PLC0415
 

@@ -10,7 +10,6 @@ environment with the other servers in build/peers, once.
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 import statistics
 import sys
@@ -18,7 +17,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,39 +25,16 @@ from typing import Any
 import numpy as np
 
 import benchmarks.serving_models as models
-from benchmarks.serving_children import free_port, front, peer, peers_environment, serving
+from benchmarks.servers_compared import fronts, servers
+from benchmarks.serving_children import serving
+from benchmarks.serving_turns import CALLERS, PHOTO, Bench, http_load, timed
 from cutset import serde
 from cutset.codegen.bench.standin import Deployed
 from cutset.codegen.runtime import DegradedWarning, Pipeline
-from cutset.codegen.runtime.bench import HttpCaller, Load, load
+from cutset.codegen.runtime.bench import load
 from cutset.codegen.runtime.config import PlanConfig, StageConfig, TensorConfig, read_plan
-from cutset.codegen.runtime.grpc_messages import MESSAGES
 from cutset.profilers.environment import environment
 from cutset.profilers.session import open_session
-
-PHOTO = np.random.default_rng(0).random((1, 3, models.SIZE, models.SIZE), np.float32)
-CALLERS = 8
-
-
-class Bench:
-    """What the sections share: a place, how long and how often to measure."""
-
-    def __init__(self, place: Path, seconds: float, rounds: int) -> None:
-        self.place, self.seconds, self.rounds = place, seconds, rounds
-        self.network = models.residual_network(place / "cnn.onnx", blocks=10, channels=24)
-
-    def package(self, name: str, **options: Any) -> Path:
-        """Return the package of the residual network, made once."""
-        folder = self.place / name
-        return folder if folder.exists() else models.write_package(folder, self.network, PHOTO, **options)
-
-    def in_turns(self, sides: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-        """Return what each side measured in each round."""
-        found: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(self.rounds):
-            for name, side in sides.items():
-                found[name].append(side())
-        return found
 
 
 class Empty:
@@ -243,118 +219,6 @@ def batching(bench: Bench) -> list[dict[str, Any]]:
     return [{"max_batch": name.split("x")[0], "callers": name.split("x")[1], **entry} for name, entry in middle.items()]
 
 
-def fronts(bench: Bench) -> list[dict[str, Any]]:
-    """Return requests a second of an echo of 600 KB: bare fronts and ours, each server on one core."""
-    network = models.echo(bench.place / "echo.onnx")
-    folder = models.write_package(bench.place / "echo", network, PHOTO, passed=True)
-    rows = []
-    with ExitStack() as stack:
-        callers: dict[str, Callable[[], Callable[[], Any]]] = {}
-        url = stack.enter_context(serving(folder, "--cpu-workers", "1", core=0))
-        callers["ours, HTTP"] = lambda: HttpCaller(url, read_plan(folder), {models.INPUT: PHOTO})
-        for kind in ("asgi", "asgi-plain", "asgi-uvloop", "starlette", "fastapi"):
-            port = stack.enter_context(front(kind))
-            callers[kind] = lambda p=port: RawCaller(p, "/echo")
-        port = stack.enter_context(front("grpc"))
-        callers["grpc.aio"] = lambda: grpc_caller(port)
-        grpc_port = free_port()
-        stack.enter_context(serving(folder, "--grpc-port", str(grpc_port), "--cpu-workers", "1", core=0))
-        callers["ours, gRPC"] = lambda: grpc_caller(grpc_port)
-        for concurrency in (1, CALLERS):
-            sides = {
-                name: lambda m=make, c=concurrency: load(m, c, bench.seconds).throughput_per_s for name, make in callers.items()
-            }
-            for name, rates in bench.in_turns(sides).items():
-                rows.append({"front": name, "callers": concurrency, "rate_per_s": statistics.median(rates)})
-    return rows
-
-
-def servers(bench: Bench) -> list[dict[str, Any]]:
-    """Return throughput and p99 of servers over the same files: the whole model on both cores, and the split one."""
-    python = peers_environment()
-    split, whole = bench.package("split2", stages=2), bench.package("whole")
-    arrangements = {"unsplit": whole, "split": split}
-    rows = []
-    for arrangement, folder in arrangements.items():
-        files = [str(stage.model) for stage in read_plan(folder).stages]
-        found: dict[str, list[Load]] = {}
-        for _ in range(bench.rounds):
-            with serving(folder) as url:
-                measure = lambda u=url, f=folder: http_load(u, f, CALLERS, bench.seconds)  # noqa: E731
-                found.setdefault("ours", []).append(measure())
-            for kind in ("litserve", "fastapi", "kserve"):
-                with peer(python, kind, files) as port:
-                    make = peer_caller(kind, port, folder)
-                    found.setdefault(kind, []).append(load(make, CALLERS, bench.seconds))
-        for name, loads in found.items():
-            rows.append(
-                {
-                    "arrangement": arrangement,
-                    "server": name,
-                    "rate_per_s": statistics.median(entry.throughput_per_s for entry in loads),
-                    "p99_ms": statistics.median(entry.p99_s for entry in loads) * 1e3,
-                    "failed": sum(entry.failed for entry in loads),
-                }
-            )
-    return rows
-
-
-class RawCaller(HttpCaller):
-    """Posts the photo's bytes and nothing else."""
-
-    def __init__(self, port: int, path: str) -> None:
-        import http.client  # noqa: PLC0415
-
-        self._connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=60)
-        self._path, self._body, self._headers = path, PHOTO.tobytes(), {"Content-Type": "application/octet-stream"}
-
-
-class Base64Caller(RawCaller):
-    """Posts the photo's bytes as base64 in JSON."""
-
-    def __init__(self, port: int, path: str) -> None:
-        super().__init__(port, path)
-        self._body = b'{"photo": "%s"}' % base64.b64encode(PHOTO.tobytes())
-        self._headers = {"Content-Type": "application/json"}
-
-
-def peer_caller(kind: str, port: int, folder: Path) -> Callable[[], Callable[[], Any]]:
-    """Return a maker of callers in the most compact form that a server takes."""
-    if kind == "kserve":
-        plan = read_plan(folder)
-        return lambda: HttpCaller(f"http://127.0.0.1:{port}/v2/models/m", plan, {models.INPUT: PHOTO})
-    return lambda: (Base64Caller if kind == "litserve" else RawCaller)(port, "/predict")
-
-
-def grpc_caller(port: int) -> Callable[[], Any]:
-    """Return a function that sends the photo over gRPC."""
-    import grpc  # noqa: PLC0415
-
-    channel = grpc.insecure_channel(
-        f"127.0.0.1:{port}",
-        options=[
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.use_local_subchannel_pool", 1),
-        ],
-    )
-    request = MESSAGES["ModelInferRequest"](model_name="m", raw_input_contents=[PHOTO.tobytes()])
-    request.inputs.add(name=models.INPUT, datatype="FP32", shape=PHOTO.shape)
-    request.outputs.add(name=models.INPUT)
-    call = channel.unary_unary(
-        "/inference.GRPCInferenceService/ModelInfer",
-        request_serializer=MESSAGES["ModelInferRequest"].SerializeToString,
-        response_deserializer=MESSAGES["ModelInferResponse"].FromString,
-    )
-    return lambda: call(request)
-
-
-def http_load(url: str, folder: Path, callers: int, seconds: float) -> Load:
-    """Return what callers over HTTP get."""
-    plan = read_plan(folder)
-    return load(lambda: HttpCaller(url, plan, {models.INPUT: PHOTO}), callers, seconds)
-
-
 @contextmanager
 def loaded(folder: Path) -> Iterator[Pipeline]:
     """Yield the pipeline of a package, warm; without a GPU its GPU stages run on the CPU, which is what is wanted here."""
@@ -365,13 +229,6 @@ def loaded(folder: Path) -> Iterator[Pipeline]:
         for _ in range(5):
             pipeline.run({models.INPUT: PHOTO})
         yield pipeline
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Return the seconds a call takes."""
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / "build" / "peers"
-PEER_PACKAGES = ("litserve", "fastapi", "uvicorn", "httptools", "uvloop", "kserve", "onnxruntime", "numpy")
+PEER_PACKAGES = ("litserve", "fastapi", "uvicorn", "httptools", "uvloop", "granian", "kserve", "onnxruntime", "numpy")
 SERVE = "import sys; from cutset.codegen.runtime.main import main; sys.exit(main(sys.argv[2:], sys.argv[1]))"
 
 
@@ -50,7 +50,7 @@ def serving(folder: Path, *options: str, core: int | None = None) -> Iterator[st
 def front(kind: str) -> Iterator[int]:
     """Yield the port of a bare front on one core."""
     port = free_port()
-    python = sys.executable if kind == "grpc" else str(peers_environment())
+    python = sys.executable if kind.startswith("grpc") else str(peers_environment())
     with started([python, str(HERE / "fronts.py"), kind, str(port)], core=0):
         await_port(port)
         yield port
@@ -93,9 +93,10 @@ def free_port() -> int:
 def peers_environment() -> Path:
     """Return the Python that holds the other servers, installing them on the first call."""
     python = PEERS / "bin" / "python"
-    if not (PEERS / "complete").exists():
+    complete = PEERS / f"complete-{len(PEER_PACKAGES)}"
+    if not complete.exists():
         subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *PEER_PACKAGES], check=True)
-        (PEERS / "complete").touch()
+        complete.touch()
     return python

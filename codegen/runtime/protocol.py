@@ -100,7 +100,7 @@ class Codec:
         self._inputs = {tensor.name: _element(tensor) for tensor in inputs}
         self._outputs = {tensor.name: _element(tensor) for tensor in outputs}
         self._remembered_header = functools.lru_cache(_REMEMBERED)(self._read_header)
-        self._remembered_response = functools.lru_cache(_REMEMBERED)(self._raw_response)
+        self._remembered_response = functools.lru_cache(_REMEMBERED)(self._response)
 
     def decode(self, body: memoryview, header_length: int | None) -> InferRequest:
         """Return the request in a body.
@@ -134,40 +134,42 @@ class Codec:
         Raises:
             ProtocolError: If an output has no JSON form and was asked for as JSON.
         """
+        described: list[tuple[str, tuple[int, ...], int | None]] = []
         parts: list[Buffer] = []
-        entries: list[dict[str, Any]] = []
-        raw: list[tuple[str, tuple[int, ...], int]] = []
+        data: dict[str, list[object]] = {}
         for output in request.outputs:
             element, tensor = self._outputs[output.name], results[output.name]
             if output.binary:
                 parts.append(encode_raw(tensor, element))
-                raw.append((output.name, tensor.shape, len(parts[-1])))
-                entries.append(self._raw_entry(*raw[-1]))
-            else:
-                try:
-                    entries.append(self._entry(output.name, tensor.shape) | {"data": encode_json(tensor, element)})
-                except WireError as error:
-                    raise ProtocolError(f"output {output.name!r}: {error}") from None
-        if len(raw) == len(entries) and len(request.id or "") <= _REMEMBERED_BYTES:
-            header = self._remembered_response(request.id, tuple(raw))
+                described.append((output.name, tensor.shape, len(parts[-1])))
+                continue
+            try:
+                data[output.name] = encode_json(tensor, element)
+            except WireError as error:
+                raise ProtocolError(f"output {output.name!r}: {error}") from None
+            described.append((output.name, tensor.shape, None))
+        if data or (request.id is not None and len(request.id) > _REMEMBERED_BYTES):
+            header = self._response(request.id, described, data)
         else:
-            header = self._response(request.id, entries)
+            header = self._remembered_response(request.id, tuple(described))
         return InferResponse(parts=(header, *parts), header_length=len(header) if parts else None)
 
-    def _raw_response(self, identifier: str | None, raw: tuple[tuple[str, tuple[int, ...], int], ...]) -> bytes:
-        return self._response(identifier, [self._raw_entry(*output) for output in raw])
-
-    def _response(self, identifier: str | None, entries: list[dict[str, Any]]) -> bytes:
+    def _response(
+        self,
+        identifier: str | None,
+        described: Sequence[tuple[str, tuple[int, ...], int | None]],
+        data: Mapping[str, list[object]] | None = None,
+    ) -> bytes:
+        """Return the JSON part of a response; an output has a size in bytes, or its values in `data`."""
+        entries: list[dict[str, Any]] = []
+        for name, shape, size in described:
+            entry: dict[str, Any] = {"name": name, "datatype": self._outputs[name].datatype, "shape": list(shape)}
+            values = {"data": data[name]} if data and size is None else {"parameters": {"binary_data_size": size}}
+            entries.append(entry | values)
         document = {"model_name": self._model, "model_version": VERSION, "outputs": entries}
         if identifier is not None:
             document["id"] = identifier
         return json.dumps(document, separators=(",", ":")).encode()
-
-    def _entry(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
-        return {"name": name, "datatype": self._outputs[name].datatype, "shape": list(shape)}
-
-    def _raw_entry(self, name: str, shape: tuple[int, ...], size: int) -> dict[str, Any]:
-        return self._entry(name, shape) | {"parameters": {"binary_data_size": size}}
 
     def _read_header(self, text: bytes) -> _Header:
         document = _object(_parse(text), "the request")

@@ -143,7 +143,7 @@ class Application:
         deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
         future = self._pipeline.submit(request.inputs, deadline, here=True)
         results = await _result(future, receive, deadline)
-        json_bytes = sum(_json_bytes(results[output.name]) for output in request.outputs if not output.binary)
+        json_bytes = sum([_json_bytes(results[output.name]) for output in request.outputs if not output.binary])
         return await _run(json_bytes, self._service.codec.encode, request, results)
 
     async def _body(
@@ -153,7 +153,8 @@ class Application:
         limit, timeout_s = self._settings.max_body_bytes, self._settings.body_timeout_s
         try:
             if announced is not None:
-                await read_body(receive, headers, limit, announced)
+                if announced.missing:
+                    await read_body(receive, headers, limit, announced)
                 return announced.view()
             async with asyncio.timeout(timeout_s):
                 return await read_body(receive, headers, limit)
@@ -248,12 +249,18 @@ def _json_bytes(value: Value) -> int:
     return 16 * int(value.size)
 
 
+async def _disconnected(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _result(future: Future[dict[str, Value]], receive: Receive, deadline: float | None) -> dict[str, Value]:
     """Return the future's result, unless the deadline passes or the client leaves first."""
     if future.done():
         return future.result()
     waiting = asyncio.wrap_future(future)
-    leaving = asyncio.ensure_future(receive())
+    leaving = asyncio.ensure_future(_disconnected(receive))
     leaving.add_done_callback(lambda _task: waiting.cancel())
     try:
         async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
