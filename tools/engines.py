@@ -1,6 +1,6 @@
 """Make, once, the virtual environments of the engines that the exports are tested on and measured against.
 
-usage: python tools/engines.py [triton] [ray] [litserve]
+usage: python tools/engines.py [triton] [ray] [perf-analyzer] [litserve]
 
 Their pins do not go together with each other's or with the development environment's. They lie in the user's cache folder
 under a digest of the pins, so later runs and other checkouts find them there.
@@ -23,9 +23,11 @@ PINS = {
     # The one wheel with a tritonserver inside. With numpy 2, its Python backend answers with empty tensors.
     "triton": ("nvidia-pytriton==0.7.0", "numpy<2", "onnxruntime", "onnxruntime-extensions"),
     "ray": ("ray[serve]==2.60.0", "onnxruntime", "onnxruntime-extensions", "httptools", "prometheus-client"),
+    # NVIDIA's load generator: the last wheel whose binary runs on glibc 2.36; it wants CUDA's runtime and needs no GPU.
+    "perf-analyzer": ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12"),
     "litserve": ("litserve==0.2.19", "onnxruntime"),
 }
-TESTED = ("triton", "ray")
+TESTED = ("triton", "ray", "perf-analyzer")
 """What the tests need; the rest is for the benchmark."""
 DONE = "complete"
 
@@ -51,6 +53,8 @@ def make(engine: str) -> Path:
         subprocess.run([*pip, *PINS[engine]], check=True)  # noqa: S603 - our own pins
         if engine == "triton":
             _place_backend(place)
+        if engine == "perf-analyzer":
+            _place_base64(place)
         (place / DONE).touch()
     return place
 
@@ -102,6 +106,31 @@ def ray_environment(paths: Sequence[Path]) -> dict[str, str]:
     settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     path = f"{folder('ray') / 'bin'}{os.pathsep}{os.environ['PATH']}"
     return kept | settings | {"PATH": path, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+
+
+def perf_analyzer(*words: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command of NVIDIA's load generator, and its environment."""
+    place = folder("perf-analyzer")
+    libraries = [_site(place) / "nvidia" / "cuda_runtime" / "lib", *place.glob("debian/usr/lib/*")]
+    return [str(place / "bin" / "perf_analyzer"), *words], os.environ | {
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))
+    }
+
+
+def _place_base64(place: Path) -> None:
+    """Put the one library that no wheel has beside the others: Debian's package, unpacked and not installed."""
+    unpacked = place / "debian"
+    unpacked.mkdir()
+
+    def run(*words: str, check: bool = True) -> int:
+        return subprocess.run(words, cwd=unpacked, check=check, capture_output=not check).returncode  # noqa: S603 - fixed words
+
+    download = ("apt-get", "download", "--quiet", "--quiet", "libb64-0d")
+    if run(*download, check=False):
+        run("apt-get", "update", "--quiet", "--quiet")
+        run(*download)
+    (package,) = unpacked.glob("*.deb")
+    run("dpkg-deb", "--extract", str(package), str(unpacked))
 
 
 def _place_backend(place: Path) -> None:

@@ -55,7 +55,8 @@ _MESSAGES = {
     "ModelConfigResponse": "config=1 .ModelConfig",
     "ModelStatisticsRequest": _NAMED,
     "StatisticDuration": "count=1 uint64, ns=2 uint64",
-    "InferStatistics": "success=1 .StatisticDuration, fail=2 .StatisticDuration, compute_infer=5 .StatisticDuration",
+    "InferStatistics": "success=1 .StatisticDuration, fail=2 .StatisticDuration, queue=3 .StatisticDuration, "
+    "compute_input=4 .StatisticDuration, compute_infer=5 .StatisticDuration, compute_output=6 .StatisticDuration",
     "ModelStatistics": _NAMED + ", inference_count=4 uint64, execution_count=5 uint64, inference_stats=6 .InferStatistics",
     "ModelStatisticsResponse": "model_stats=1 repeated .ModelStatistics",
     "RepositoryIndexRequest": "repository_name=1 string, ready=2 bool",
