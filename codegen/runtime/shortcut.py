@@ -21,12 +21,13 @@ class Shortcut:
     65,536 requests at worst. What was but a hiccup of the machine is forgotten.
 
     Args:
-        plan: The plan; where it has a stage in a process, whose replacement would be waited for, nothing is run here.
+        plan: The plan; nothing is run here where a batch waits for company, or a stage lies in a process, whose
+            replacement would be waited for.
         recorders: What is counted of its stages.
     """
 
     def __init__(self, plan: PlanConfig, recorders: Sequence[StageRecorders]) -> None:
-        self._allowed = all(stage.execution == "thread" for stage in plan.stages)
+        self._allowed = not plan.max_delay_s and all(stage.execution == "thread" for stage in plan.stages)
         self._short = False
         self._recorders = recorders
         self._skip = 0

@@ -6,6 +6,7 @@ import threading
 import time
 
 import numpy as np
+import pytest
 
 from cutset.codegen.runtime import Pipeline
 from cutset.codegen.runtime.shortcut import LIMIT_S, Shortcut
@@ -85,11 +86,12 @@ def test_penalties_double_are_bounded_and_forgotten(chain):
     assert closed_for() == 2
 
 
-def test_a_stage_in_a_process_is_waited_for_elsewhere(chain):
-    package = chain(1)
-    package.document["stages"][0]["execution"] = "process"
-    package.write()
+@pytest.mark.parametrize("waiting", ["a process", "company"])
+def test_what_would_be_waited_for_is_waited_for_elsewhere(chain, waiting):
+    package = chain(1, **({"max_delay_s": 0.001} if waiting == "company" else {}))
+    if waiting == "a process":
+        package.document["stages"][0]["execution"] = "process"
+        package.write()
     recorders = StageRecorders()
     recorders.service.add(0.0)
-    shortcut = Shortcut(package.plan(), [recorders])
-    assert not shortcut.open()
+    assert not Shortcut(package.plan(), [recorders]).open()
