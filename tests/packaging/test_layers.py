@@ -15,7 +15,7 @@ ENTRY = {"cutset.__main__": {"cutset.cli.main"}}
 """What starts the command line has to reach up to it."""
 
 RUNTIME = "cutset.codegen.runtime"
-RUNTIME_LIBRARIES = {"numpy", "onnxruntime", "uvicorn"} | {
+RUNTIME_LIBRARIES = {"numpy", "onnxruntime", "uvicorn", "httptools"} | {
     "google", "grpc", "grpc_health", "grpc_reflection", "opentelemetry", "prometheus_client", "pynvml",
 }  # fmt: skip
 """What the runtime may import; those of the second set only where its extras are installed."""
