@@ -33,6 +33,14 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 DEVICE_WARMUP_RUNS = 5
 """cuDNN tries its algorithms in the first run; clocks rise in the next."""
 
+CUDA_OPTIONS: Mapping[str, str] = {
+    "do_copy_in_default_stream": "1",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "use_tf32": "0",
+}
+"""By itself the provider tries every algorithm for each new shape, which takes cuDNN up to a second a shape and gains nothing
+in later runs (github.com/PaddlePaddle/PaddleX/pull/5057), and computes float32 products in tf32, which is another precision."""
+
 MAX_TRACED_RUNS = 50
 
 _EXTERNAL_FROM_BYTES = 1024
@@ -53,7 +61,7 @@ class SessionJob:
         level: How far onnxruntime may rewrite the graph.
         optimised_model: Where to save the graph as it runs, None to save it nowhere.
         gauge_s: What the gauge takes at the machine's own speed, as far as it is known.
-        tf32: Whether the CUDA provider may compute float32 products in tf32, as it does by itself where the GPU can.
+        cuda_options: Options of the CUDA provider that differ from `CUDA_OPTIONS`, or come to them.
     """
 
     model: Path
@@ -65,7 +73,7 @@ class SessionJob:
     level: OptimizationLevel = "all"
     optimised_model: Path | None = None
     gauge_s: float = 0.0
-    tf32: bool = True
+    cuda_options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +235,7 @@ def _providers(job: SessionJob) -> list[Any]:
         )
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
-    settings = {"device_id": job.cuda_device, "do_copy_in_default_stream": True, "use_tf32": int(job.tf32)}
+    settings = {"device_id": str(job.cuda_device), **CUDA_OPTIONS, **job.cuda_options}
     return [(CUDA_PROVIDER, settings), CPU_PROVIDER]
 
 

@@ -16,6 +16,7 @@ from cutset.files import write_atomic
 from cutset.graph.load import load, with_operators
 from cutset.profilers.calibrated import calibrate
 from cutset.profilers.child import Failure, Limits
+from cutset.profilers.cuda_driver import CudaDevice
 from cutset.profilers.environment import environment
 from cutset.profilers.ort_child import SessionJob
 from cutset.profilers.ort_cpu import observe
@@ -136,7 +137,8 @@ def target_of(job: Job) -> dict[str, Any]:
     """Return what the GPU is called in a recording: the id of its data sheet where there is one."""
     if job.device is None:
         return {"id": "stand-in", "name": "CPU in place of a GPU"}
-    name = environment().gpus[job.device].name
+    with CudaDevice(job.device) as cuda:
+        name = cuda.name
     sheet = sheet_of({"name": name})
     return {"id": sheet.id if sheet else name.lower().replace(" ", "-"), "name": name}
 

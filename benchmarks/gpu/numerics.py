@@ -13,7 +13,7 @@ from cutset.graph.load import load, with_operators
 from cutset.profilers.ort_child import SessionJob, run_session
 
 SEEDS = (0, 1)
-WAYS = {"fp32": ("fp32", False), "tf32": ("fp32", True), "fp16": ("fp16", True)}
+WAYS = {"fp32": ("fp32", "0"), "tf32": ("fp32", "1"), "fp16": ("fp16", "0")}
 """File that is run, and whether its float32 products may be computed in tf32."""
 
 
@@ -30,7 +30,8 @@ def compare_model(job: Job) -> dict[str, Any]:
     for way, (precision, tf32) in WAYS.items():
         try:
             model = in_precision(one.path, precision)
-            found = [run_session(replace(ask, model=model, cuda_device=job.device, tf32=tf32)) for ask in asked]
+            on_gpu = [replace(ask, model=model, cuda_device=job.device, cuda_options={"use_tf32": tf32}) for ask in asked]
+            found = [run_session(ask) for ask in on_gpu]
             rows.append({"precision": way, "outputs": serde.to_builtins(errors_of(reference, found))})
         except Exception as error:  # a precision that fails leaves the others standing
             rows.append({"precision": way, "failure": str(error)[:400]})

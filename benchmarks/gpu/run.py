@@ -29,6 +29,7 @@ from benchmarks.gpu.numerics import compare_model
 from benchmarks.gpu.overlap import trace
 from benchmarks.gpu.serving import serve, serve_engines
 from benchmarks.gpu.tables import markdown
+from benchmarks.gpu.usage import pci_bus_id
 from cutset import serde
 from cutset.errors import CutsetError, UsageError
 from cutset.profilers.child import Failure, Worker
@@ -103,23 +104,13 @@ def _say(words: str) -> None:
 def _environment(device: int | None) -> dict[str, Any]:
     """Return the machine, and the GPU's clocks as the run begins."""
     found = environment()
-    address = "" if device is None else _address(device)
+    address = "" if device is None else pci_bus_id(device)
     clocks = gpu_state(address) if address else None
     return {
         **serde.to_builtins(found),
         "clocks": serde.to_builtins(clocks),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _address(device: int) -> str:
-    from cutset.profilers.cuda_driver import CudaDevice  # noqa: PLC0415 - where there is a driver alone
-
-    try:
-        with CudaDevice(device) as cuda:
-            return cuda.pci_bus_id
-    except CutsetError:
-        return ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,6 +30,15 @@ class _Utilisation(ctypes.Structure):
     _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
 
 
+def pci_bus_id(device: int) -> str:
+    """Return by what nvidia-smi and NVML know a device, empty where CUDA does not work."""
+    try:
+        with CudaDevice(device) as cuda:
+            return cuda.pci_bus_id
+    except CutsetError:
+        return ""
+
+
 class Nvml:
     """One GPU's gauge; `busy` is None where NVML does not tell.
 
@@ -41,11 +50,10 @@ class Nvml:
         self._handle: ctypes.c_void_p | None = None
         if device is None:
             return
+        address = pci_bus_id(device)
         try:
-            with CudaDevice(device) as cuda:
-                address = cuda.pci_bus_id
             self._library = ctypes.CDLL(_LIBRARY)
-        except (CutsetError, OSError):
+        except OSError:
             return
         handle = ctypes.c_void_p()
         if not self._library.nvmlInit_v2() and not self._library.nvmlDeviceGetHandleByPciBusId_v2(
