@@ -255,7 +255,11 @@ def _release_frames(error: BaseException) -> None:
     The error, its frames and the request's future refer to each other; a burst of failures would keep every tensor
     alive until the cycle collector comes by.
     """
-    link: BaseException | None = error
-    while link is not None:
-        traceback.clear_frames(link.__traceback__)
-        link = link.__cause__
+    links: dict[int, BaseException] = {}
+    more: list[BaseException | None] = [error]
+    while more:
+        link = more.pop()
+        if link is not None and id(link) not in links:
+            links[id(link)] = link
+            traceback.clear_frames(link.__traceback__)
+            more += [link.__cause__, link.__context__]

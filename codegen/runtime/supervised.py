@@ -85,7 +85,8 @@ class Supervised:
             if self._deaths >= _MOST_DEATHS:
                 raise BackendError(f"given up after {self._deaths} deaths in a row: {death}") from death
             self._deaths += 1
-            _log.warning("a stage's backend died and is loaded anew: %s", death)
+            # In words: whoever keeps the record must not keep the tensors in the frames of the error.
+            _log.warning("a stage's backend died and is loaded anew: %s", str(death))
             try:
                 self._held = _Held(self._load())
             except ConfigError as error:

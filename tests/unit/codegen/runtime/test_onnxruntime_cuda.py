@@ -10,34 +10,19 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from cutset.codegen.runtime import DegradedWarning, Pipeline, StageError
-from cutset.codegen.runtime.backends import LOADERS, onnxruntime_cuda
-from cutset.codegen.runtime.backends.base import BackendDied, BackendError, BackendOptions
+from cutset.codegen.runtime.backends import onnxruntime_cuda
+from cutset.codegen.runtime.backends.base import BackendDied, BackendError
 from cutset.codegen.runtime.backends.device import DeviceTensor, Parts
 from cutset.codegen.runtime.backends.gpu import GpuExecutor
-from cutset.codegen.runtime.backends.onnxruntime import CPU, open_session
+from cutset.codegen.runtime.backends.onnxruntime import CPU
 from cutset.codegen.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Way
 from cutset.codegen.runtime.config import Wanted
-from tests.unit.codegen.runtime.host_device import HostDevice, StreamedSession
-
-OPTIONS = BackendOptions(intra_op_threads=1, custom_ops=())
-
-
-def stand_in(stage, gpu, *, refuse=(), fail=lambda: None):
-    """Return what opens a stage's model for the CPU provider, in the ways that are not refused."""
-    fixed = []
-
-    def open_way(way):
-        if way in refuse:
-            raise BackendError(f"{way.value} is refused")
-        session = open_session(stage, OPTIONS, [CPU])
-        fixed[:] = [all(isinstance(size, int) for size in node.shape) for node in session.get_outputs()]
-        waits = way is Way.AWAITED or not all(fixed)
-        return StreamedSession(session, gpu.device, gpu.computation, waits=waits, fail=fail)
-
-    return open_way
+from cutset.codegen.runtime.schedule import places
+from tests.unit.codegen.runtime.gpu_pipeline import OPTIONS, expected, on_host_memory, stand_in, three_stages
+from tests.unit.codegen.runtime.host_device import HostDevice
 
 
 @pytest.fixture(params=[None, 0], ids=["lazy", "paced"])
@@ -195,64 +180,18 @@ def test_what_onnxruntime_is_asked_for(package, gpu, monkeypatch):
         assert providers[1:] == [CPU]
 
 
-def pipeline_over(package, devices, monkeypatch):
-    """Return a pipeline of three stages whose GPU stages are on a device of host memory."""
-    tensors = {name: ("float32", ["n", 2]) for name in ("x", "a", "s", "b", "y", "r")}
-    one = helper.make_tensor("one", TensorProto.FLOAT, [], [1.0])
-    stages = [
-        (
-            "gpu",
-            [
-                helper.make_node("Constant", [], ["one"], value=one),
-                helper.make_node("Add", ["x", "x"], ["a"]),
-                helper.make_node("Add", ["x", "one"], ["s"]),
-            ],
-            ["x"],
-            ["a", "s"],
-        ),
-        ("cpu", [helper.make_node("Neg", ["a"], ["b"])], ["a"], ["b"]),
-        (
-            "gpu",
-            [helper.make_node("Mul", ["b", "s"], ["y"]), helper.make_node("Identity", ["s"], ["r"])],
-            ["b", "s"],
-            ["y", "r"],
-        ),
-    ]
-    made = package(tensors, stages, inputs=["x"], outputs=["y", "r", "a"])
-    for entry in made.document["stages"]:
-        entry["batching"] = {"proven": True}
-    made.write()
-    loaded = []
-
-    def load(stage, options):
-        gpu = onnxruntime_cuda.open_gpu()
-        backend = OnnxRuntimeCudaBackend(gpu, stage, stand_in(stage, gpu))
-        loaded.append(backend)
-        return backend
-
-    monkeypatch.setitem(LOADERS, "onnxruntime-cuda", load)
-    monkeypatch.setattr("cutset.codegen.runtime.backends.gpu.Gpu", lambda index: devices.append(HostDevice()) or devices[-1])
-    return Pipeline.load(made.folder), loaded
-
-
-def expected(x):
-    return {"y": -2 * x * (x + 1), "r": x + 1, "a": 2 * x}
-
-
-def test_a_pipeline_keeps_what_only_the_gpu_reads_there(package, monkeypatch):
-    devices = []
-    pipeline, loaded = pipeline_over(package, devices, monkeypatch)
-    assert dict(loaded[0]._stage.wanted) == {"a": Wanted.HOST | Wanted.RESULT, "s": Wanted.DEVICE}
+def test_a_pipeline_keeps_what_only_the_gpu_reads_there(package):
     seen = []
-    run = loaded[1].run
-    loaded[1].run = lambda feeds: seen.append({name: type(value) for name, value in feeds.items()}) or run(feeds)
-    with pipeline:
-        items = [{"x": np.full((1 + number % 3, 2), number, np.float32)} for number in range(40)]
-        for item, found in zip(items, pipeline.map(items), strict=True):
-            for name, value in expected(item["x"]).items():
-                assert found[name].tolist() == value.tolist()
-        assert pipeline.stats().utilisation.keys() == {"cpu", "gpu"}
-    del loaded[1].run
+    with on_host_memory() as (devices, loaded):
+        pipeline = Pipeline.load(three_stages(package))
+        run = loaded[1].run
+        loaded[1].run = lambda feeds: seen.append({name: type(value) for name, value in feeds.items()}) or run(feeds)
+        with pipeline:
+            items = [{"x": np.full((1 + number % 3, 2), number, np.float32)} for number in range(40)]
+            for item, found in zip(items, pipeline.map(items), strict=True):
+                for name, value in expected(item["x"]).items():
+                    assert found[name].tolist() == value.tolist()
+            assert pipeline.stats().utilisation.keys() == {"cpu", "gpu"}
     assert {kinds["s"] for kinds in seen} <= {DeviceTensor, Parts}
     assert len(devices) == 1
     assert devices[0].violations == []
@@ -261,11 +200,17 @@ def test_a_pipeline_keeps_what_only_the_gpu_reads_there(package, monkeypatch):
     assert devices[0].live() == 0
 
 
-def test_a_pipeline_survives_the_loss_of_the_gpu(package, monkeypatch):
-    devices = []
-    pipeline, loaded = pipeline_over(package, devices, monkeypatch)
-    with pipeline:
-        x = np.ones((1, 2), np.float32)
+def test_where_the_outputs_of_a_stage_are_taken(package):
+    with on_host_memory() as (_, loaded), Pipeline.load(three_stages(package)) as pipeline:
+        wanted = [dict(phase.wanted) for phase in (loaded[0]._stage, loaded[1]._stage)]
+        assert wanted[0] == {"a": Wanted.HOST | Wanted.RESULT, "s": Wanted.DEVICE}
+        assert wanted[1] == {"y": Wanted.RESULT, "r": Wanted.RESULT}
+        assert [places(pipeline.plan, stage) for stage in pipeline.plan.stages] == [wanted[0], {}, wanted[1]]
+
+
+def test_a_pipeline_survives_the_loss_of_the_gpu(package):
+    x = np.ones((1, 2), np.float32)
+    with on_host_memory() as (devices, loaded), Pipeline.load(three_stages(package)) as pipeline:
         assert pipeline.run({"x": x})["a"].tolist() == [[2, 2]]
         real, lose = loaded[1].run, [True]
 
@@ -281,25 +226,18 @@ def test_a_pipeline_survives_the_loss_of_the_gpu(package, monkeypatch):
         assert pipeline.run({"x": x})["y"].tolist() == [[-4, -4]]
         assert pipeline.ready
         assert [stage.replaced for stage in pipeline.stats().stages] == [1, 0, 1]
-    del loaded[1].run
     assert len(devices) == 2
     assert devices[1].live() == 0
 
 
-def test_a_gpu_stage_that_moved_to_the_cpu_fetches_what_the_gpu_kept(package, monkeypatch):
-    devices = []
-    real = onnxruntime_cuda.load
-    pipeline, _ = pipeline_over(package, devices, monkeypatch)
-    pipeline.close()
-    patched = LOADERS["onnxruntime-cuda"]
-    monkeypatch.setitem(
-        LOADERS, "onnxruntime-cuda", lambda stage, options: (patched if stage.index == 0 else real)(stage, options)
-    )
-    folder = pipeline.plan.stages[0].model.parent.parent
-    with pytest.warns(DegradedWarning, match="stage 2"):
-        pipeline = Pipeline.load(folder)
-    with pipeline:
-        for number in range(5):
-            x = np.full((1, 2), number, np.float32)
-            found = pipeline.run({"x": x})
-            assert all(found[name].tolist() == value.tolist() for name, value in expected(x).items())
+def test_a_gpu_stage_that_moved_to_the_cpu_fetches_what_the_gpu_kept(package):
+    with on_host_memory(only=0) as (devices, _):
+        with pytest.warns(DegradedWarning, match="stage 2"):
+            pipeline = Pipeline.load(three_stages(package))
+        with pipeline:
+            for number in range(5):
+                x = np.full((1, 2), number, np.float32)
+                found = pipeline.run({"x": x})
+                assert all(found[name].tolist() == value.tolist() for name, value in expected(x).items())
+    assert devices[0].violations == []
+    assert devices[0].live() == 0
