@@ -27,6 +27,8 @@ from cutset.partitioner.plan import Plan
 from cutset.profilers.inputs import SampleInputs, write_npz
 
 TEMPLATES = Path(__file__).with_name("templates")
+GPU_RUNTIME = "onnxruntime-gpu[cuda,cudnn]>=1.21"
+"""With the CUDA and cuDNN that it was built for. Its releases come after those of onnxruntime, so not at least the same."""
 REQUIREMENTS = ("numpy", "onnxruntime", "uvicorn", "httptools", "uvloop")
 """What the runtime imports, or uvicorn where it is there: on uvloop it served half as many large requests again."""
 EXTRAS = {
@@ -89,8 +91,8 @@ def _variables(plan: Plan, package: str, custom_ops: Sequence[Mapping[str, str]]
         "version": __version__,
         "summary": f"Serves a model in {len(plan.stages)} stage(s): {' -> '.join(s.device for s in plan.stages)}.",
         "requirements": runtime,
-        "gpu_runtime": _at_least("onnxruntime").replace("onnxruntime", "onnxruntime-gpu"),
-        "gpu_requirements": [entry.replace("onnxruntime>", "onnxruntime-gpu>") for entry in runtime if "onnxruntime>" in entry],
+        "gpu_runtime": GPU_RUNTIME,
+        "gpu_requirements": [GPU_RUNTIME],
         "extras": {extra: [_at_least(name) for name in names] for extra, names in EXTRAS.items()},
         "inputs": _inputs(plan),
         "outputs": [spec.name for spec in plan.outputs if spec.is_tensor],

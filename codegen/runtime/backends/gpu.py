@@ -28,6 +28,8 @@ from .device import Buffer, Device, DeviceTensor, Memory, Parts, Shape, array_ov
 
 SLOTS = 3
 """Runs at once: one on its way in, one that is computed, one on its way out."""
+GRAPHS = 2 * SLOTS
+"""Threads that have recorded runs of their own. A pipeline has `SLOTS`; those of another engine may come and go."""
 _opened: dict[int, GpuExecutor] = {}
 _opening = threading.Lock()
 

@@ -32,7 +32,7 @@ from ..dtypes import ELEMENT_TYPES, Value
 from .archive import ARCHIVE
 from .base import BackendDied, BackendError, BackendOptions
 from .device import DeviceTensor
-from .gpu import SLOTS, Flight, GpuExecutor, open_gpu
+from .gpu import GRAPHS, SLOTS, Flight, GpuExecutor, open_gpu
 from .onnxruntime import BFLOAT16, BFLOAT16_CODE, CPU, CUDA, OnnxRuntimeBackend, open_session
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class OnnxRuntimeCudaBackend:
             raise BackendError("Python functions in the graph run on the CPU only")
         gpu = open_gpu()
         try:
-            return cls(gpu, stage, partial(_open, stage, options, gpu))
+            return cls(gpu, stage, partial(open_way, stage, options, gpu))
         except BaseException:
             gpu.close()
             raise
@@ -187,10 +187,14 @@ class OnnxRuntimeCudaBackend:
                 binding.bind_output(name, kind, 0, self._outputs[name].code, place.shape, place.address)
         return binding
 
-    def _slot(self) -> _Slot:
-        """Return the memory and the binding that this thread's graph was recorded with."""
+    def _slot(self) -> _Slot | None:
+        """Return the memory and the binding that this thread's graph was recorded with; None if enough threads have one."""
         thread = threading.get_ident()
-        if thread not in self._slots:
+        if thread in self._slots:
+            return self._slots[thread]
+        with self._gpu.launching:
+            if len(self._slots) == GRAPHS:
+                return None
             inputs = {name: self._gpu.tensor(tensor.shape or (), tensor.dtype) for name, tensor in self._inputs.items()}
             outputs = {name: self._gpu.tensor(tensor.shape or (), tensor.dtype) for name, tensor in self._outputs.items()}
             options = _run_options(Way.GRAPH, graph=next(self._ids))
@@ -232,7 +236,12 @@ class _Tensor:
         return cls(element.storage, code, tuple(node.shape) if fixed else None)
 
 
-def _open(stage: StageConfig, options: BackendOptions, gpu: GpuExecutor, way: Way) -> ort.InferenceSession:
+def open_way(stage: StageConfig, options: BackendOptions, gpu: GpuExecutor, way: Way) -> ort.InferenceSession:
+    """Return a session on a stage's model whose runs can end in this way, on the executor's stream.
+
+    Raises:
+        BackendError: If ONNX Runtime does not take the model so, or CUDA does not work.
+    """
     provider = {
         "device_id": "0",
         "user_compute_stream": str(gpu.computation),

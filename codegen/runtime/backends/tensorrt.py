@@ -30,7 +30,7 @@ from .base import BackendDied, BackendError, BackendOptions, StageBackend
 from .device import Buffer, Device, DeviceTensor, Shape, array_over
 from .engine_build import MODULES, BuildJob, build_apart
 from .engine_cache import Builder, EngineCache, ingredients, key_of
-from .gpu import SLOTS, Flight, GpuExecutor, open_gpu
+from .gpu import GRAPHS, SLOTS, Flight, GpuExecutor, open_gpu
 from .tensorrt_run import RecordedRun, output_allocator
 
 _ELEMENTS = {
@@ -216,11 +216,13 @@ class TensorRtBackend:
         return None
 
     def _recorded(self) -> RecordedRun | None:
-        """Return the run that was recorded for this thread; None where recording turns out not to work."""
+        """Return the run that was recorded for this thread; None where that does not work or enough threads have one."""
         thread = threading.get_ident()
         if thread not in self._graphs:
             try:
                 with self._gpu.launching:
+                    if len(self._graphs) == GRAPHS:
+                        return None
                     context = self._create_context()
                     shapes = {name: tuple(self._engine.get_tensor_profile_shape(name, 0)[2]) for name in self._stage.inputs}
                     for name, shape in shapes.items():

@@ -321,8 +321,9 @@ class StreamedSession:
             self._fail()
             with contextlib.suppress(RuntimeError):  # ONNX Runtime has no entry of that name
                 graph = options.get_run_config_entry("gpu_graph_id")
-                recorded = self._graphs.setdefault(graph, (binding, threading.get_ident()))
-                assert recorded == (binding, threading.get_ident()), "a graph has its memory and its thread"
+                if graph != "-1":
+                    recorded = self._graphs.setdefault(graph, (binding, threading.get_ident()))
+                    assert recorded == (binding, threading.get_ident()), "a graph has its memory and its thread"
             self._device.queue(self._stream, lambda: self._session.run_with_iobinding(binding))
             if self._waits:
                 self._device.synchronise(self._stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from cutset.codegen.runtime import DegradedWarning, Pipeline, StageError
 from cutset.codegen.runtime.backends import onnxruntime_cuda
 from cutset.codegen.runtime.backends.base import BackendDied, BackendError
 from cutset.codegen.runtime.backends.device import DeviceTensor, Parts
-from cutset.codegen.runtime.backends.gpu import GpuExecutor
+from cutset.codegen.runtime.backends.gpu import GRAPHS, GpuExecutor
 from cutset.codegen.runtime.backends.onnxruntime import CPU
 from cutset.codegen.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Way
 from cutset.codegen.runtime.config import Wanted
@@ -67,6 +68,21 @@ def test_the_strongest_way_that_works(package, gpu, way, shape):
 
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(work, range(3)))
+    backend.close()
+
+
+def test_threads_that_come_and_go_do_not_take_all_memory(package, gpu):
+    stage = double(package, shape=(1, 2))
+    backend = OnnxRuntimeCudaBackend(gpu, stage, stand_in(stage, gpu))
+    together = threading.Barrier(GRAPHS + 3)
+
+    def work(number):
+        together.wait(30)
+        return [backend.run({"x": np.full((1, 2), number, np.float32)})["y"][0, 0] for _ in range(3)]
+
+    with ThreadPoolExecutor(GRAPHS + 3) as threads:
+        assert list(threads.map(work, range(GRAPHS + 3))) == [[2 * number] * 3 for number in range(GRAPHS + 3)]
+    assert len(backend._slots) == GRAPHS
     backend.close()
 
 

@@ -271,8 +271,7 @@ def test_every_generation_of_tensorrt_has_everything_that_is_called(version, tmp
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler to build the stand-in for the libraries with")
-    cache = Path(os.environ.get("CUTSET_TEST_WHEELS") or Path.home() / ".cache" / "cutset-test-wheels")
-    wheel = downloaded(f"tensorrt-cu13-bindings=={version}", cache / version)
+    wheel = cached_wheel(f"tensorrt-cu13-bindings=={version}")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     (tmp_path / "stub.c").write_text(STUB)
@@ -285,8 +284,10 @@ def test_every_generation_of_tensorrt_has_everything_that_is_called(version, tmp
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-def downloaded(requirement: str, folder: Path) -> Path:
-    """Return the wheel of a requirement, from the folder if it was downloaded before."""
+def cached_wheel(requirement: str) -> Path:
+    """Return the wheel of a requirement, which is downloaded once."""
+    cache = Path(os.environ.get("CUTSET_TEST_WHEELS") or Path.home() / ".cache" / "cutset-test-wheels")
+    folder = cache / requirement
     if not list(folder.glob("*.whl")):
         words = ["download", "--quiet", "--no-deps", "--disable-pip-version-check", "--dest", str(folder), requirement]
         done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from cutset.codegen.runtime.backends.base import BackendError
 from cutset.codegen.runtime.backends.device import DeviceTensor, Parts, array_over
-from cutset.codegen.runtime.backends.gpu import GpuExecutor
+from cutset.codegen.runtime.backends.gpu import GRAPHS, GpuExecutor
 from cutset.codegen.runtime.backends.tensorrt import TensorRtBackend
 from cutset.codegen.runtime.config import StageConfig, Wanted
 from tests.unit.codegen.runtime.fake_library import IOutputAllocator, Logger, Place, Strategy
@@ -133,6 +134,15 @@ def test_fixed_shapes_are_recorded_once_a_thread(gpu):
     with pytest.raises(BackendError, match=r"shape \(3, 3\), and only \(2, 3\)"):
         backend.run({"x": np.zeros((3, 3), F32)})
     check(backend)
+    backend.close()
+
+
+def test_threads_that_come_and_go_do_not_take_all_memory(gpu):
+    backend, engine = backend_with(gpu, FIXED)
+    together = threading.Barrier(GRAPHS + 3)
+    with ThreadPoolExecutor(GRAPHS + 3) as threads:
+        list(threads.map(lambda seed: together.wait(30) is None or check(backend, seed), range(GRAPHS + 3)))
+    assert len(engine.contexts) == GRAPHS + 1
     backend.close()
 
 
