@@ -107,8 +107,9 @@ class TensorRtBackend:
         self._context = self._create_context()
         self._allocator = output_allocator(trt)
         self._graphs: dict[int, RecordedRun] = {}
-        self.no_graph = self._why_no_graph()
+        self.no_graph: str | None = None
         """Why runs are not recorded as CUDA graphs; None where they are."""
+        self._give_up_graphs(self._why_no_graph())
         self.max_batch = _most_rows(stage)
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
