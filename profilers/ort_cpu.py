@@ -7,49 +7,25 @@ every value and the price of each node unfused.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
-
-from cutset.errors import ProfileError
-from cutset.graph.extract import write_anonymous
 from cutset.graph.model import ModelGraph
-from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
+from cutset.profilers.attribution import Group
 from cutset.profilers.bodies import time_bodies
+from cutset.profilers.cpu_runs import CpuRuns
 from cutset.profilers.gauge import gauge, keep, recall
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
-from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
-from cutset.profilers.table import Latency, OptimizationLevel
-from cutset.profilers.timing import Run, at_own_speed, repeat, settled, summarise, time_once
-from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, measure_trace_cost, typical_run
+from cutset.profilers.session import Arrays, release_memory, run
+from cutset.profilers.table import Latency
+from cutset.profilers.timing import at_own_speed, repeat, settled, summarise
 
-UNFUSED_RUNS = 3
 ALONE_SHARE, LOADED_SHARE, TRACED_SHARE = 0.4, 0.2, 0.4
 """How the time to repeat runs is divided among the three measurements; half of the first comes last, if it is needed then."""
-
-LOADED_ROUND_S = 0.05
-"""Seconds that all workers run between two readings of the gauge."""
-
-TRACED_RUNS = 200
-TRACED_EVENTS = 120_000
-"""Kernels in all traced runs together, about: each takes some 300 bytes of trace and 10 us to read."""
-MIN_TRACED_RUNS = 15
-
-UNTIMED = TraceCost(node_s=0.0, inside_s=0.0, whole_s=0.0)
-"""For a trace that is read for its shapes: measuring what tracing costs takes longer than running a small model."""
-
-_ORT_TYPES = {"float": "float32", "double": "float64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +84,7 @@ def profile_cpu(
     alone = partial(repeat, budget_s=ALONE_SHARE * budget_s / 2, speed=gauge())
     recall(options.cache)
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
-        work = _Workdir(graph, Path(folder), options.threads, options.optimization)
+        work = CpuRuns(graph, Path(folder), options.threads, options.optimization)
         feed = work.feed(inputs)
         progress("running the model unfused for its shapes")
         unfused_s, shapes, dtypes = work.unfused(feed)
@@ -156,7 +132,7 @@ def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[i
         ProfileError: If the model does not run on these inputs.
     """
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
-        work = _Workdir(graph, Path(folder), threads=1, timed=False)
+        work = CpuRuns(graph, Path(folder), threads=1, timed=False)
         _, shapes, dtypes = work.unfused(work.feed(inputs))
     return {**shapes, **sizes_of(inputs)}, dtypes
 
@@ -183,130 +159,7 @@ def observe(graph: ModelGraph, inputs: Arrays, *, threads: int = 1) -> Observed:
         ModelError: If onnxruntime does not load the model.
     """
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
-        work = _Workdir(graph, Path(folder), threads, timed=False)
+        work = CpuRuns(graph, Path(folder), threads, timed=False)
         _, shapes, dtypes = work.unfused(work.feed(inputs), runs=1)
         work.open(optimized_model_filepath=str(work.optimised))
         return Observed(groups=tuple(work.attributed()[1]), shapes={**shapes, **sizes_of(inputs)}, dtypes=dtypes)
-
-
-class _Workdir:
-    """A temporary anonymised copy of the model, weights beside it so that every session maps them."""
-
-    def __init__(
-        self, graph: ModelGraph, folder: Path, threads: int, level: OptimizationLevel = "all", *, timed: bool = True
-    ) -> None:
-        self.graph = graph
-        self.folder = folder
-        self.threads = threads
-        self.level = level
-        self.model, self.optimised = folder / "model.onnx", folder / "optimised.onnx"
-        self.originals = write_anonymous(graph, self.model)
-        self.anonymous = {original: name for name, original in self.originals.items()}
-        self.cost = measure_trace_cost() if timed else UNTIMED
-
-    def feed(self, inputs: Arrays) -> dict[str, Any]:
-        # Copies: without its optimisations onnxruntime 1.32 overwrote inputs (Identity before a training BatchNormalization).
-        return {self.anonymous[name]: copy.copy(value) for name, value in inputs.items()}
-
-    def open(self, **settings: Any) -> Any:
-        options = session_options(threads=self.threads, level=settings.pop("level", self.level))
-        for name, value in settings.items():
-            setattr(options, name, value)
-        if "optimized_model_filepath" in settings:
-            data = Path(settings["optimized_model_filepath"]).name + ".data"
-            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
-            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-        return open_session(self.model, custom_ops=self.graph.custom_ops, options=options, where=str(self.graph.path))
-
-    def _traced(
-        self, feed: Mapping[str, Any], repeated: Callable[[Callable[[], object]], list[Run]], **settings: Any
-    ) -> tuple[list[KernelRun], list[Run]]:
-        """Return the kernel events of a traced session, and the runs it made."""
-        session = self.open(enable_profiling=True, profile_file_prefix=str(self.folder / "trace"), **settings)
-        try:
-            runs = repeated(lambda: run(session, feed))
-        finally:
-            trace = Path(session.end_profiling())
-        events = list(kernel_runs(trace, self.cost))
-        trace.unlink()
-        return events, runs
-
-    def loaded(self, call: Callable[[], object], budget_s: float, workers: int) -> Latency:
-        """Return the latency while every worker runs the model: they share memory bandwidth and caches.
-
-        The gauge is read while they pause, so that it shows what others do to the machine and not what they do to each other.
-        """
-        end = time.perf_counter() + budget_s
-        runs: list[Run] = []
-        with ThreadPoolExecutor(workers) as pool:
-            before_s = gauge().read()
-            while not runs or time.perf_counter() < end:
-                begun = [pool.submit(repeat, call, budget_s=LOADED_ROUND_S, warmup=1) for _ in range(workers)]
-                fresh = [entry for future in begun for entry in future.result()]
-                after_s = gauge().read()
-                runs += [replace(entry, gauge_s=(before_s + after_s) / 2) for entry in fresh]
-                before_s = after_s
-        return summarise(at_own_speed(runs, gauge()), threads=self.threads)
-
-    def unfused(
-        self, feed: Mapping[str, Any], *, runs: int = UNFUSED_RUNS
-    ) -> tuple[dict[str, float], dict[str, tuple[int, ...]], dict[str, str]]:
-        events, _ = self._traced(feed, lambda call: [time_once(call) for _ in range(runs)], level="none")
-        names = {f"n{index}": node for index, node in enumerate(self.graph.nodes)}
-        seconds: dict[str, list[float]] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        dtypes: dict[str, str] = {}
-        for event in events:
-            node = names.get(event.name)
-            if node is None:
-                continue
-            seconds.setdefault(node.name, []).append(event.seconds)
-            if len(event.outputs) == len(node.outputs):
-                for output, entry in zip(node.outputs, event.outputs, strict=True):
-                    (dtype, shape), *_ = entry.items()
-                    shapes[output], dtypes[output] = tuple(shape), _ORT_TYPES.get(dtype, dtype)
-        missing = [
-            o for node in self.graph.placeable for o in node.outputs if o not in shapes and not self.graph.knows_shape(o)
-        ]
-        self._observe(feed, missing, shapes, dtypes)
-        return {name: max(self.cost.node_s, min(times)) for name, times in seconds.items()}, shapes, dtypes
-
-    def _observe(self, feed: Mapping[str, Any], missing: Sequence[str], shapes: dict[str, Any], dtypes: dict[str, str]) -> None:
-        """Fetch the values that the trace did not show (operators that onnxruntime expands) as extra outputs."""
-        missing = [value for value in missing if value in self.anonymous]
-        if not missing:
-            return
-        proto = onnx.load(str(self.model), load_external_data=False)
-        declared = {value.name for value in proto.graph.output}
-        added = [self.anonymous[value] for value in missing if self.anonymous[value] not in declared]
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
-        target = self.folder / "observed.onnx"
-        onnx.save(proto, str(target))
-        options = session_options(threads=self.threads, level="none")
-        with contextlib.suppress(Exception):  # a type onnxruntime cannot infer: the shape stays unknown and cannot be cut
-            found = run(open_session(target, custom_ops=self.graph.custom_ops, options=options), feed, added)
-            for name, value in found.items():
-                if isinstance(value, np.ndarray):
-                    original = self.originals[name]
-                    shapes[original] = value.shape
-                    dtypes[original] = "string" if value.dtype.kind in "OUS" else str(value.dtype)
-
-    def fused(self, feed: Mapping[str, Any], budget_s: float) -> tuple[list[Group], list[float]]:
-        """Return the groups, and the seconds of each."""
-        most = min(TRACED_RUNS, max(MIN_TRACED_RUNS, TRACED_EVENTS // max(1, len(self.graph.nodes))))
-        events, runs = self._traced(
-            feed,
-            lambda call: repeat(call, budget_s=budget_s, max_runs=most, within=0.0, speed=gauge()),
-            optimized_model_filepath=str(self.optimised),
-        )
-        kernels, groups = self.attributed()
-        names = {kernel.name for kernel in kernels}
-        typical = typical_run(events, names, runs, cost=self.cost, speed=gauge())
-        if kernels and not typical.kernels:
-            raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
-        return groups, [sum(typical.kernels.get(kernels[index].name, 0.0) for index in group.kernels) for group in groups]
-
-    def attributed(self) -> tuple[list[Kernel], list[Group]]:
-        """Return the kernels of the optimised graph that a session saved, and the groups of nodes that they run."""
-        kernels = kernels_of(onnx.load(str(self.optimised), load_external_data=False).graph)
-        return kernels, attribute(self.graph, kernels, self.originals)
