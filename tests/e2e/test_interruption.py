@@ -27,8 +27,7 @@ MOMENTS = [
     ("profiling its kernels", signal.SIGINT, LONG),
     ("planning", signal.SIGTERM, QUICK),
     ("writing", signal.SIGINT, QUICK),
-    ("verifying", signal.SIGINT, QUICK),
-    ("verifying", signal.SIGTERM, QUICK),
+    ("verifying", signal.SIGTERM, QUICK),  # Ctrl-C: below, over the folder of the last run
 ]
 
 
