@@ -92,6 +92,8 @@ class Supervised:
             except ConfigError as error:
                 self._deaths = _MOST_DEATHS
                 raise BackendError(f"the backend died ({death}) and cannot be loaded again: {error}") from error
+            if self.substitution is not None:
+                _log.warning("it now runs on the %s: %s", self._held.backend.device, self.substitution)
             self.replaced += 1
             dead.retired = True  # the threads inside close it, this one among them
 

@@ -249,9 +249,10 @@ def open_way(stage: StageConfig, options: BackendOptions, gpu: GpuExecutor, way:
     }
     if way is Way.GRAPH:
         provider["enable_cuda_graph"] = "1"
-    entries = {} if way is Way.AWAITED else {"session.disable_cpu_ep_fallback": "1"}
+    # ONNX Runtime takes either a CPU provider that is named, or the entry.
+    rest, entries = ([CPU], {}) if way is Way.AWAITED else ([], {"session.disable_cpu_ep_fallback": "1"})
     with gpu.launching:  # opening allocates and copies on the stream
-        session = open_session(stage, options, [(CUDA, provider), CPU], entries)
+        session = open_session(stage, options, [(CUDA, provider), *rest], entries)
     if CUDA not in session.get_providers():
         # ONNX Runtime falls back by itself, without an error, when the driver or cuDNN is missing.
         raise BackendError("it could not start (driver, CUDA or cuDNN missing)")
