@@ -32,6 +32,7 @@ from benchmarks.gpu.tables import markdown
 from benchmarks.gpu.usage import pci_bus_id
 from cutset import serde
 from cutset.errors import CutsetError, UsageError
+from cutset.profilers.availability import cuda_provider
 from cutset.profilers.child import Failure, Worker
 from cutset.profilers.environment import environment
 from cutset.profilers.gpu_state import gpu_state
@@ -135,6 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(journal: Journal, options: argparse.Namespace) -> int:
     begin = time.monotonic()
+    lacking = None if options.stand_in else cuda_provider()
+    if lacking is not None and not lacking.ready:
+        _say(f"error: no GPU can be measured: {lacking.detail}\nhint: {lacking.hint}; --stand-in cpu rehearses without one")
+        return 3
     device = None if options.stand_in else options.device
     folder = journal.path.resolve().with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,8 @@ from cutset.partitioner.steps import Step, demand_of
 ROUNDS = 3
 DIFFERENT, LOOSE = 4, 1e-2
 """Exit code of `cutset partition` where the numbers of the parts differ, and the tolerance of a second try, which is told."""
+ANSWERS, LONGEST = 20, 4.0
+"""Answers that a turn should have, and how many times its usual length it may take to have them."""
 COMPARED_SHARE = 0.7
 """Of the time that is left when the package is made; the rest is for other sizes of the pipeline."""
 TOLD_APART = 3
@@ -133,14 +135,17 @@ def _compared(job: Job, package: Path, work: Path, until: float) -> list[dict[st
 def in_turns(subjects: Sequence[Subject], nvml: Nvml, job: Job, until: float) -> list[dict[str, Any]]:
     """Return what each subject reached: every one runs in each round, which keeps ratios fair on a machine that wavers."""
     rows: dict[str, list[dict[str, Any]]] = {one.name: [] for one in subjects}
+    seconds: dict[str, float] = {}
     for one in subjects:  # what is loaded late is loaded now: kernels, algorithms, memory
-        drive(one.caller, one.concurrency, job.measured_s / 4)
-    for number in range(ROUNDS):
+        found = drive(one.caller, one.concurrency, job.measured_s / 4)
+        slow_s = ANSWERS * found.p50_s / one.concurrency if math.isfinite(found.p50_s) else math.inf
+        seconds[one.name] = min(max(job.measured_s, slow_s), LONGEST * job.measured_s)
+    for number in range(1 if job.small else ROUNDS):
         for one in subjects:
             if number and time.monotonic() > until:
                 break
             with Usage(nvml) as usage:
-                found = drive(one.caller, one.concurrency, job.measured_s)
+                found = drive(one.caller, one.concurrency, seconds[one.name])
             rows[one.name].append({**serde.to_builtins(found), "gpu": usage.gpu, "cpu": usage.cpu})
     return [_row(one, rows[one.name]) for one in subjects]
 

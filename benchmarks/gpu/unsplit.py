@@ -23,8 +23,10 @@ from cutset.profilers.ort_child import SessionJob, open_job
 CALLERS = (2, 4, 8, 16)
 SESSIONS = (2, 4)
 
-AS_USERS_HAVE_IT = {"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "1"}
-"""What onnxruntime's CUDA provider does by itself: every algorithm tried, products in tf32 where the GPU can."""
+TF32 = {"use_tf32": "1"}
+"""Products in tf32 where the GPU can, as onnxruntime's CUDA provider computes them by itself."""
+BY_ITSELF = {**TF32, "cudnn_conv_algo_search": "EXHAUSTIVE"}
+"""And every algorithm tried, which takes seconds a session: one session is so, to see what it gains."""
 
 Feed = Mapping[str, Any]
 
@@ -38,15 +40,15 @@ class Whole:
     feed: Feed
     job: Job
 
-    def session(self, *, device: int | None, threads: int) -> ort.InferenceSession:
-        """Return a session on a device, None for the CPU."""
+    def session(self, *, device: int | None, threads: int, options: Mapping[str, str] = TF32) -> ort.InferenceSession:
+        """Return a session on a device, None for the CPU, with these options of the CUDA provider."""
         opened = SessionJob(
             model=self.model,
             feed={},
             cuda_device=device,
             threads=threads,
             custom_ops=self.graph.custom_ops,
-            cuda_options=AS_USERS_HAVE_IT,
+            cuda_options=options,
         )
         return open_job(opened)
 
@@ -64,7 +66,7 @@ def unsplit(whole: Whole) -> Iterator[Subject]:
     job, feed = whole.job, whole.feed
     device = job.device
     few = job.small
-    one = whole.session(device=device, threads=1)
+    one = whole.session(device=device, threads=1, options=BY_ITSELF)
     wide = whole.session(device=device, threads=job.cores)
     yield Subject(name="one", title="one request at a time", caller=lambda: _plain(one, feed), concurrency=1)
     yield Subject(name="one_wide", title="the same, CPU nodes on all cores", caller=lambda: _plain(wide, feed), concurrency=1)
@@ -108,7 +110,7 @@ def by_hand(whole: Whole, folder: Path) -> Iterator[Subject]:
             feed={},
             cuda_device=device,
             custom_ops=whole.graph.custom_ops,
-            cuda_options=AS_USERS_HAVE_IT,
+            cuda_options=TF32,
         )
         sessions.append((open_job(opened), stage.inputs, stage.outputs))
 

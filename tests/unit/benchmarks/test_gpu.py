@@ -21,6 +21,7 @@ from benchmarks.gpu.serving import serve
 from benchmarks.gpu.unsplit import hand_split
 from cutset.errors import UsageError
 from cutset.graph.load import load
+from cutset.profilers.availability import cuda_provider
 
 FLOAT = TensorProto.FLOAT
 
@@ -42,7 +43,7 @@ def template(folder: Path) -> Job:
 
 
 def ahead() -> float:
-    return time.monotonic() + 250
+    return time.monotonic() + 2000
 
 
 def test_a_run_goes_on_after_a_failure_and_where_it_stopped(tmp_path: Path) -> None:
@@ -66,11 +67,21 @@ def test_a_run_goes_on_after_a_failure_and_where_it_stopped(tmp_path: Path) -> N
         Journal(path, "")
 
 
+def test_without_a_gpu_nothing_is_measured_and_the_way_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if cuda_provider().ready:
+        pytest.skip("there is a GPU")
+    assert run.main(["-o", str(tmp_path / "gpu.json")]) == 3
+    said = capsys.readouterr().err
+    assert "no GPU can be measured" in said
+    assert "--stand-in cpu" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_the_script_is_rehearsed_with_the_cpu_in_place_of_the_gpu(tmp_path: Path) -> None:
     steps = [
-        Step(section="pipeline", name="tagger", seconds=90, measure=serve),
-        Step(section="profile", name="tagger", seconds=50, measure=profile_model),
+        Step(section="pipeline", name="tagger", seconds=500, measure=serve),
+        Step(section="profile", name="tagger", seconds=500, measure=profile_model),
         Step(section="fit", name="all", seconds=10, measure=fit),
     ]
     journal = Journal(tmp_path / "gpu.json", "cpu")
