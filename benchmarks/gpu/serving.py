@@ -200,9 +200,9 @@ def _judged(found: Mapping[str, Any]) -> dict[str, Any]:
     steps = [one, by_size.get((1, 1)), by_size.get((workers, 1)), by_size.get((workers, batch))]
     names = ("overlap", "cpu_replication", "batching")
     return {
-        "over_one_at_a_time": pipeline / one,
+        "over_one_at_a_time": pipeline / one if one else None,
         "best_unsplit": best,
-        "over_best_unsplit": pipeline / together[best],
+        "over_best_unsplit": pipeline / together[best] if together[best] else None,
         "gain": {n: b / a for n, a, b in zip(names, steps, steps[1:], strict=False) if a and b},
         "best_size": max(by_size, key=lambda size: by_size[size], default=None),
     }

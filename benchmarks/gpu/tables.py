@@ -59,8 +59,8 @@ def _pipeline(entries: Entry) -> str:
         rows.append(
             (
                 name, f"{plan['decision']}, {len(plan['stages'])} stages, {plan['workers']} workers, batch {plan['batch']}",
-                f"{pipeline['per_s']:.1f}", f"{found['over_one_at_a_time']:.2f}",
-                f"{found['over_best_unsplit']:.2f} ({rate[found['best_unsplit']]['title']})", gain, _share(pipeline["gpu"]),
+                f"{pipeline['per_s']:.1f}", _ratio(found["over_one_at_a_time"]),
+                f"{_ratio(found['over_best_unsplit'])} ({rate[found['best_unsplit']]['title']})", gain, _share(pipeline["gpu"]),
                 f"{pipeline['cpu']:.1f}", plan["bottleneck"], plan["cores_to_feed_the_gpu"], _share(bench["prediction_error"]),
                 _share(bench["efficiency"]),
             )
