@@ -16,15 +16,18 @@ import psutil
 
 import benchmarks.serving_models as models
 from benchmarks.serving_children import free_port, front, peer, peers_environment, serving
-from benchmarks.serving_turns import CALLERS, PHOTO, Bench, median_ratio
+from benchmarks.serving_turns import CALLERS, PHOTO, Bench, median_ratio, timed
 from cutset.codegen.runtime.bench import HttpCaller, Load, load
 from cutset.codegen.runtime.config import read_plan
 from cutset.codegen.runtime.grpc_messages import MESSAGES
+from cutset.profilers.session import open_session
 
 Caller = Callable[[], Callable[[], Any]]
 BARE_HTTP = ("asgi-uvloop", "asgi", "asgi-plain", "granian", "starlette", "fastapi")
 BARE_GRPC = ("grpc-uvloop", "grpc")
-PEERS = ("fastapi", "litserve", "kserve")
+STARTS = 3
+PEERS = {"fastapi": 1, "litserve": 1, "kserve": 4}
+"""The other servers, and how many times as long their turns are: of the slowest, a short one would see no answer."""
 
 
 def fronts(bench: Bench) -> list[dict[str, Any]]:
@@ -120,19 +123,27 @@ def on_core(core: int) -> Iterator[None]:
 def servers(bench: Bench) -> list[dict[str, Any]]:
     """Return throughput and p99 of servers over the same files: replicas of the whole model on both cores, and the split one.
 
-    All are up from the beginning, and asked in short turns: what the machine does meanwhile meets all of them alike.
+    All are up together and are asked in short turns, so that what the machine does meanwhile meets all of them alike; and all
+    are started several times, because a process keeps for life what luck it had with its memory: up to 8 % here.
     """
     python = peers_environment()
     folders = {"whole": bench.package("whole"), "split": bench.package("split2", stages=2)}
-    with ExitStack() as stack:
-        sides: dict[tuple[str, str], Callable[[], Load]] = {}
-        for arrangement, folder in folders.items():
-            files = [str(stage.model) for stage in read_plan(folder).stages]
-            callers: dict[str, Caller] = {"ours": ours(stack.enter_context(serving(folder)), folder)}
-            for kind in PEERS:
-                callers[kind] = peer_caller(kind, stack.enter_context(peer(python, kind, files)), folder)
-            sides |= {(arrangement, name): lambda m=make: load(m, CALLERS, bench.seconds) for name, make in callers.items()}
-        found = bench.in_turns({f"{arrangement} {name}": side for (arrangement, name), side in sides.items()})
+    bounds = {arrangement: by_hand(folder, folders["whole"]) for arrangement, folder in folders.items()}
+    found: dict[str, list[Load]] = {}
+    for _ in range(STARTS):
+        with ExitStack() as stack:
+            sides: dict[str, Callable[[], Load]] = {}
+            for kind in ("ours", *PEERS):  # what is divided by each other follows each other
+                seconds = bench.seconds * PEERS.get(kind, 1)
+                for arrangement, folder in folders.items():
+                    if kind == "ours":
+                        caller = ours(stack.enter_context(serving(folder)), folder)
+                    else:
+                        files = [str(stage.model) for stage in read_plan(folder).stages]
+                        caller = peer_caller(kind, stack.enter_context(peer(python, kind, files)), folder)
+                    sides[f"{arrangement} {kind}"] = lambda c=caller, s=seconds: load(c, CALLERS, s)
+            for name, turns in bench.in_turns(sides, -(-bench.rounds // STARTS)).items():
+                found.setdefault(name, []).extend(turns)
     rates = {name: [turn.throughput_per_s for turn in turns] for name, turns in found.items()}
     return [
         {
@@ -141,11 +152,30 @@ def servers(bench: Bench) -> list[dict[str, Any]]:
             "rate_per_s": statistics.median(rates[f"{arrangement} {name}"]),
             "ours / it": median_ratio(rates[f"{arrangement} ours"], rates[f"{arrangement} {name}"]),
             "it / its replicas of the whole": median_ratio(rates[f"{arrangement} {name}"], rates[f"whole {name}"]),
+            "the parts by hand / the whole": bounds[arrangement],
             "p99_ms": statistics.median(turn.p99_s for turn in found[f"{arrangement} {name}"]) * 1e3,
             "failed": sum(turn.failed for turn in found[f"{arrangement} {name}"]),
         }
-        for arrangement, name in sides
+        for arrangement in folders
+        for name in ("ours", *PEERS)
     ]
+
+
+def by_hand(folder: Path, whole: Path) -> float:
+    """Return the speed of a package's stages over that of the whole model, on one thread without any pipeline or server.
+
+    Above it no pipeline gets on the same cores: what ONNX Runtime fuses and in which layout it computes ends at a cut.
+    """
+    chains = [[(open_session(stage.model), stage) for stage in read_plan(one).stages] for one in (folder, whole)]
+
+    def run(chain: list[Any]) -> None:
+        values: dict[str, Any] = {models.INPUT: PHOTO}
+        for session, stage in chain:
+            results = session.run(list(stage.outputs), {name: values[name] for name in stage.inputs})
+            values.update(zip(stage.outputs, results, strict=True))
+
+    pairs = [[timed(lambda c=chain: run(c)) for chain in chains] for _ in range(200)]
+    return statistics.median(entire / parts for parts, entire in pairs)
 
 
 def ours(url: str, folder: Path) -> Caller:

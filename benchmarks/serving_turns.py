@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -31,10 +32,10 @@ class Bench:
         folder = self.place / name
         return folder if folder.exists() else models.write_package(folder, self.network, PHOTO, **options)
 
-    def in_turns(self, sides: Mapping[str, Callable[[], _T]]) -> dict[str, list[_T]]:
+    def in_turns(self, sides: Mapping[str, Callable[[], _T]], rounds: int | None = None) -> dict[str, list[_T]]:
         """Return what each side measured in each round; every other round goes backwards, so that a drift meets all alike."""
         found: dict[str, list[_T]] = {name: [] for name in sides}
-        for number in range(self.rounds):
+        for number in range(rounds or self.rounds):
             for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
                 found[name].append(sides[name]())
         return found
@@ -42,7 +43,7 @@ class Bench:
 
 def median_ratio(above: list[float], below: list[float]) -> float:
     """Return the median of the ratios of turns that followed each other."""
-    return statistics.median(one / other for one, other in zip(above, below, strict=True))
+    return statistics.median(one / other if other else math.inf for one, other in zip(above, below, strict=True))
 
 
 def http_load(url: str, folder: Path, callers: int, seconds: float) -> Load:
