@@ -18,7 +18,7 @@ from cutset.codegen.runtime.backends import onnxruntime_cuda
 from cutset.codegen.runtime.backends.base import BackendDied, BackendError
 from cutset.codegen.runtime.backends.device import DeviceTensor, Parts
 from cutset.codegen.runtime.backends.gpu import GRAPHS, GpuExecutor
-from cutset.codegen.runtime.backends.onnxruntime import CPU
+from cutset.codegen.runtime.backends.onnxruntime import CPU, open_session
 from cutset.codegen.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Way
 from cutset.codegen.runtime.config import Wanted
 from cutset.codegen.runtime.schedule import places
@@ -194,6 +194,15 @@ def test_what_onnxruntime_is_asked_for(package, gpu, monkeypatch):
         assert providers[0][1]["user_compute_stream"] == str(gpu.computation)
         assert providers[0][1]["do_copy_in_default_stream"] == "1"
     assert [providers[1:] for providers, _ in asked] == [[], [], [CPU]]
+
+
+def test_onnxruntime_takes_no_cpu_provider_beside_the_entry_that_forbids_it(package):
+    stage = double(package)
+    forbidden = {"session.disable_cpu_ep_fallback": "1"}
+    with pytest.raises(BackendError, match="explicitly added the CPU EP"):
+        open_session(stage, OPTIONS, [CPU], forbidden)
+    with pytest.raises(BackendError, match="assigned to the default CPU EP"):
+        open_session(stage, OPTIONS, [], forbidden)
 
 
 def test_a_pipeline_keeps_what_only_the_gpu_reads_there(package):
