@@ -165,12 +165,14 @@ def alone_rate(plan: PlanConfig, chain: list[Any], device: str, seconds: float) 
 
 
 def map_rate(pipeline: Pipeline, seconds: float) -> float:
-    """Return the pipeline's throughput with as many requests under way as it takes."""
+    """Return the pipeline's throughput with as many requests under way as it takes, from the first answer on.
+
+    The answers that come when no more are asked for do not count: a pipeline that fills or runs empty is slower.
+    """
     end = time.perf_counter() + seconds
-    begin, count = time.perf_counter(), 0
-    for _ in pipeline.map(iter(lambda: {models.INPUT: PHOTO} if time.perf_counter() < end else None, None)):
-        count += 1
-    return count / (time.perf_counter() - begin)
+    answers = pipeline.map(iter(lambda: {models.INPUT: PHOTO} if time.perf_counter() < end else None, None))
+    counted = [at for at in [time.perf_counter() for _ in answers] if at <= end]
+    return (len(counted) - 1) / (counted[-1] - counted[0])
 
 
 def latency(bench: Bench) -> list[dict[str, Any]]:
