@@ -46,12 +46,21 @@ LEAST_S = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One measurement: its place in the document, the seconds it may take, and what measures."""
+    """One measurement.
+
+    Args:
+        section: Its place in the document.
+        name: Its place in the section.
+        seconds: That it may take.
+        measure: What measures.
+        follows: Whether it is made of what other steps left in files, so that each run makes it anew.
+    """
 
     section: str
     name: str
     seconds: float
     measure: Callable[[Job], dict[str, Any]]
+    follows: bool = False
 
 
 def steps() -> Iterator[Step]:
@@ -63,7 +72,7 @@ def steps() -> Iterator[Step]:
         yield Step(section="pipeline", name=name, seconds=70, measure=serve)
     for name in profiled:
         yield Step(section="profile", name=name, seconds=18, measure=profile_model)
-    yield Step(section="fit", name="all", seconds=10, measure=fit)
+    yield Step(section="fit", name="all", seconds=10, measure=fit, follows=True)
     yield Step(section="engines", name=material.REAL[0], seconds=30, measure=stage_backends)
     for name in profiled:
         yield Step(section="numerics", name=name, seconds=8, measure=compare_model)
@@ -76,8 +85,8 @@ def steps() -> Iterator[Step]:
 
 def run(journal: Journal, chosen: Sequence[Step], until: float, template: Job) -> None:
     """Measure what is not in the document yet, until the time is over: first what was never tried, then what failed."""
-    waiting = [step for step in chosen if not journal.finished(step.section, step.name)]
-    waiting.sort(key=lambda step: journal.entry(step.section, step.name) is not None)
+    waiting = [step for step in chosen if step.follows or not journal.finished(step.section, step.name)]
+    waiting.sort(key=lambda step: not step.follows and journal.entry(step.section, step.name) is not None)
     with Worker() as worker:
         for step in waiting:
             left = until - time.monotonic()

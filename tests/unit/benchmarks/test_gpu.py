@@ -51,6 +51,7 @@ def test_a_run_goes_on_after_a_failure_and_where_it_stopped(tmp_path: Path) -> N
     steps = [
         Step(section="profile", name="bad", seconds=20, measure=crash),
         Step(section="profile", name="good", seconds=20, measure=count),
+        Step(section="fit", name="sum", seconds=20, measure=count, follows=True),
     ]
     journal = Journal(path, "cpu")
     run.run(journal, steps, time.monotonic() + 1, template(tmp_path))
@@ -62,6 +63,7 @@ def test_a_run_goes_on_after_a_failure_and_where_it_stopped(tmp_path: Path) -> N
     assert again.finished("profile", "good")
     run.run(again, steps, ahead(), template(tmp_path))
     assert (tmp_path / "good.count").read_text() == "x"
+    assert (tmp_path / "sum.count").read_text() == "xx", "what follows from other steps is made anew"
     assert json.loads(path.read_text())["stand_in"] == "cpu"
     with pytest.raises(UsageError, match="in place of the GPU"):
         Journal(path, "")
