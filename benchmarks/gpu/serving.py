@@ -55,7 +55,9 @@ def serve(job: Job) -> dict[str, Any]:
 def serve_engines(job: Job) -> dict[str, Any]:
     """Return the same for a package whose GPU stages are engines, if a library that builds them is here."""
     found = _serve(job, "auto")
-    return found if found["backend"] != "onnxruntime-cuda" else {**found, "note": "no library that builds engines is used here"}
+    if found["backend"] in {"onnxruntime-cuda", "none"}:
+        found["note"] = "no stage of this package is an engine"
+    return found
 
 
 def _serve(job: Job, backend: str) -> dict[str, Any]:
