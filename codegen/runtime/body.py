@@ -13,7 +13,8 @@ from .wire import Buffer
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _ALIGNMENT = 64  # the vector kernels' cache line
-_FIRST_BYTES = 8 * 2**20  # what an announcement alone reserves; a larger body must come before it gets its memory
+_FIRST_BYTES = 2**20  # what an announcement alone reserves; a larger body must come before it gets its memory
+_GROWTH = 8  # then so many times as much as has come: a seventh of a large body is copied once more
 _NOTHING = memoryview(b"")
 EXTENSION = "cutset.body"
 """Where in an ASGI scope's extensions a connection puts the request's `AnnouncedBody`."""
@@ -89,7 +90,7 @@ class AnnouncedBody:
     def room(self) -> memoryview:
         """Return memory for the bytes that come next, not always for all of them."""
         if self._received == len(self._block):
-            larger = _aligned(min(self._size, max(_FIRST_BYTES, 2 * self._received)), self._offset)
+            larger = _aligned(min(self._size, max(_FIRST_BYTES, _GROWTH * self._received)), self._offset)
             larger[: self._received] = self._block
             self._block = larger
         return self._block[self._received :]
@@ -97,6 +98,10 @@ class AnnouncedBody:
     def advance(self, count: int) -> None:
         """Note that the next `count` bytes have come: into `room`, or nowhere if nobody wants them."""
         self._received += count
+
+    def discard(self) -> None:
+        """Let go of what has come: the request was answered without it."""
+        self._block = _NOTHING
 
     def append(self, chunk: bytes) -> None:
         """Take bytes that came elsewhere."""

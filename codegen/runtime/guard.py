@@ -100,6 +100,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Send the response."""
         self._gathering.flush()
+        if self._body is not None and self.cycle.response_complete:  # and not that of a request before it
+            self._body.discard()
         super().on_response_complete()
 
     def room(self, otherwise: memoryview) -> memoryview | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import random
@@ -9,6 +10,7 @@ import socket
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from cutset.codegen.runtime import Pipeline
@@ -140,6 +142,19 @@ def test_a_body_larger_than_what_is_reserved_for_an_announcement(address):
         status, _, raw = answer(connection)
     assert status == 200
     np.testing.assert_array_equal(np.frombuffer(raw, np.float32).reshape(x.shape), x * 2)
+
+
+def test_announcements_alone_take_no_memory(address):
+    """Of an inference, and of one that was refused at once but is still being sent."""
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 200000000\r\n\r\n" + b"x" * 1000
+    before = psutil.Process().memory_info().rss
+    with contextlib.ExitStack() as stack:
+        for number in range(200):
+            connection = stack.enter_context(connect(address))
+            connection.sendall(head % (INFER if number % 2 else "/v2/models/zz/infer").encode())
+        assert post(address, as_json())[0] == 200
+        assert psutil.Process().memory_info().rss - before < 60 * 2**20
+    assert post(address, as_json())[0] == 200
 
 
 def test_a_client_that_leaves_within_its_body_is_forgotten(address):

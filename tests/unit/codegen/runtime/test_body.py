@@ -105,12 +105,14 @@ def test_an_announced_body_is_what_came_however_it_came(data, offset, random):
 def test_a_large_announcement_alone_takes_no_memory():
     size = 40 * 2**20
     body = AnnouncedBody(size, 0)
-    assert len(body.room()) == 8 * 2**20
+    assert len(body.room()) == 2**20
     data = np.random.default_rng(0).bytes(size)
-    body.append(data[: size // 2])
-    assert len(body.room()) <= size // 2 + 8 * 2**20
-    body.append(data[size // 2 :])
+    for begin in range(0, size, 2**18):
+        assert len(body.room()) <= max(2**20, 8 * begin)
+        body.append(data[begin : begin + 2**18])
     assert bytes(body.view()) == data
+    body.discard()
+    assert (body.missing, len(body.view())) == (0, 0)
 
 
 def test_a_body_that_is_late_is_told_from_one_that_ends():
