@@ -77,8 +77,9 @@ class Application:
         """Answer one request."""
         begin = time.perf_counter()
         headers = dict(scope["headers"])
+        announced = scope.get("extensions", {}).pop(EXTENSION, None)  # an idle connection keeps the scope of its last request
         try:
-            status = await self._answer(scope, headers, receive, send)
+            status = await self._answer(scope, headers, receive, send, announced)
         except Disconnected:
             status = 499
         except Exception as error:
@@ -88,14 +89,19 @@ class Application:
             self._log(scope, headers, status, time.perf_counter() - begin)
 
     async def _answer(
-        self, scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes], receive: Receive, send: Send
+        self,
+        scope: MutableMapping[str, Any],
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
+        announced: AnnouncedBody | None,
     ) -> int:
         path, method = scope["path"], scope["method"]
         if path not in _HEALTH:
             self._service.check_token(headers.get(b"authorization", b"").decode("latin-1"))
         if path in self._infer_paths:
             _check_method(method, "POST")
-            return await self._infer(headers, receive, send, scope.get("extensions", {}).get(EXTENSION))
+            return await self._infer(headers, receive, send, announced)
         if path.startswith("/v2/models/") and path != "/v2/models/stats":
             action = self._model_action(path)
             return await _reply(send, method, "GET", self._of_model[action])

@@ -157,6 +157,19 @@ def test_announcements_alone_take_no_memory(address):
     assert post(address, as_json())[0] == 200
 
 
+@pytest.mark.parametrize("path", [INFER, "/v2/models/zz/infer"])
+def test_an_idle_connection_keeps_nothing_of_its_last_request(address, path):
+    whole = request(values(130_000, 7), path)
+    with contextlib.ExitStack() as stack:
+        before = None
+        for _ in range(41):
+            connection = stack.enter_context(connect(address))
+            connection.sendall(whole)
+            answer(connection)
+            before = before or psutil.Process().memory_info().rss
+        assert psutil.Process().memory_info().rss - before < 20 * len(whole)
+
+
 def test_a_client_that_leaves_within_its_body_is_forgotten(address):
     for _ in range(5):
         with connect(address) as connection:
