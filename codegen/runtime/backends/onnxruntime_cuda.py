@@ -246,6 +246,8 @@ def open_way(stage: StageConfig, options: BackendOptions, gpu: GpuExecutor, way:
         "device_id": "0",
         "user_compute_stream": str(gpu.computation),
         "do_copy_in_default_stream": "1",  # that is the stream above: copies inside a run keep their order
+        "use_tf32": "1" if stage.engine is not None and stage.engine.precision == "tf32" else "0",  # by itself it uses it
+        "cudnn_conv_algo_search": "HEURISTIC",  # else it tries every algorithm for each new shape, as each size of batch is
     }
     if way is Way.GRAPH:
         provider["enable_cuda_graph"] = "1"

@@ -22,6 +22,7 @@ from cutset.codegen.runtime.backends.onnxruntime import CPU, open_session
 from cutset.codegen.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Way
 from cutset.codegen.runtime.config import Wanted
 from cutset.codegen.runtime.schedule import places
+from cutset.profilers.ort_child import CUDA_OPTIONS
 from tests.unit.codegen.runtime.gpu_pipeline import OPTIONS, expected, on_host_memory, stand_in, three_stages
 from tests.unit.codegen.runtime.host_device import HostDevice
 
@@ -192,7 +193,7 @@ def test_what_onnxruntime_is_asked_for(package, gpu, monkeypatch):
     for providers, _ in asked:
         assert providers[0][0] == "CUDAExecutionProvider"
         assert providers[0][1]["user_compute_stream"] == str(gpu.computation)
-        assert providers[0][1]["do_copy_in_default_stream"] == "1"
+        assert CUDA_OPTIONS.items() <= providers[0][1].items()  # deployed as it is profiled
     assert [providers[1:] for providers, _ in asked] == [[], [], [CPU]]
 
 
