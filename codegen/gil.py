@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
@@ -20,15 +21,15 @@ WORTH_S = 1e-3
 """A run below this is not worth the way to another process and back, some 0.2 ms."""
 _MEASURE_S = 0.05
 _SCHEDULE = Path("/proc/thread-self/schedstat")
-_ATTEMPTS = 3
+_ATTEMPTS = 5
 
 
 def held_share(function: Callable[[], object]) -> float:
     """Return the share of the time in which another thread cannot run Python code while `function` runs, 0 to 1.
 
-    The least of several attempts. Other processes on the machine do not count, where the system tells waiting for a core.
+    The median of several attempts. Other processes on the machine do not count, where the system tells waiting for a core.
     """
-    return min(_held_once(function) for _ in range(_ATTEMPTS))
+    return median(_held_once(function) for _ in range(_ATTEMPTS))
 
 
 def executions(graph: ModelGraph, stages: Sequence[Stage], folder: Path, sample: Arrays) -> list[str]:

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,11 @@ class Exported:
     model: Path
     folder: Path
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, np.ndarray]:
         return load_inputs(self.model)
 
-    @property
+    @cached_property
     def expected(self) -> dict[str, np.ndarray]:
         """What the whole model answers."""
         return whole_model(self.model, self.inputs)

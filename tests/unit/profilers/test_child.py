@@ -135,7 +135,8 @@ def test_a_crash_costs_one_call_of_many():
 
 def test_an_interrupt_leaves_no_child(tmp_path):
     code = (
-        "import sys\nfrom cutset.profilers.child import run_in_child\n"
+        "import signal, sys\nfrom cutset.profilers.child import run_in_child\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job is started without
         "from tests.unit.profilers import child_functions as f\nrun_in_child(f.hang, sys.argv[1])\n"
     )
     check_orphans(tmp_path, code, signal.SIGINT)
