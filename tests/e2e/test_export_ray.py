@@ -126,9 +126,7 @@ def _until(true, seconds: float = 60) -> None:
 
 def test_more_than_the_queue_holds_is_refused(serve, exported):
     sample = exported("tagger")
-    expected = (
-        sample.expected
-    )  # read before the threads: Python 3.11's parser, which numpy reads headers with, is not for several
+    expected = sample.expected  # not in the threads: numpy reads headers with Python's parser, of which 3.11 can run but one
 
     def attempt(_number: int) -> str:
         try:
