@@ -24,6 +24,7 @@ from cutset.graph.model import RANDOM_OPS, ModelGraph
 from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
 from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, Worker
 from cutset.profilers.ort_child import CPU_PROVIDER, SessionJob, SessionTime, time_session, trace_session
+from cutset.profilers.pooling import pooled
 from cutset.profilers.session import Arrays
 from cutset.profilers.table import GroupCost
 from cutset.profilers.trace import KernelEvent
@@ -230,7 +231,7 @@ def group_costs(profile: DeviceProfile, groups: Sequence[GroupCost], *, batch: i
                 reason="; ".join(reasons),
             )
         )
-    return tuple(found)
+    return pooled(found)
 
 
 def _by_name(events: Sequence[KernelEvent]) -> dict[str, list[float]]:

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
 
 from cutset.codegen.numerics import compare
 from cutset.codegen.runtime import DegradedWarning, Pipeline
@@ -118,3 +120,29 @@ def save(model: onnx.ModelProto, folder: Path) -> Path:
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def loop_of_sums(trips: int) -> onnx.ModelProto:
+    """Return Neg, a Loop of `trips` small sums that reads `x` from around it, and Abs: from `x` to `y`, two numbers each."""
+    body = helper.make_graph(
+        [helper.make_node("Add", ["c", "x"], ["sum"]), helper.make_node("Identity", ["go"], ["go_on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("c", TensorProto.FLOAT, [2]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [2]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Neg", ["x"], ["h"], name="neg"),
+        helper.make_node("Loop", ["trips", "yes", "h"], ["l"], name="loop", body=body),
+        helper.make_node("Abs", ["l"], ["y"], name="abs"),
+    ]
+    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in (("trips", np.int64(trips)), ("yes", True))]
+    sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])] for name in "xy"]
+    graph = helper.make_graph(nodes, "g", *sides, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

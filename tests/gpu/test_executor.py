@@ -90,6 +90,13 @@ def allocations(gpu, monkeypatch) -> list[int]:
     return found
 
 
+def check_memory_is_used_again(backend, session, allocations) -> None:
+    warm = len(allocations)
+    check(backend, session, range(RUNS, 2 * RUNS))
+    assert len(allocations) - warm <= 4 * SLOTS, "memory is used again"
+    backend.close()
+
+
 @pytest.mark.parametrize("rows", [2, "n"], ids=["fixed", "any rows"])
 @pytest.mark.parametrize("way", Way)
 def test_every_way_of_the_cuda_provider(needs, gpu, allocations, tmp_path, way, rows):
@@ -106,10 +113,7 @@ def test_every_way_of_the_cuda_provider(needs, gpu, allocations, tmp_path, way, 
     assert backend.way is (Way.QUEUED if (way, rows) == (Way.GRAPH, "n") else way), backend.refused
     session = open_session(stage.model)
     check(backend, session, range(RUNS))
-    warm = len(allocations)
-    check(backend, session, range(RUNS, 2 * RUNS))
-    assert len(allocations) - warm <= 4 * SLOTS, "memory is used again"
-    backend.close()
+    check_memory_is_used_again(backend, session, allocations)
 
 
 def test_nodes_on_the_cpu_inside_a_gpu_stage(needs, gpu, tmp_path):
@@ -146,10 +150,7 @@ def test_engines_on_the_same_streams(gpu, allocations, tmp_path, backend_name, m
     else:
         assert backend.no_graph == "the shape of 'x' is not fixed"
         check(backend, session, range(4), rows=8)
-    warm = len(allocations)
-    check(backend, session, range(RUNS, 2 * RUNS))
-    assert len(allocations) - warm <= 4 * SLOTS, "memory is used again"
-    backend.close()
+    check_memory_is_used_again(backend, session, allocations)
 
 
 def test_tensors_stay_on_the_gpu_and_batches_are_joined_there(needs, gpu, tmp_path):

@@ -3,12 +3,12 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from cutset.graph.load import load
 from cutset.profilers.bodies import has_body, time_bodies
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_cpu import profile_cpu
+from tests.support import loop_of_sums
 
 TRIPS = 400
 INPUTS = {"x": np.ones(2, np.float32)}
@@ -16,30 +16,8 @@ INPUTS = {"x": np.ones(2, np.float32)}
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    """Return Neg, a Loop of `TRIPS` small sums that reads `x` from around it, and Abs."""
-    body = helper.make_graph(
-        [helper.make_node("Add", ["c", "x"], ["sum"]), helper.make_node("Identity", ["go"], ["go_on"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("c", TensorProto.FLOAT, [2]),
-        ],
-        [
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [2]),
-        ],
-    )
-    nodes = [
-        helper.make_node("Neg", ["x"], ["h"], name="neg"),
-        helper.make_node("Loop", ["trips", "yes", "h"], ["l"], name="loop", body=body),
-        helper.make_node("Abs", ["l"], ["y"], name="abs"),
-    ]
-    weights = [("trips", np.int64(TRIPS)), ("yes", np.array(True))]
-    sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])] for name in "xy"]
-    graph = helper.make_graph(nodes, "g", *sides, [numpy_helper.from_array(np.asarray(value), name) for name, value in weights])
     path = tmp_path_factory.mktemp("bodies") / "loop.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(loop_of_sums(TRIPS), path)
     return load(path)
 
 

@@ -9,11 +9,11 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 
 from cutset.profilers.session import session_options
 from cutset.profilers.timing import Run
 from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, lower_half, measure_trace_cost, typical_run
+from tests.support import loop_of_sums
 
 FREE = TraceCost(node_s=0.0, inside_s=0.0, whole_s=0.0)
 COST = TraceCost(node_s=0.0, inside_s=1e-6, whole_s=4e-6)
@@ -86,32 +86,7 @@ def test_any_nesting_is_counted(tmp_path_factory, trees):
 
 
 def test_a_real_loop_s_iterations_are_found_inside_it(tmp_path):
-    body = helper.make_graph(
-        [helper.make_node("Add", ["c", "one"], ["sum"]), helper.make_node("Identity", ["go"], ["go_on"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("c", TensorProto.FLOAT, [2]),
-        ],
-        [
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [2]),
-        ],
-    )
-    nodes = [
-        helper.make_node("Neg", ["x"], ["h"], name="neg"),
-        helper.make_node("Loop", ["trips", "yes", "h"], ["y"], name="loop", body=body),
-    ]
-    weights = [("one", np.ones(2, np.float32)), ("trips", np.int64(7)), ("yes", np.array(True))]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = loop_of_sums(7)
     options = session_options(level="none")
     options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "trace")
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
