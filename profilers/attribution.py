@@ -70,14 +70,18 @@ def attribute(graph: ModelGraph, kernels: Sequence[Kernel], values: Mapping[str,
     return _acyclic(graph, members, _kernel_homes(kernels, members))
 
 
+def named_nodes(graph: ModelGraph, kernel: str) -> list[str]:
+    """Return the original nodes whose anonymous names the name of a kernel carries."""
+    return [graph.nodes[int(token)].name for token in _NODE_TOKEN.findall(kernel) if int(token) < len(graph.nodes)]
+
+
 def _claims(graph: ModelGraph, kernels: Sequence[Kernel], values: Mapping[str, str]) -> dict[str, int]:
     """Return the kernel index of the nodes for which there is direct evidence."""
-    names = [node.name for node in graph.nodes]
     unplaced = graph.unplaced
     claimed: dict[str, int] = {}
     written = {output: index for index, kernel in enumerate(kernels) for output in kernel.outputs}
     for index, kernel in enumerate(kernels):
-        named = [names[int(token)] for token in _NODE_TOKEN.findall(kernel.name) if int(token) < len(names)]
+        named = named_nodes(graph, kernel.name)
         named += [graph.producer.get(values.get(token, ""), "") for token in _VALUE_TOKEN.findall(kernel.name)]
         for name in named:
             if name and name not in unplaced:

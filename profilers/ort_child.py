@@ -242,7 +242,7 @@ def _providers(job: SessionJob) -> list[Any]:
 def bound_run(session: ort.InferenceSession, feed: Mapping[str, Any], kind: str, device: int) -> Callable[[], object]:
     """Return a call that runs the session with inputs and outputs on the device and waits for it to finish.
 
-    A model that reads text cannot be bound by onnxruntime's Python API (1.32); its run copies inputs and outputs.
+    A model that reads text or sequences cannot be bound by onnxruntime's Python API (1.32); its run copies inputs and outputs.
 
     Args:
         session: An open session.
@@ -253,7 +253,7 @@ def bound_run(session: ort.InferenceSession, feed: Mapping[str, Any], kind: str,
     Raises:
         ProfileError: From the call, if the run fails.
     """
-    if any(np.asarray(value).dtype.kind in "OUS" for value in feed.values()):
+    if any(isinstance(value, list | dict) or np.asarray(value).dtype.kind in "OUS" for value in feed.values()):
         return lambda: run(session, feed)
     binding = session.io_binding()
     for name, value in feed.items():

@@ -4,6 +4,7 @@ The method is `ort_cpu`'s: the kernels of the optimised session, attributed to o
 the whole session. What differs on a GPU: kernels are traced with ``CUDA_LAUNCH_BLOCKING=1``, for without it an event
 covers the launch and not the work; the latency is taken in another process without it, inputs and outputs on the device;
 and nodes that onnxruntime leaves on the CPU inside a CUDA session are found by the provider that their kernel names.
+A node that fails in a run is refused, too, and the model is measured around it, fed with what the node writes on the CPU.
 """
 
 from __future__ import annotations
@@ -12,28 +13,28 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import MappingProxyType, TracebackType
+from typing import Self
 
 import numpy as np
 import onnx
 
-from cutset.errors import ProfileError
+from cutset.errors import CutsetError, ProfileError
 from cutset.graph.extract import write_anonymous
-from cutset.graph.model import RANDOM_OPS, ModelGraph
-from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
+from cutset.graph.model import ModelGraph
+from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of, named_nodes
 from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, Worker
-from cutset.profilers.ort_child import CPU_PROVIDER, SessionJob, SessionTime, time_session, trace_session
+from cutset.profilers.ort_child import SessionJob, SessionTime, time_session, trace_session
 from cutset.profilers.pooling import pooled
+from cutset.profilers.refusals import COPY_OPS, MAX_REFUSED, around, failed_node, left_on_host
+from cutset.profilers.segments import boundary_values
 from cutset.profilers.session import Arrays
 from cutset.profilers.table import GroupCost
 from cutset.profilers.trace import KernelEvent
 
 CUDA_BACKEND = "onnxruntime-cuda"
-COPY_OPS = frozenset({"MemcpyFromHost", "MemcpyToHost"})
 KERNEL_PERCENTILE = 20
 SYNCHRONOUS = {"CUDA_LAUNCH_BLOCKING": "1"}
-ON_HOST = "onnxruntime has no CUDA kernel for it: it runs on the CPU inside a CUDA session"
 
 _UNFUSED_BUDGET_S = 0.0  # `repeat`'s least number of runs
 _LOOKED_THROUGH = "ReorderOutput"  # what attribution takes for a kernel that moves a value and computes nothing
@@ -44,11 +45,11 @@ class DeviceProfile:
     """What one model costs in a session of onnxruntime on one device, at one input size.
 
     Args:
-        session: The whole model, inputs on the device.
+        session: The whole model, inputs on the device; without the nodes that fail there.
         groups: Nodes that run as one unit there; other units than on the CPU as a rule.
         group_s: Seconds of each group; they sum to the session's median.
         unfused_s: Seconds of each node with every optimisation off.
-        refused: Why the device does not run a node, for those it does not.
+        refused: Why the device does not run a node, for those it does not; one that fails there is a group without time.
         kernel_sum_ratio: Sum of the raw kernel times over the session's median, before scaling; above one on a GPU,
             where the trace waits for each kernel.
     """
@@ -120,6 +121,8 @@ def profile_session(
 ) -> DeviceProfile | Failure:
     """Return the measured cost of `graph` as `job` says to run it; its model and names are filled in here.
 
+    While a run fails at a node, that node is refused and the rest is measured, `MAX_REFUSED` times at most.
+
     Args:
         graph: The model.
         job: Device, budget and the inputs by their names in `graph`.
@@ -129,11 +132,35 @@ def profile_session(
     if children is None:
         with Children(limits) as fresh:
             return profile_session(graph, job, children=fresh)
+    failing: dict[str, str] = {}
+    found = _measured(graph, job, children, failing)
+    while isinstance(found, Failure) and len(failing) < MAX_REFUSED:
+        more = {name: reason for name, reason in _failing(graph, found).items() if name not in failing}
+        if not more:
+            break
+        failing |= more
+        try:
+            found = _measured(graph, job, children, failing)
+        except CutsetError:  # the CPU cannot run it either, or nothing else is left
+            break
+    return found
+
+
+def _failing(graph: ModelGraph, failure: Failure) -> dict[str, str]:
+    """Return why each node that a failure names cannot be run; memory that runs out in a node is not the node's fault."""
+    failed = failed_node(failure.detail) if failure.kind == "raised" else None
+    return dict.fromkeys(named_nodes(graph, failed.name), failed.reason) if failed else {}
+
+
+def _measured(graph: ModelGraph, job: SessionJob, children: Children, failing: Mapping[str, str]) -> DeviceProfile | Failure:
+    """Return the measured cost of `graph` without the nodes that fail."""
+    rest = around(graph, failing)
+    feed = {**job.feed, **boundary_values(graph, job.feed, [rest])} if failing else job.feed
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
         model, optimised = Path(folder) / "model.onnx", Path(folder) / "optimised.onnx"
-        originals = write_anonymous(graph, model)
+        originals = write_anonymous(graph, model, inputs=rest.inputs, outputs=rest.outputs)
         anonymous = {original: name for name, original in originals.items()}
-        job = replace(job, model=model, feed={anonymous[name]: value for name, value in job.feed.items()})
+        job = replace(job, model=model, feed={anonymous[name]: value for name, value in feed.items()})
         session = children.free.ask(time_session, job)
         if isinstance(session, Failure):
             return session
@@ -144,7 +171,8 @@ def profile_session(
         if isinstance(fused, Failure):
             return fused
         kernels = kernels_of(onnx.load(str(optimised), load_external_data=False).graph)
-    return assemble(graph, kernels, originals, Traces(session=session, fused=fused, unfused=unfused), job.cuda_device)
+    traces = Traces(session=session, fused=fused, unfused=unfused)
+    return assemble(graph, kernels, originals, traces, job.cuda_device, failing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +190,7 @@ def assemble(
     originals: Mapping[str, str],
     traces: Traces,
     cuda_device: int | None,
+    failing: Mapping[str, str] = MappingProxyType({}),
 ) -> DeviceProfile:
     """Return the costs that follow from the traces.
 
@@ -170,7 +199,8 @@ def assemble(
         kernels: Kernels of the optimised session.
         originals: Original value name of each anonymous one.
         traces: What the children saw.
-        cuda_device: None where the session was the CPU's, on which nothing is refused.
+        cuda_device: None where the session was the CPU's, on which nothing is refused for its place.
+        failing: Why each node that was left out cannot be run.
 
     Raises:
         ProfileError: If the trace names none of the kernels.
@@ -180,6 +210,7 @@ def assemble(
     if kernels and not events:
         raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(graph.path))
     times = _by_name(events)
+    kernels = [*kernels, *_without_time(graph, failing)]
     groups = attribute(graph, [_looked_through(kernel) for kernel in kernels], originals)
     raw = [
         sum(float(np.percentile(times[kernels[k].name], KERNEL_PERCENTILE)) for k in group.kernels if kernels[k].name in times)
@@ -188,13 +219,13 @@ def assemble(
     total, latency_s = sum(raw), traces.session.latency.median
     scale = latency_s / total if total > 0 else 0.0
     nodes = {f"n{index}": node.name for index, node in enumerate(graph.nodes)}
-    host = _on_host(kernels, events) if cuda_device is not None else frozenset()
+    host = left_on_host(graph, groups, kernels, events) if cuda_device is not None else {}
     return DeviceProfile(
         session=traces.session,
         groups=tuple(groups),
         group_s=tuple(seconds * scale for seconds in raw),
         unfused_s={nodes[name]: min(found) for name, found in _by_name(traces.unfused).items() if name in nodes},
-        refused=_refused(graph, groups, host),
+        refused={**host, **failing},
         kernel_sum_ratio=total / latency_s if latency_s else 0.0,
     )
 
@@ -246,33 +277,9 @@ def _looked_through(kernel: Kernel) -> Kernel:
     return replace(kernel, op_type=_LOOKED_THROUGH) if kernel.op_type in COPY_OPS else kernel
 
 
-def _on_host(kernels: Sequence[Kernel], events: Sequence[KernelEvent]) -> frozenset[int]:
-    """Return the indices of the kernels that the CPU ran."""
-    names = {event.name for event in events if event.provider == CPU_PROVIDER}
-    return frozenset(i for i, kernel in enumerate(kernels) if kernel.name in names and kernel.op_type not in COPY_OPS)
-
-
-def _refused(graph: ModelGraph, groups: Sequence[Group], host: frozenset[int]) -> dict[str, str]:
-    """Return the reason for the nodes of every group that the CPU ran.
-
-    Work on shapes alone is not refused: onnxruntime keeps it on the host by choice, where it costs next to nothing and
-    waits for no data.
-    """
-    follows = _shape_values(graph)
-    found = {}
-    for group in groups:
-        live = [graph.by_name[name] for name in group.nodes if name not in graph.unplaced]
-        if host.isdisjoint(group.kernels) or all(follows.issuperset(node.outputs) for node in live):
-            continue
-        found.update({node.name: ON_HOST for node in live})
-    return found
-
-
-def _shape_values(graph: ModelGraph) -> frozenset[str]:
-    """Return the values that depend on weights and shapes alone."""
-    known: set[Any] = set(graph.constant_values)
-    for node in graph.nodes:
-        pure = node.op.op_type not in RANDOM_OPS and not node.has_body
-        if node.op.op_type in {"Shape", "Size"} or (pure and known.issuperset(node.inputs)):
-            known.update(node.outputs)
-    return frozenset(known)
+def _without_time(graph: ModelGraph, failing: Mapping[str, str]) -> list[Kernel]:
+    """Return a kernel for each node that was left out, which no event names: so that no other's time is taken for its own."""
+    return [
+        Kernel(name=f"n{graph.position[name]}", op_type=graph.by_name[name].op.op_type, inputs=(), outputs=())
+        for name in failing
+    ]

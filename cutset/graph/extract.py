@@ -56,14 +56,24 @@ def write_part(
     return _write(_extract_ir(graph, inputs, outputs, name=path.stem), path, graph.opaque_types, external=external)
 
 
-def write_anonymous(graph: ModelGraph, path: Path) -> dict[str, str]:
-    """Write the whole model, weights beside it and names replaced, and return the original name of each value.
+def write_anonymous(
+    graph: ModelGraph, path: Path, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
+) -> dict[str, str]:
+    """Write the model, weights beside it and names replaced, and return the original name of each value.
 
     Nodes are called ``n<index>`` after their place in ``graph.nodes``, those of bodies ``b<index>``, values ``v<index>``,
     those of bodies ``w<index>``: onnxruntime does not escape names in its profile, and derives the names of fused kernels
     from them.
+
+    Args:
+        graph: The model.
+        path: The ``.onnx`` file.
+        inputs: Values that become graph inputs, None for those of the model.
+        outputs: Values that become graph outputs, None for those of the model.
     """
-    part = _extract_ir(graph, [v.name for v in graph.inputs], [v.name for v in graph.outputs], name="anonymous")
+    inputs = [spec.name for spec in graph.inputs] if inputs is None else inputs
+    outputs = [spec.name for spec in graph.outputs] if outputs is None else outputs
+    part = _extract_ir(graph, inputs, outputs, name="anonymous")
     position = {node.name: index for index, node in enumerate(graph.nodes)}
     for node in part.graph:
         node.name = f"n{position[str(node.name)]}"

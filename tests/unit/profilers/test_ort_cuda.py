@@ -8,12 +8,15 @@ import pytest
 from onnx import TensorProto, helper
 
 from cutset.graph.load import load
+from cutset.profilers import ort_cuda
 from cutset.profilers.attribution import Kernel
 from cutset.profilers.child import Failure, Limits
 from cutset.profilers.inputs import draw
 from cutset.profilers.ort_child import CPU_PROVIDER, CUDA_PROVIDER, SessionJob, SessionTime
-from cutset.profilers.ort_cuda import ON_HOST, Traces, assemble, group_costs, profile_cuda, profile_session
+from cutset.profilers.ort_cuda import Traces, assemble, group_costs, profile_cuda, profile_session
 from cutset.profilers.profile import described
+from cutset.profilers.refusals import ON_HOST, around, failed_node
+from cutset.profilers.segments import boundary_values
 from cutset.profilers.table import Latency
 from cutset.profilers.trace import KernelEvent
 
@@ -167,3 +170,96 @@ def test_work_on_shapes_stays_on_the_host_and_is_not_refused(save_model):
 def test_the_cpu_refuses_nothing_of_itself(mixed):
     events = [(name, CPU_PROVIDER, seconds) for name, _, seconds in FUSED]
     assert assemble(mixed, KERNELS, ORIGINALS, traces(events, UNFUSED, 1e-4), None).refused == {}
+
+
+# Nodes that fail when they run
+
+
+@pytest.fixture
+def failing(save_model, monkeypatch):
+    """Return how to make x -> Relu -> h -> Sin -> Dropout... -> Exp -> y, where a Neg reads h, too.
+
+    A session without optimisations runs the Dropouts, whose ratio onnxruntime refuses; one with them drops them. In place of
+    the CPU that runs what a GPU fails at, the values come from the same model with another ratio, which changes no value.
+    """
+
+    def made(count, ratio):
+        nodes = [helper.make_node("Relu", ["x"], ["h"], name="relu"), helper.make_node("Sin", ["h"], ["d0"], name="sin")]
+        nodes += [helper.make_node("Dropout", [f"d{i}", "ratio"], [f"d{i + 1}"], name=f"drop{i}") for i in range(count)]
+        nodes.append(helper.make_node("Exp", [f"d{count}"], ["y"], name="exp"))
+        nodes.append(helper.make_node("Neg", ["h"], ["z"], name="neg"))
+        outputs = [(name, FLOAT, [64, 64]) for name in "yz"]
+        return load(save_model(nodes, [("x", FLOAT, [64, 64])], outputs, {"ratio": np.float32(ratio)}))
+
+    def both(count=1):
+        graph, works = made(count, 2.0), made(count, 0.5)
+        monkeypatch.setattr(ort_cuda, "boundary_values", lambda _, inputs, segments: boundary_values(works, inputs, segments))
+        return graph
+
+    return both
+
+
+@pytest.mark.parametrize("level", ["all", "none"])
+def test_a_node_that_fails_is_refused_and_the_rest_is_measured(failing, temporary, level):
+    """With ``all`` only the run of single nodes meets the failing ones."""
+    graph = failing(2)
+    found = on_cpu(graph, level=level)
+    assert not isinstance(found, Failure), found
+    assert set(found.refused) == {"drop0", "drop1"}
+    assert all("ratio_value" in reason for reason in found.refused.values())
+    assert set(found.unfused_s) == {"relu", "sin", "exp", "neg"}
+    seconds = found.node_seconds()
+    assert seconds["drop0"] == seconds["drop1"] == 0
+    assert min(seconds[name] for name in found.unfused_s) > 0
+    assert sum(seconds.values()) == pytest.approx(found.session.latency.median)
+    priced = group_costs(found, [described(graph, names) for names in (("relu", "sin"), ("drop0", "drop1", "exp"))], batch=1)
+    assert [group.latency_s is None for group in priced] == [False, True]
+    assert priced[1].reason == found.refused["drop0"]
+    assert not list(temporary.glob("cutset-*"))
+
+
+def test_nodes_that_fail_end_somewhere(failing, monkeypatch):
+    monkeypatch.setattr(ort_cuda, "MAX_REFUSED", 1)
+    failure = on_cpu(failing(2), level="none")
+    assert isinstance(failure, Failure)
+    assert failed_node(failure.detail).name == "n3"
+
+
+def test_a_node_that_fails_on_the_cpu_too_is_a_failure(failing, monkeypatch):
+    graph = failing()
+    monkeypatch.setattr(ort_cuda, "boundary_values", boundary_values)
+    failure = on_cpu(graph, level="none")
+    assert isinstance(failure, Failure)
+    assert failed_node(failure.detail).name == "n2"
+
+
+def test_a_model_of_nothing_but_a_failing_node_is_a_failure(save_model):
+    weights = {"ratio": np.float32(2)}
+    nodes = [helper.make_node("Dropout", ["x", "ratio"], ["y"], name="drop")]
+    failure = on_cpu(load(save_model(nodes, [("x", FLOAT, [4])], [("y", FLOAT, [4])], weights)), level="none")
+    assert isinstance(failure, Failure)
+    assert "Dropout" in failure.detail
+
+
+def test_the_model_around_a_node(failing):
+    graph = failing()
+    rest = around(graph, {"drop0"})
+    assert (rest.inputs, rest.outputs) == (("x", "d1"), ("y", "z", "d0"))
+    last = around(graph, {"exp", "drop0"})
+    assert (last.inputs, last.outputs) == (("x",), ("z", "d0"))
+    assert around(graph, {"relu"}).inputs == ("x", "h")
+    whole = around(graph, ())
+    assert (whole.inputs, whole.outputs) == (("x",), ("y", "z"))
+
+
+def test_what_onnxruntime_says_of_a_failing_node():
+    said = (
+        "ProfileError: Error in execution: Non-zero status code returned while running Resize node. Name:'n16' Status Message: "
+        "NHWC antialias resize is not supported\n for 8-bit integer types on CUDA"
+    )
+    found = failed_node(said)
+    assert (found.op_type, found.name) == ("Resize", "n16")
+    assert found.reason.endswith("NHWC antialias resize is not supported for 8-bit integer types on CUDA")
+    inner = "Non-zero status code returned while running If node. Name:'a' Status Message: " + said
+    assert failed_node(inner).name == "a"
+    assert failed_node("CUDA failure 700") is None
