@@ -70,7 +70,7 @@ def _serve(job: Job, backend: str) -> dict[str, Any]:
     found: dict[str, Any] = {"plan": _plan(plan), "backend": _backend(plan)}
     found["bench"] = _benched(package, material, job)
     left = begin + job.seconds - time.monotonic()
-    found["rows"] = _compared(job, package, work, time.monotonic() + COMPARED_SHARE * left)
+    found |= _compared(job, package, work, time.monotonic() + COMPARED_SHARE * left)
     found["variants"] = _variants(job, package, plan, begin + job.seconds)
     found |= _judged(found)
     return found
@@ -122,8 +122,8 @@ def _benched(package: Path, material: Material, job: Job) -> dict[str, Any]:
     return {name: found[name] for name in kept}
 
 
-def _compared(job: Job, package: Path, work: Path, until: float) -> list[dict[str, Any]]:
-    """Return the pipeline and what it is held against, measured in turns."""
+def _compared(job: Job, package: Path, work: Path, until: float) -> dict[str, Any]:
+    """Return the pipeline and what it is held against, measured in turns, and the nodes that the device cannot run."""
     with closing(Deployed(package)) as deployed:
         sample = read_sample(deployed.plan, package)
         assert sample is not None
@@ -131,7 +131,8 @@ def _compared(job: Job, package: Path, work: Path, until: float) -> list[dict[st
         graph = with_operators(load(_partitioned(work / "out"), custom_ops=libraries))
         whole = whole_model(graph, sample, job, work / "whole")
         subjects = [pipeline_subject(deployed, sample, None), *unsplit(whole), *by_hand(whole, work / "hand")]
-        return in_turns(subjects, Nvml(job.device), job, until)
+        rows = in_turns(subjects, Nvml(job.device), job, until)
+        return {"rows": rows, "unsplit_refused": dict(whole.refused)}
 
 
 def in_turns(subjects: Sequence[Subject], nvml: Nvml, job: Job, until: float) -> list[dict[str, Any]]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.gpu import material, overlap, run, tables
+from benchmarks.gpu import material, overlap, run, tables, unsplit
 from benchmarks.gpu.costs import fit, profile_model
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.journal import Journal
@@ -22,6 +24,7 @@ from benchmarks.gpu.unsplit import hand_split
 from cutset.errors import UsageError
 from cutset.graph.load import load
 from cutset.profilers.availability import cuda_provider
+from cutset.profilers.ort_child import SessionJob, open_job
 
 FLOAT = TensorProto.FLOAT
 
@@ -103,6 +106,9 @@ def test_the_script_is_rehearsed_with_the_cpu_in_place_of_the_gpu(tmp_path: Path
     text = tables.markdown(journal.document)
     assert "A rehearsal: the CPU stands in for the GPU" in text
     assert "| tagger |" in text
+    assert pipeline["unsplit_refused"] == {}
+    pipeline["unsplit_refused"]["resize"] = "no such kernel"
+    assert "- `resize` fails in the unsplit model: no such kernel" in tables.markdown(journal.document)
 
 
 def save(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], batch: int | str) -> Path:
@@ -146,6 +152,45 @@ def test_a_person_divides_before_and_behind_the_network(tmp_path: Path) -> None:
     assert [(part.device, part.nodes) for part in parts] == [
         ("cpu", ("pre",)), ("gpu", ("conv", "relu", "flat", "dense")), ("cpu", ("post",)),
     ]  # fmt: skip
+
+
+def test_what_the_device_cannot_run_is_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of what a GPU refuses: a ratio that onnxruntime refuses; the CPU has another, which changes no value."""
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["pixels"], name="pre"),
+        helper.make_node("Dropout", ["pixels", "ratio"], ["d"], name="drop 'quoted'"),
+        helper.make_node("Neg", ["d"], ["n"], name="neg"),
+        helper.make_node("Exp", ["n"], ["e"], name="exp"),
+        helper.make_node("Flatten", ["e"], ["f"], name="flat"),
+        helper.make_node("Add", ["f", "f"], ["y"], name="add"),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"scale": np.ones(1, np.float32), "ratio": np.array(2, np.float32)}, 1)
+    graph = load(path)
+    feed = {"x": np.random.default_rng(1).random((1, 2, 4, 4), np.float32)}
+
+    def opened(asked: SessionJob) -> ort.InferenceSession:
+        if asked.cuda_device is None:
+            proto = onnx.load(asked.model)
+            for tensor in proto.graph.initializer:
+                if tensor.name == "ratio":
+                    tensor.CopyFrom(numpy_helper.from_array(np.array(0.5, np.float32), "ratio"))
+            onnx.save(proto, asked.model)
+        return open_job(replace(asked, cuda_device=None, level="none"))
+
+    monkeypatch.setattr(unsplit, "open_job", opened)
+    job = replace(template(tmp_path), device=0)
+    whole = unsplit.whole_model(graph, feed, job, tmp_path / "whole")
+    assert list(whole.refused) == ["drop 'quoted'"]
+    assert "ratio" in whole.refused["drop 'quoted'"]
+    assert [(stage.device, stage.nodes) for stage in whole.stages] == [
+        ("cpu", ("pre", "drop 'quoted'")), ("gpu", ("neg", "exp", "flat", "add")),
+    ]  # fmt: skip
+    found = {one.name: one for one in unsplit.unsplit(replace(whole, job=template(tmp_path)))}
+    assert "its Dropout and what comes before it in a session on the CPU" in found["one"].title
+    assert "Dropout" not in found["cpu"].title
+    want = 2 * np.exp(-feed["x"]).reshape(1, -1)
+    for name in ("one", "bound", "sessions_2"):
+        np.testing.assert_allclose(found[name].caller()()["y"], want, rtol=1e-6)
 
 
 def test_overlaps_are_those_of_sets_of_moments() -> None:
