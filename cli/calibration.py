@@ -22,25 +22,27 @@ class StageTimer:
         measured: The model, its inputs and how it was measured.
         progress: Told what is being measured.
         gpu_backend: What runs GPU stages here, None where the GPU is elsewhere.
+        rows: Requests that share a run of a GPU stage, of which each is charged its share.
     """
 
     measured: Measured
     progress: Progress
     gpu_backend: Backend | None = None
+    rows: int = 1
 
     def __call__(self, stages: Sequence[StageNodes]) -> list[Timing | None]:
         """Return what each stage takes, None for one that cannot be measured here."""
         found: list[Timing | None] = [None] * len(stages)
-        for device, backend in (("cpu", "onnxruntime-cpu"), ("gpu", self.gpu_backend)):
+        for device, backend, rows in (("cpu", "onnxruntime-cpu", 1), ("gpu", self.gpu_backend, self.rows)):
             places = [place for place, stage in enumerate(stages) if stage.device == device]
             if backend is not None and places:
                 self.progress(f"measuring {len(places)} stage(s) on the {device.upper()}")
-                timings = self._times([stages[place] for place in places], backend)
+                timings = self._times([stages[place] for place in places], backend, rows)
                 for place, timing in zip(places, timings, strict=True):
                     found[place] = timing
         return found
 
-    def _times(self, stages: Sequence[StageNodes], backend: Backend) -> list[Timing | None]:
+    def _times(self, stages: Sequence[StageNodes], backend: Backend, rows: int) -> list[Timing | None]:
         measured, graph = self.measured, self.measured.graph
         try:
             segments: list[Segment] = [segment_of(graph, stage.nodes) for stage in stages]
@@ -50,12 +52,13 @@ class StageTimer:
             self.progress(f"stages are not measured: {error.what}")
             return [None] * len(stages)
         options = SegmentOptions(
-            backend=backend, threads=measured.options.threads, budget_s=min(1.0, measured.options.budget_s)
-        )
+            backend=backend, threads=measured.options.threads, budget_s=min(1.0, measured.options.budget_s), rows=rows,
+            recorded=True,
+        )  # fmt: skip
         times = time_segments(graph, segments, values, options=options)
-        return [None if isinstance(time, Failure) else _timing(time.latency) for time in times]
+        return [None if isinstance(time, Failure) else _timing(time.latency, rows) for time in times]
 
 
-def _timing(latency: Latency) -> Timing:
+def _timing(latency: Latency, rows: int) -> Timing:
     low, high = latency.low or latency.median, latency.high or latency.median
-    return Timing(seconds=latency.median, noise=(high - low) / 2 / latency.median if latency.median else 0.0)
+    return Timing(seconds=latency.median / rows, noise=(high - low) / 2 / latency.median if latency.median else 0.0)

@@ -10,14 +10,15 @@ from cutset.cli.backend import NO_GPU, backend_support, choose, in_engines
 from cutset.cli.calibration import StageTimer
 from cutset.cli.output import Output
 from cutset.cli.plan_arguments import PlanArguments
+from cutset.cli.shared_runs import sharing
 from cutset.cli.workflow import Measured, Progress, measure
 from cutset.devices import GpuBackendRequest
-from cutset.errors import ProfileError, UsageError
+from cutset.errors import PlanError, ProfileError, UsageError
 from cutset.partitioner.atoms import Evidence, broken_pieces
 from cutset.partitioner.batches import between, fitted_steps
 from cutset.partitioner.calibrate import calibrate
 from cutset.partitioner.cost import Machine
-from cutset.partitioner.decide import Case, candidate_of
+from cutset.partitioner.decide import MIN_GAIN, Case, candidate_of
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import resolve, resolve_kept
 from cutset.partitioner.plan import Operating, Plan
@@ -110,8 +111,10 @@ class Planner:
         measured = self._with_pieces(sized.measured, support)
         self.progress("planning")
         evidence = self._evidence(measured, support)
+        evidence = self._shared(measured, evidence, sized.options)
         if self.wanted.calibrate:
-            timer = StageTimer(measured=measured, progress=self.progress, gpu_backend=self.gpu_backend)
+            rows = max((group.rows for group in evidence.table.groups), default=1)
+            timer = StageTimer(measured=measured, progress=self.progress, gpu_backend=self.gpu_backend, rows=rows)
             outcome, calibration = calibrate(evidence, sized.options, timer)
             outcome = replace(outcome, plan=replace(outcome.plan, calibration=calibration.as_json()))
             measured = replace(measured, table=outcome.case.evidence.table)
@@ -121,6 +124,21 @@ class Planner:
             outcome = replace(outcome, plan=replace(outcome.plan, pareto=sized.pareto))
         plan = self._with_batch_scaling(outcome, sized.batches, support)
         return replace(sized, measured=measured), replace(outcome, plan=plan)
+
+    def _shared(self, measured: Measured, evidence: Evidence, options: PlanOptions) -> Evidence:
+        """Return the evidence for GPU stages that several requests share where that gives the better plan, else as it was."""
+        alone = measured.batch == 1 and options.objective == "throughput" and options.slo_s is None
+        if self.gpu_backend != "onnxruntime-cuda" or not alone or evidence.table.target is None:
+            return evidence
+        shared = sharing(measured, evidence, self.progress)
+        if shared is None:
+            return evidence
+        try:
+            plans = [plan_evidence(one, options) for one in (evidence, shared)]
+        except PlanError:  # what the pins ask for keeps requests apart
+            return evidence
+        apart, joint = (outcome.case.score(outcome.choice.candidate) for outcome in plans)
+        return shared if joint > apart * (1 + MIN_GAIN) else evidence
 
     def _with_batch_scaling(self, outcome: Outcome, batches: Mapping[int, Measured], support: Mapping[str, Support]) -> Plan:
         """Return the plan with steps that grow with the batch as measured, where it was at two sizes."""

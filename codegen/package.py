@@ -104,7 +104,8 @@ def emit(
         if options.engines is not None:
             deploy(options.engines, package, document)
         options.progress("proving which stages can be batched")
-        batching = prove_all(graph, plan.stages, package, samples.samples)
+        engines = {entry["index"] for entry in document["stages"] if entry.get("engine")}
+        batching = prove_all(graph, plan.stages, package, samples.samples, keep=engines)
         execution = executions(graph, plan.stages, package, samples.samples[0])
         for entry, finding, kind in zip(document["stages"], batching, execution, strict=True):
             entry |= {"batching": serde.to_builtins(finding), "execution": kind}

@@ -50,6 +50,8 @@ class Atom:
         gpu_s: Seconds a run, or infinite.
         reason: Why it has no choice, or empty.
         gpu_source: Where the GPU's number came from, empty where there is none.
+        gpu_alone_s: Seconds of a run on the GPU for one request; differs from `gpu_s` where that is a share of a larger run.
+        rows: Requests of that larger run.
     """
 
     nodes: tuple[str, ...]
@@ -57,6 +59,8 @@ class Atom:
     gpu_s: float
     reason: str = ""
     gpu_source: str = ""
+    gpu_alone_s: float = math.inf
+    rows: int = 1
 
     @property
     def name(self) -> str:
@@ -151,7 +155,13 @@ def _atoms(evidence: Evidence, refusals: Mapping[str, str], gpu_scale: str) -> l
             gpu_s = _seconds(piece.nodes, there, whole=pieces is None) * _end(there, gpu_scale) if piece.kind[1] else math.inf
             reasons = dict.fromkeys(states[name][2] for name in piece.nodes if states[name][2])
             source = "" if there is None else there.source
-            atoms.append(Atom(nodes=piece.nodes, cpu_s=cpu_s, gpu_s=gpu_s, reason="; ".join(reasons), gpu_source=source))
+            alone_s, rows = _alone(there, gpu_s)
+            atoms.append(
+                Atom(
+                    nodes=piece.nodes, cpu_s=cpu_s, gpu_s=gpu_s, reason="; ".join(reasons), gpu_source=source,
+                    gpu_alone_s=alone_s, rows=rows,
+                )
+            )  # fmt: skip
     return atoms
 
 
@@ -193,6 +203,8 @@ def _joined(graph: ModelGraph, parts: Sequence[Atom]) -> Atom:
         gpu_s=sum(part.gpu_s for part in parts),
         reason="; ".join(dict.fromkeys(part.reason for part in parts if part.reason)),
         gpu_source=least_sure(part.gpu_source for part in parts),
+        gpu_alone_s=sum(part.gpu_alone_s for part in parts),
+        rows=max(part.rows for part in parts),
     )
 
 
@@ -217,6 +229,13 @@ def _seconds(unit: Sequence[str], group: GroupCost | None, *, whole: bool) -> fl
     if group is None or group.latency_s is None:
         return math.inf
     return group.latency_s if whole else sum(group.unfused_s.get(name, 0.0) for name in unit)
+
+
+def _alone(group: GroupCost | None, gpu_s: float) -> tuple[float, int]:
+    """Return the seconds of a run for one request, of which `gpu_s` is the share in a larger run, and that run's requests."""
+    if group is None or group.alone_s is None or not group.latency_s:
+        return gpu_s, 1
+    return gpu_s * group.alone_s / group.latency_s, group.rows
 
 
 def _end(group: GroupCost | None, gpu_scale: str) -> float:

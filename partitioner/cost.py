@@ -51,12 +51,14 @@ class Costed:
         atoms: What the op indices stand for; those behind are pseudo-ops.
         batch: Requests that share the costs of one run.
         copy_fixed_s: Seconds a request of a copy, whatever its size, by direction.
+        rows: Requests that share a run on the GPU, beside those of a batch.
     """
 
     problem: Problem
     atoms: tuple[Atom, ...]
     batch: int = 1
     copy_fixed_s: Mapping[str, float] = field(default_factory=dict)
+    rows: int = 1
 
     def placement_of(self, devices: Mapping[str, str]) -> Placement | None:
         """Return the placement of the atoms that puts every node on its device, None if that parts the nodes of an atom."""
@@ -87,9 +89,11 @@ def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid
     index = {name: number for number, atom in enumerate(atoms) for name in atom.nodes}
     source, sink = len(atoms), len(atoms) + 1
     scale = 1.0 / machine.batch
+    rows = max((atom.rows for atom in atoms), default=1)
     return Costed(
         atoms=tuple(atoms),
         batch=machine.batch,
+        rows=rows,
         copy_fixed_s={transfer.direction: transfer.fixed_s * scale for transfer in table.transfers},
         problem=Problem(
             names=(*(atom.name for atom in atoms), INPUT, OUTPUT),
@@ -100,7 +104,7 @@ def build_problem(evidence: Evidence, machine: Machine, *, gpu_scale: str = "mid
             cpu_workers=machine.cpu_workers,
             gpu_bytes=np.array([*(float(_weight_bytes(graph, atom)) for atom in atoms), 0.0, 0.0]),
             cpu_stage_s=CPU_STAGE_S * scale,
-            gpu_stage_s=GPU_STAGE_S * scale,
+            gpu_stage_s=GPU_STAGE_S * scale / rows,
             min_gpu_ops=machine.min_gpu_ops,
             whole_cpu_s=session.latency_s.median * scale if session else None,
             whole_cores=machine.cores,

@@ -21,6 +21,7 @@ from cutset.partitioner.problem import CPU, GPU, Placement
 from cutset.partitioner.simulate import Simulation, enough_tokens, tokens_within
 from cutset.partitioner.solve import Solution, bounded, sharpen, solve
 from cutset.partitioner.steps import Step, steps_of
+from cutset.partitioner.steps import latency_s as lone_s
 
 MIN_GAIN = 0.02
 """A split that gains less than this over the best unsplit plan is not worth its moving parts."""
@@ -236,7 +237,7 @@ def candidate_of(case: Case, costed: Costed, placement: Placement) -> Candidate:
         placement=placement,
         evaluation=evaluation,
         throughput_per_s=throughput,
-        latency_s=latency_s * batch,
+        latency_s=lone_s(steps, 1) if costed.rows > 1 and decision != "unsplit-cpu" else latency_s * batch,
         steps=steps,
         servers=servers,
     )

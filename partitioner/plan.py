@@ -201,7 +201,7 @@ def _stage_json(stage: Stage) -> dict[str, Any]:
 
 
 def _step_json(step: Step) -> dict[str, Any]:
-    return {"stage": step.stage, "resource": step.resource, "fixed_s": step.fixed_s, "each_s": step.each_s}
+    return {"stage": step.stage, "resource": step.resource, "fixed_s": step.fixed_s, "each_s": step.each_s, "rows": step.rows}
 
 
 def _boundary_json(tensor: BoundaryTensor) -> dict[str, Any]:

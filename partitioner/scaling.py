@@ -51,6 +51,7 @@ def _scaled(group: GroupCost, factors: Mapping[str, float]) -> GroupCost:
         latency_s=times(group.latency_s),
         low_s=times(group.low_s),
         high_s=times(group.high_s),
+        alone_s=times(group.alone_s),
         unfused_s={name: seconds * factors.get(name, 1.0) for name, seconds in group.unfused_s.items()},
     )
 

@@ -16,7 +16,7 @@ from random import Random
 import numpy as np
 
 from cutset.partitioner.problem import FloatArray
-from cutset.partitioner.steps import Step, interval_s, latency_s, tokens_for
+from cutset.partitioner.steps import Step, interval_s, tokens_for
 
 WARM_SHARE = 0.25
 """Share of the requests that fill the pipeline and are not counted."""
@@ -111,7 +111,8 @@ def enough_tokens(steps: Sequence[Step], servers: Mapping[str, int], batch: int 
     tokens are added, up to `MOST_TOKENS` times as many.
     """
     limit_s = interval_s(steps, servers, batch)
-    first = tokens = tokens_for(latency_s(steps, batch), 1 / limit_s if limit_s else 0.0, servers.get("cpu", 1), batch)
+    full_s = sum(step.seconds(step.most(batch)) for step in steps)
+    first = tokens = tokens_for(full_s, 1 / limit_s if limit_s else 0.0, servers.get("cpu", 1), batch)
     while True:
         found = saturated(steps, servers, tokens, batch)
         if not limit_s or found.throughput_per_s * limit_s >= ENOUGH or tokens >= MOST_TOKENS * first:
@@ -192,7 +193,7 @@ class _Run:
             for index in order:
                 queue = self.queues[index]
                 while queue and free:
-                    members = tuple(queue.popleft() for _ in range(min(len(queue), self.load.batch)))
+                    members = tuple(queue.popleft() for _ in range(min(len(queue), self.steps[index].most(self.load.batch))))
                     end = now + self.steps[index].seconds(len(members))
                     span = Span(
                         step=index, resource=resource, server=heapq.heappop(free), requests=members, start_s=now, end_s=end

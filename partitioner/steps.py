@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cutset.partitioner.cost import Costed
 from cutset.partitioner.evaluation import Evaluation
-from cutset.partitioner.problem import CPU, GPU, Placement
+from cutset.partitioner.problem import CPU, GPU, BoolArray, Placement
 
 TOKEN_FACTOR = 1.5
 """Requests inside the pipeline, as a multiple of latency over bottleneck: enough to keep the bottleneck busy."""
@@ -25,16 +25,22 @@ class Step:
         resource: One of ``cpu``, ``gpu``, ``h2d``, ``d2h``.
         fixed_s: Seconds a batch, whatever its size.
         each_s: Seconds for each request in it.
+        rows: Requests that it takes as one where that is more than the plan's batch.
     """
 
     stage: int
     resource: str
     fixed_s: float
     each_s: float
+    rows: int = 1
 
     def seconds(self, requests: int) -> float:
         """Return the time of a batch of so many requests."""
         return self.fixed_s + self.each_s * requests
+
+    def most(self, batch: int) -> int:
+        """Return how many requests it takes as one in a pipeline of batches of `batch`."""
+        return max(batch, self.rows)
 
 
 def steps_of(costed: Costed, placement: Placement, evaluation: Evaluation) -> tuple[Step, ...]:
@@ -58,8 +64,20 @@ def steps_of(costed: Costed, placement: Placement, evaluation: Evaluation) -> tu
         costs, overhead_s = (problem.gpu_s, problem.gpu_stage_s) if on_gpu else (problem.cpu_s, problem.cpu_stage_s)
         each_s = float(costs[evaluation.labels == stage].sum())
         steps += copies.get(stage, {}).values()
+        if on_gpu and costed.rows > 1:
+            steps.append(_shared(costed, evaluation.labels == stage, stage, each_s))
+            continue
         steps.append(Step(stage=stage, resource="gpu" if on_gpu else "cpu", fixed_s=overhead_s * costed.batch, each_s=each_s))
     return (*steps, *copies.get(NO_STAGE, {}).values())
+
+
+def _shared(costed: Costed, members: BoolArray, stage: int, share_s: float) -> Step:
+    """Return a stage on the GPU that several requests share, on the line through its run for one and for all of them."""
+    rows, found = costed.rows, [atom for atom, member in zip(costed.atoms, members[: len(costed.atoms)], strict=True) if member]
+    alone_s = sum(atom.gpu_alone_s for atom in found) / costed.batch
+    each_s = min(max(0.0, (share_s * rows - alone_s) / (rows - 1)), share_s)
+    overhead_s = costed.problem.gpu_stage_s * rows * costed.batch
+    return Step(stage=stage, resource="gpu", fixed_s=(share_s - each_s) * rows + overhead_s, each_s=each_s, rows=rows)
 
 
 def _copies(costed: Costed, placement: Placement, evaluation: Evaluation) -> dict[int, dict[str, Step]]:
@@ -97,10 +115,10 @@ def tokens_for(latency_s: float, throughput_per_s: float, workers: int, batch: i
 
 
 def demand_of(steps: Sequence[Step], batch: int) -> dict[str, float]:
-    """Return the seconds a request of each resource in batches of `batch`."""
+    """Return the seconds a request of each resource in batches of `batch`, or of what a step takes as one."""
     totals: dict[str, float] = {}
     for step in steps:
-        totals[step.resource] = totals.get(step.resource, 0.0) + step.seconds(batch) / batch
+        totals[step.resource] = totals.get(step.resource, 0.0) + step.seconds(step.most(batch)) / step.most(batch)
     return totals
 
 

@@ -5,6 +5,7 @@ Everything it needs travels in a `SessionJob` that pickles: a model file and the
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from cutset.errors import ProfileError, UnavailableError
+from cutset.errors import CutsetError, ProfileError, UnavailableError
 from cutset.profilers.attribution import LAYOUT_OPS, kernels_of
 from cutset.profilers.cuda_driver import CudaDevice
 from cutset.profilers.gauge import gauge
@@ -45,6 +46,13 @@ MAX_TRACED_RUNS = 50
 
 _EXTERNAL_FROM_BYTES = 1024
 _BFLOAT16_CODE = 16  # onnx.TensorProto.BFLOAT16
+_FIXED_OUTPUTS = {
+    f"tensor({name})": kind
+    for name, kind in {
+        "float": np.float32, "double": np.float64, "float16": np.float16, "int64": np.int64, "int32": np.int32,
+        "bool": np.bool_,
+    }.items()
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +70,7 @@ class SessionJob:
         optimised_model: Where to save the graph as it runs, None to save it nowhere.
         gauge_s: What the gauge takes at the machine's own speed, as far as it is known.
         cuda_options: Options of the CUDA provider that differ from `CUDA_OPTIONS`, or come to them.
+        recorded: Whether to time a CUDA graph where one can be recorded.
     """
 
     model: Path
@@ -74,6 +83,7 @@ class SessionJob:
     optimised_model: Path | None = None
     gauge_s: float = 0.0
     cuda_options: Mapping[str, str] = field(default_factory=dict)
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +190,10 @@ def trace_session(job: SessionJob) -> list[KernelEvent]:
 
 def _time_on_device(job: SessionJob, cuda: CudaDevice) -> SessionTime:
     """Return the session's latency; the session is closed before the device is."""
+    if job.recorded:
+        graph = replace(job, recorded=False, cuda_options={**job.cuda_options, "enable_cuda_graph": "1"})
+        with contextlib.suppress(CutsetError):  # a node on the CPU, or a size that is not fixed
+            return _time_on_device(graph, cuda)
     before = cuda.memory().free
     session = open_job(job)
     runs = repeat(bound_run(session, job.feed, "cuda", job.cuda_device or 0), budget_s=job.budget_s, warmup=DEVICE_WARMUP_RUNS)
@@ -259,7 +273,10 @@ def bound_run(session: ort.InferenceSession, feed: Mapping[str, Any], kind: str,
     for name, value in feed.items():
         binding.bind_ortvalue_input(name, _on_device(value, kind, device))
     for output in session.get_outputs():
-        if output.type.startswith("tensor(") and output.type != "tensor(string)":
+        if all(isinstance(size, int) for size in output.shape) and output.type in _FIXED_OUTPUTS:  # as a CUDA graph asks
+            place = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, _FIXED_OUTPUTS[output.type], kind, device)
+            binding.bind_ortvalue_output(output.name, place)
+        elif output.type.startswith("tensor(") and output.type != "tensor(string)":
             binding.bind_output(output.name, kind, device)
         else:
             binding.bind_output(output.name, "cpu")

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 
 from cutset.errors import ProfileError
 from cutset.graph.extract import write_part
 from cutset.graph.model import ModelGraph
+from cutset.graph.rows import with_fixed_rows, with_free_rows
 from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, map_in_child
 from cutset.profilers.gauge import gauge
 from cutset.profilers.gpu_state import GpuState
@@ -77,6 +79,8 @@ class SegmentOptions:
         threads: Intra-op threads.
         budget_s: Seconds to repeat each segment.
         limits: Time of each segment, memory of the child.
+        rows: Requests in a run of sessions, of segments that were made for one; their values have one row a request.
+        recorded: Whether a CUDA session runs as deployed, from a CUDA graph where it can be recorded.
     """
 
     backend: Backend = "onnxruntime-cpu"
@@ -84,6 +88,8 @@ class SegmentOptions:
     threads: int = 1
     budget_s: float = 0.5
     limits: Limits = DEFAULT_LIMITS
+    rows: int = 1
+    recorded: bool = False
 
 
 def segment_of(graph: ModelGraph, nodes: Sequence[str]) -> Segment:
@@ -153,7 +159,16 @@ def time_segments(
         feeds = [{name: values[name] for name in segment.inputs} for segment in segments]
         if options.backend in _LIBRARIES:
             return _time_engines(graph, segments, models, feeds, options)
+        if options.rows > 1:
+            feeds = [_widened(model, feed, options.rows) for model, feed in zip(models, feeds, strict=True)]
         return _time_sessions(graph, segments, models, feeds, options)
+
+
+def _widened(model: Path, feed: Arrays, rows: int) -> dict[str, Any]:
+    """Let the file of a segment take so many rows, and return an input of that many."""
+    freed, axis = with_free_rows(onnx.load(str(model), load_external_data=False))
+    model.write_bytes(with_fixed_rows(freed, axis, rows).SerializeToString())
+    return {name: np.concatenate([value] * rows) for name, value in feed.items()}
 
 
 def write_segment(graph: ModelGraph, segment: Segment, path: Path) -> None:
@@ -180,7 +195,7 @@ def _time_sessions(
     jobs = [
         SessionJob(
             model=model, feed=feed, cuda_device=device, threads=options.threads, budget_s=options.budget_s,
-            custom_ops=graph.custom_ops, gauge_s=gauge().own_s,
+            custom_ops=graph.custom_ops, gauge_s=gauge().own_s, recorded=options.recorded,
         )
         for model, feed in zip(models, feeds, strict=True)
     ]  # fmt: skip

@@ -109,6 +109,8 @@ class GroupCost:
         canonical: The nodes that a placement is about, in the order of the signature: groups of one signature do the same
             node by node.
         work: Work by operator class (`workload.work_of`), from which costs can be modelled without the model.
+        rows: Requests whose rows were computed by one run; `latency_s` is then one request's share of it.
+        alone_s: Seconds of a run for one request where more shared the run that was measured, else None.
     """
 
     nodes: tuple[str, ...]
@@ -126,6 +128,8 @@ class GroupCost:
     signature: str = ""
     canonical: tuple[str, ...] = ()
     work: Mapping[str, ClassWork] = field(default_factory=dict)
+    rows: int = 1
+    alone_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

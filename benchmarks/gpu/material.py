@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
 
 from cutset.codegen.numerics import compare
 from cutset.codegen.precision.floats import narrow
 from cutset.codegen.precision.reduce import Original
 from cutset.graph.extract import write_part
 from cutset.graph.load import load, with_operators
+from cutset.graph.rows import with_free_rows
 from cutset.profilers.session import open_session, run
 from cutset.sample_models import registry
 
@@ -118,25 +118,8 @@ def batched_file(path: Path, inputs: Mapping[str, Any]) -> Path | None:
         return None
     target = path.with_name(f"{path.stem}.batched.onnx")
     if not target.is_file():
-        onnx.save(_freed(onnx.load(str(_loaded(path)))), str(target))
+        onnx.save(with_free_rows(onnx.load(str(_loaded(path))))[0], str(target))
     return target if _is_batchable(target, inputs) else None
-
-
-def _freed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model of one sample with its first dimension free, and reshapes that take it from their input."""
-    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if tensor.name in shapes and tensor.data_type == TensorProto.INT64 and values.size > 1 and values[0] == 1:
-            values = values.copy()
-            values[0] = 0
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    weights = {tensor.name for tensor in model.graph.initializer}
-    for value in (*model.graph.input, *model.graph.output):
-        if value.name not in weights:
-            value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    del model.graph.value_info[:]
-    return model
 
 
 def _is_batchable(path: Path, inputs: Mapping[str, Any]) -> bool:

@@ -71,7 +71,7 @@ def _serve(job: Job, backend: str) -> dict[str, Any]:
     found["bench"] = _benched(package, material, job)
     left = begin + job.seconds - time.monotonic()
     found |= _compared(job, package, work, time.monotonic() + COMPARED_SHARE * left)
-    found["variants"] = _variants(job, package, plan, begin + job.seconds)
+    found["variants"] = _variants(job, package, found["plan"], begin + job.seconds)
     found |= _judged(found)
     return found
 
@@ -91,14 +91,15 @@ def partition(job: Job, model: Path, target: Path, backend: str) -> dict[str, An
 
 def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the plan says: the decision, the sizes, and how many cores it takes to feed the GPU."""
-    demand = demand_of([Step(**entry) for entry in plan["steps"]], plan["batch"])
+    steps = [Step(**entry) for entry in plan["steps"]]
+    demand = demand_of(steps, plan["batch"])
     gpu_s = demand.get("gpu", 0.0)
     return {
         "decision": plan["decision"],
         "verdict": plan["verdict"],
         "stages": [[stage["device"], len(stage["nodes"]), stage["service_s"]] for stage in plan["stages"]],
         "workers": plan["cpu_workers"],
-        "batch": plan["batch"],
+        "batch": max(step.most(plan["batch"]) for step in steps),
         "bottleneck": plan["prediction"]["bottleneck"],
         "utilisation": plan["prediction"]["utilisation"],
         "predicted_per_s": plan["prediction"]["throughput_per_s"],
@@ -171,7 +172,7 @@ def _row(one: Subject, turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _variants(job: Job, package: Path, plan: Mapping[str, Any], until: float) -> list[dict[str, Any]]:
     """Return the pipeline at other sizes: one worker without batches, the planned workers without, and around the plan."""
-    workers, rows = plan["cpu_workers"], max(plan["batch"], 1)
+    workers, rows = plan["workers"], plan["batch"]
     sizes = [(1, 1), (workers, 1), (workers, rows)]
     sizes += [
         (max(1, workers // 2), rows),
@@ -199,7 +200,7 @@ def _judged(found: Mapping[str, Any]) -> dict[str, Any]:
     together = {name: per_s for name, per_s in rate.items() if name.startswith(UNSPLIT)}
     best = max(together, key=lambda name: together[name])
     by_size = {(row["workers"], row["max_batch"]): row["per_s"] for row in found["variants"]}
-    workers, batch = found["plan"]["workers"], max(found["plan"]["batch"], 1)
+    workers, batch = found["plan"]["workers"], found["plan"]["batch"]
     steps = [one, by_size.get((1, 1)), by_size.get((workers, 1)), by_size.get((workers, batch))]
     names = ("overlap", "cpu_replication", "batching")
     return {

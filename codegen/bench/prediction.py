@@ -33,7 +33,7 @@ def predicted_here(plan: Mapping[str, Any], table: CostTable, stand_ins: Collect
         cores = plan["cpu_workers"] + 1
         on_cpu, alone = _cpu_seconds(plan, table), contention(table, cores)
         steps = tuple(
-            replace(step, fixed_s=0.0, each_s=on_cpu[step.stage] * alone)
+            replace(step, fixed_s=0.0, each_s=on_cpu[step.stage] * alone, rows=1)
             if step.stage in stand_ins and step.resource == "gpu"
             else step
             for step in busy_with(plan, steps, table, cores)

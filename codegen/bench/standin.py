@@ -82,7 +82,7 @@ class Deployed:
         plan = read_plan(package).override(overrides)
         if "cpu_workers" not in overrides:
             plan = replace(plan, cpu_workers=replicas(plan))
-        options = BackendOptions(intra_op_threads=plan.intra_op_threads, custom_ops=plan.custom_ops, workers=plan.cpu_workers)
+        options = BackendOptions.of(plan)
         self.plan: PlanConfig = plan
         self.stages: list[Watched] = []
         try:

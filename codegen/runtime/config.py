@@ -70,6 +70,7 @@ class StageConfig:
         outputs: Names of the tensors it makes.
         service_s: Seconds of one run, as predicted or measured at compile time.
         batchable: Whether compiling proved that rows of several requests can be run as one.
+        rows_axis: Name of the free first dimension of a batchable stage; empty where its size cannot be fixed by name.
         execution: ``"thread"``, or ``"process"`` for a stage that would hold Python's interpreter lock.
         engine: How to come by its engine, None for a stage that needs none.
         wanted: Where each output is taken, for a stage on a GPU; one that is not in it is taken as a `RESULT`.
@@ -83,6 +84,7 @@ class StageConfig:
     outputs: tuple[str, ...]
     service_s: float
     batchable: bool = False
+    rows_axis: str = ""
     execution: str = "thread"
     engine: EngineConfig | None = None
     wanted: Mapping[str, Wanted] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class PlanConfig:
         custom_ops: Libraries every stage needs registered.
         max_batch: Most rows run as one in a batchable stage; None leaves it to the device.
         max_delay_s: Seconds a batchable stage waits for more rows than there are.
+        planned_rows: Most requests that share a run of a stage in the plan, which `tokens` already counts.
     """
 
     name: str
@@ -127,6 +130,7 @@ class PlanConfig:
     custom_ops: tuple[CustomOps, ...]
     max_batch: int | None = None
     max_delay_s: float = 0.0
+    planned_rows: int = 1
 
     def override(self, knobs: Mapping[str, float]) -> PlanConfig:
         """Return the plan with other sizes.
@@ -186,10 +190,17 @@ def parse_plan(document: object, folder: Path) -> PlanConfig:
         decision=_choice(top, "decision", _DECISIONS, "plan.json"),
         custom_ops=tuple(_custom_ops(item, position, folder) for position, item in enumerate(top.get("custom_ops") or [])),
         **{size: _size(top, size, "plan.json") for size in _SIZES},
+        planned_rows=_planned_rows(top),
         **_batching(top, "plan.json"),
     )
     _check_flow(plan)
     return plan
+
+
+def _planned_rows(top: Mapping[str, Any]) -> int:
+    where = "plan.json: steps"
+    steps = (_object(step, where) for step in _get({"steps": [], **top}, "steps", list, where))
+    return max((_get({"rows": 1, **step}, "rows", int, where) for step in steps), default=1)
 
 
 def _check_flow(plan: PlanConfig) -> None:
@@ -227,6 +238,7 @@ def _stage(item: object, position: int, folder: Path) -> StageConfig:
     service_s = float(_get(entry, "service_s", (int, float), where))
     if not 0 <= service_s < float("inf"):
         raise ConfigError(f"service_s is {service_s}, expected seconds", where=where)
+    batching = _object(entry.get("batching", {}), where)
     return StageConfig(
         index=index,
         device=_choice(entry, "device", _DEVICES, where),
@@ -235,7 +247,8 @@ def _stage(item: object, position: int, folder: Path) -> StageConfig:
         inputs=_names(entry, "inputs", where),
         outputs=outputs,
         service_s=service_s,
-        batchable=bool(_object(entry.get("batching", {}), where).get("proven", False)),
+        batchable=bool(batching.get("proven", False)),
+        rows_axis=_get({"axis": "", **batching}, "axis", str, f"{where}.batching"),
         execution=_choice({"execution": "thread", **entry}, "execution", _EXECUTIONS, where),
         engine=_engine(entry["engine"], folder, f"{where}.engine") if entry.get("engine") else None,
     )

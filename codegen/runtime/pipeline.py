@@ -66,7 +66,7 @@ class Pipeline:
         root = Path(__file__).resolve().parent.parent if folder is None else Path(folder)
         planned = read_plan(root).override(overrides)
         plan = planned if "cpu_workers" in overrides else planned.override({"cpu_workers": replicas(planned)})
-        options = BackendOptions(intra_op_threads=plan.intra_op_threads, custom_ops=plan.custom_ops, workers=plan.cpu_workers)
+        options = BackendOptions.of(plan)
         backends: list[StageBackend] = []
         try:
             for planned_stage in plan.stages:

@@ -44,7 +44,7 @@ class StageReplica:
         """
         plan = read_plan(Path(folder))
         stage = replace(plan.stages[index], execution="thread")  # the engine gives each replica a process anyway
-        options = BackendOptions(intra_op_threads=plan.intra_op_threads, custom_ops=plan.custom_ops)
+        options = replace(BackendOptions.of(plan), workers=1)
         backend = Supervised(partial(load_stage, stage, options))
         if backend.substitution is not None:
             where = f"planned for the {stage.device} and runs on the {backend.device}"

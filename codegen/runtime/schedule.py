@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
-from .backends.base import StageBackend
+from .backends.base import GPU_BATCH, StageBackend
 from .config import PlanConfig, StageConfig, Wanted
-
-_GPU_BATCH = 8
-"""Rows a batchable stage on a GPU takes when the plan leaves it open; on CPU cores batches gained nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +78,7 @@ def batch_limit(plan: PlanConfig, stage: StageConfig, backend: StageBackend) -> 
     """Return the most rows that one run of a stage takes; 1 keeps requests apart."""
     if not stage.batchable:
         return 1
-    wanted = plan.max_batch or (_GPU_BATCH if backend.device == "gpu" else 1)
+    wanted = plan.max_batch or (GPU_BATCH if backend.device == "gpu" else 1)
     limit: int | None = getattr(backend, "max_batch", None)
     return wanted if limit is None else min(wanted, limit)
 
@@ -97,8 +95,8 @@ def pool_sizes(plan: PlanConfig, phases: tuple[Phase, ...]) -> dict[str, int]:
 
 
 def tokens(plan: PlanConfig, phases: tuple[Phase, ...]) -> int:
-    """Return how many requests may be inside: the plan's number of them, or of full batches."""
-    return plan.tokens * max(phase.max_batch for phase in phases)
+    """Return how many requests may be inside: the plan's number of them, or of full batches that it does not know of."""
+    return math.ceil(plan.tokens * max(1.0, max(phase.max_batch for phase in phases) / plan.planned_rows))
 
 
 def replicas(plan: PlanConfig) -> int:

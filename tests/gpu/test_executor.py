@@ -15,6 +15,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from cutset.codegen.runtime import Pipeline
+from cutset.codegen.runtime.backends import load_stage
 from cutset.codegen.runtime.backends.base import BackendError, BackendOptions
 from cutset.codegen.runtime.backends.device import DeviceTensor, Parts
 from cutset.codegen.runtime.backends.gpu import SLOTS, GpuExecutor, open_gpu
@@ -107,13 +108,24 @@ def test_every_way_of_the_cuda_provider(needs, gpu, allocations, tmp_path, way, 
     def only(wanted: Way):
         if list(Way).index(wanted) < list(Way).index(way):
             raise BackendError("not asked for")
-        return open_way(stage, OPTIONS, gpu, wanted)
+        return open_way(stage, OPTIONS, gpu, None, wanted)
 
     backend = OnnxRuntimeCudaBackend(gpu, stage, only)
     assert backend.way is (Way.QUEUED if (way, rows) == (Way.GRAPH, "n") else way), backend.refused
     session = open_session(stage.model)
     check(backend, session, range(RUNS))
     check_memory_is_used_again(backend, session, allocations)
+
+
+def test_a_session_for_each_size_of_a_batch(needs, gpu, tmp_path):
+    needs("onnxruntime-cuda")
+    stage = network(tmp_path, "n", batchable=True, rows_axis="n")
+    backend = load_stage(stage, OPTIONS)
+    assert [(rows, one.way) for rows, one in backend.sized.items()] == [(rows, Way.GRAPH) for rows in (1, 2, 4, 8)]
+    session = open_session(stage.model)
+    for rows in (1, 3, 8, 5, 9):
+        check(backend, session, range(RUNS), rows)
+    backend.close()
 
 
 def test_nodes_on_the_cpu_inside_a_gpu_stage(needs, gpu, tmp_path):

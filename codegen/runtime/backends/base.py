@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from ..config import CustomOps
+from ..config import CustomOps, PlanConfig
 from ..dtypes import Value
+
+GPU_BATCH = 8
+"""Rows a batchable stage on a GPU takes when the plan leaves it open; on CPU cores batches gained nothing."""
 
 
 class BackendError(Exception):
@@ -26,11 +29,23 @@ class BackendOptions:
         intra_op_threads: CPU threads inside one run.
         custom_ops: Custom-operator libraries to register.
         workers: Threads that call `StageBackend.run` of a CPU stage at once.
+        max_batch: Most rows that a batchable stage on a GPU is given as one.
     """
 
     intra_op_threads: int
     custom_ops: tuple[CustomOps, ...]
     workers: int = 1
+    max_batch: int = GPU_BATCH
+
+    @classmethod
+    def of(cls, plan: PlanConfig) -> Self:
+        """Return what the stages of a plan are loaded with."""
+        return cls(
+            intra_op_threads=plan.intra_op_threads,
+            custom_ops=plan.custom_ops,
+            workers=plan.cpu_workers,
+            max_batch=plan.max_batch or GPU_BATCH,
+        )
 
 
 class StageBackend(Protocol):

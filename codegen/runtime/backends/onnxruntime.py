@@ -130,7 +130,11 @@ def _contiguous(value: Value) -> Value:
 
 
 def open_session(
-    stage: StageConfig, options: BackendOptions, providers: Sequence[Any], entries: Mapping[str, str] = MappingProxyType({})
+    stage: StageConfig,
+    options: BackendOptions,
+    providers: Sequence[Any],
+    entries: Mapping[str, str] = MappingProxyType({}),
+    rows: int | None = None,
 ) -> ort.InferenceSession:
     """Return a session on a stage's model.
 
@@ -139,6 +143,7 @@ def open_session(
         options: Its threads and custom operators.
         providers: ONNX Runtime's providers, the first that takes a node runs it.
         entries: Further entries of the session's configuration.
+        rows: The only number of rows that it will be given; None for any.
 
     Raises:
         BackendError: If ONNX Runtime does not take the model so.
@@ -151,6 +156,8 @@ def open_session(
     spinning = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
     for key, value in {**spinning, **entries}.items():
         settings.add_session_config_entry(key, value)
+    if rows is not None:
+        settings.add_free_dimension_override_by_name(stage.rows_axis, rows)
     try:
         for library in dict.fromkeys(_library_path(library) for library in options.custom_ops):
             settings.register_custom_ops_library(library)

@@ -141,7 +141,7 @@ def test_a_model_of_one_sample_is_freed_only_where_that_is_proven(tmp_path: Path
     inputs = {"x": np.random.default_rng(1).random((1, 2, 4, 4), np.float32)}
     made = material.batched_file(network(tmp_path / "good.onnx"), inputs)
     assert made is not None
-    assert load(made).inputs[0].shape == ("batch", 2, 4, 4)
+    assert load(made).inputs[0].shape == ("rows", 2, 4, 4)
     assert material.batched_file(network(tmp_path / "bad.onnx", mixes=True), inputs) is None
     ready = network(tmp_path / "ready.onnx", batch="n")
     assert material.batched_file(ready, inputs) == ready

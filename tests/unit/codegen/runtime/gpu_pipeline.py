@@ -20,13 +20,13 @@ from tests.unit.codegen.runtime.host_device import HostDevice, StreamedSession
 OPTIONS = BackendOptions(intra_op_threads=1, custom_ops=())
 
 
-def stand_in(stage, gpu, *, refuse=(), fail: Callable[[], None] = lambda: None):
+def stand_in(stage, gpu, *, refuse=(), fail: Callable[[], None] = lambda: None, rows: int | None = None):
     """Return what opens a stage's model for the CPU provider, in the ways that are not refused."""
 
     def open_way(way):
         if way in refuse:
             raise BackendError(f"{way.value} is refused")
-        session = open_session(stage, OPTIONS, [CPU])
+        session = open_session(stage, OPTIONS, [CPU], rows=rows)
         fixed = all(isinstance(size, int) for node in session.get_outputs() for size in node.shape)
         return StreamedSession(session, gpu.device, gpu.computation, waits=way is Way.AWAITED or not fixed, fail=fail)
 

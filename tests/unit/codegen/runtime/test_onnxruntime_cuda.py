@@ -16,10 +16,11 @@ from onnx import helper
 from cutset.codegen.runtime import DegradedWarning, Pipeline, StageError
 from cutset.codegen.runtime.backends import onnxruntime_cuda
 from cutset.codegen.runtime.backends.base import BackendDied, BackendError
-from cutset.codegen.runtime.backends.device import DeviceTensor, Parts
+from cutset.codegen.runtime.backends.device import DeviceTensor, Parts, as_array
 from cutset.codegen.runtime.backends.gpu import GRAPHS, GpuExecutor
 from cutset.codegen.runtime.backends.onnxruntime import CPU, open_session
 from cutset.codegen.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, Way
+from cutset.codegen.runtime.backends.sized import SizedBackend
 from cutset.codegen.runtime.config import Wanted
 from cutset.codegen.runtime.schedule import places
 from cutset.profilers.ort_child import CUDA_OPTIONS
@@ -176,10 +177,11 @@ def test_text_stays_on_the_cpu(package, gpu):
 
 
 def test_what_onnxruntime_is_asked_for(package, gpu, monkeypatch):
-    asked = []
+    asked, sizes = [], []
 
-    def remember(_stage, _options, providers, entries):
+    def remember(_stage, _options, providers, entries, rows):
         asked.append((providers, dict(entries)))
+        sizes.append(rows)
         raise BackendError("not here")
 
     monkeypatch.setattr(onnxruntime_cuda, "open_session", remember)
@@ -195,6 +197,36 @@ def test_what_onnxruntime_is_asked_for(package, gpu, monkeypatch):
         assert providers[0][1]["user_compute_stream"] == str(gpu.computation)
         assert CUDA_OPTIONS.items() <= providers[0][1].items()  # deployed as it is profiled
     assert [providers[1:] for providers, _ in asked] == [[], [], [CPU]]
+    assert set(sizes) == {None}
+    sizes.clear()
+    onnxruntime_cuda.load(replace(stage, batchable=True, rows_axis="n"), OPTIONS)
+    assert set(sizes) == {1}, "the first of its sizes"
+
+
+@pytest.mark.parametrize("wanted", [Wanted.HOST, Wanted.DEVICE], ids=["host", "device"])
+def test_a_session_for_each_size_of_a_batch(package, gpu, wanted):
+    stage = replace(double(package), batchable=True, rows_axis="n", wanted={"y": wanted, "z": Wanted.RESULT})
+
+    def load(rows):
+        gpu.users += 1
+        return OnnxRuntimeCudaBackend(gpu, stage, stand_in(stage, gpu, rows=rows))
+
+    backend = SizedBackend(load, 6)
+    assert [(rows, one.way) for rows, one in backend.sized.items()] == [(rows, Way.GRAPH) for rows in (1, 2, 4, 6)]
+    gpu.users -= 1  # each of them is a user
+
+    def work(seed):
+        for rows in (1, 2, 3, 5, 6, 7):
+            parts = [np.full((1, 2), 100 * seed + row, np.float32) for row in range(rows)]
+            found = backend.run({"x": Parts(parts) if seed else np.concatenate(parts)})
+            assert as_array(found["y"]).tolist() == [[2.0 * (100 * seed + row)] * 2 for row in range(rows)]
+            assert found["z"].tolist() == [[100.0 * seed + row] * 2 for row in range(rows)]
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(work, range(3)))
+    with pytest.raises(BackendError, match="rows"):
+        backend.run({"x": np.zeros((0, 2), np.float32)})
+    backend.close()
 
 
 def test_onnxruntime_takes_no_cpu_provider_beside_the_entry_that_forbids_it(package):
