@@ -111,7 +111,8 @@ class Planner:
         measured = self._with_pieces(sized.measured, support)
         self.progress("planning")
         evidence = self._evidence(measured, support)
-        evidence = self._shared(measured, evidence, sized.options)
+        sized, evidence = self._shared(replace(sized, measured=measured), evidence)
+        measured = replace(measured, table=evidence.table)
         if self.wanted.calibrate:
             rows = max((group.rows for group in evidence.table.groups), default=1)
             timer = StageTimer(measured=measured, progress=self.progress, gpu_backend=self.gpu_backend, rows=rows)
@@ -125,20 +126,24 @@ class Planner:
         plan = self._with_batch_scaling(outcome, sized.batches, support)
         return replace(sized, measured=measured), replace(outcome, plan=plan)
 
-    def _shared(self, measured: Measured, evidence: Evidence, options: PlanOptions) -> Evidence:
-        """Return the evidence for GPU stages that several requests share where that gives the better plan, else as it was."""
+    def _shared(self, sized: Sized, evidence: Evidence) -> tuple[Sized, Evidence]:
+        """Return the size and the evidence for GPU stages that several requests share, where that gives the better plan."""
+        measured, options = sized.measured, sized.options
         alone = measured.batch == 1 and options.objective == "throughput" and options.slo_s is None
         if self.gpu_backend != "onnxruntime-cuda" or not alone or evidence.table.target is None:
-            return evidence
+            return sized, evidence
         shared = sharing(measured, evidence, self.progress)
         if shared is None:
-            return evidence
+            return sized, evidence
         try:
-            plans = [plan_evidence(one, options) for one in (evidence, shared)]
+            sizing = size_up({1: shared}, options, self._workers(measured))
+            plans = plan_evidence(evidence, options), plan_evidence(shared, sizing.options)
         except PlanError:  # what the pins ask for keeps requests apart
-            return evidence
+            return sized, evidence
         apart, joint = (outcome.case.score(outcome.choice.candidate) for outcome in plans)
-        return shared if joint > apart * (1 + MIN_GAIN) else evidence
+        if joint <= apart * (1 + MIN_GAIN):
+            return sized, evidence
+        return replace(sized, options=sizing.options, pareto=sizing.pareto or sized.pareto), shared
 
     def _with_batch_scaling(self, outcome: Outcome, batches: Mapping[int, Measured], support: Mapping[str, Support]) -> Plan:
         """Return the plan with steps that grow with the batch as measured, where it was at two sizes."""

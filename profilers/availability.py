@@ -124,9 +124,11 @@ from onnx import TensorProto, helper
 value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
 graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", value[:1], value[1:])
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-if hasattr(ort, "preload_dlls"):
+for attempt in range(2):
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CUDAExecutionProvider"])
+    if "CUDAExecutionProvider" in session.get_providers() or not hasattr(ort, "preload_dlls"):
+        break
     ort.preload_dlls()
-session = ort.InferenceSession(model.SerializeToString(), providers=["CUDAExecutionProvider"])
 print(json.dumps({"version": ort.__version__, "providers": session.get_providers()}))
 """
 

@@ -227,12 +227,22 @@ def open_job(job: SessionJob, **settings: Any) -> ort.InferenceSession:
         options.add_session_config_entry(f"{entry}_min_size_in_bytes", str(_EXTERNAL_FROM_BYTES))
     register_libraries(options, job.custom_ops)
     providers = _providers(job)
-    try:
-        session = ort.InferenceSession(str(job.model), options, providers=providers)
-    except Exception as error:  # onnxruntime raises a dozen kinds that share no base class
-        raise explain_refusal(str(error), where=str(job.model)) from error
-    if job.cuda_device is not None and CUDA_PROVIDER not in session.get_providers():
-        raise UnavailableError(  # onnxruntime falls back by itself, without an error
+
+    def opened() -> ort.InferenceSession:
+        try:
+            return ort.InferenceSession(str(job.model), options, providers=providers)
+        except Exception as error:  # onnxruntime raises a dozen kinds that share no base class
+            raise explain_refusal(str(error), where=str(job.model)) from error
+
+    def falls_back(session: ort.InferenceSession) -> bool:  # as onnxruntime does by itself, without an error
+        return job.cuda_device is not None and CUDA_PROVIDER not in session.get_providers()
+
+    session = opened()
+    if falls_back(session) and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # where pip put CUDA and cuDNN the linker does not look; it takes seconds
+        session = opened()
+    if falls_back(session):
+        raise UnavailableError(
             "the CUDA provider could not start: driver, CUDA or cuDNN is missing",
             hint="see `cutset doctor`, row onnxruntime-cuda",
         )
@@ -247,8 +257,6 @@ def _providers(job: SessionJob) -> list[Any]:
             f"onnxruntime {ort.__version__} was built without CUDA",
             hint="pip uninstall onnxruntime, then pip install onnxruntime-gpu",
         )
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
     settings = {"device_id": str(job.cuda_device), **CUDA_OPTIONS, **job.cuda_options}
     return [(CUDA_PROVIDER, settings), CPU_PROVIDER]
 

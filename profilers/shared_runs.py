@@ -87,7 +87,7 @@ def shared_out(
         unfused_s = {name: profile.unfused_s[name] / rows for name in live if name in profile.unfused_s}
         return replace(
             group, latency_s=share_s, low_s=share_s * low, high_s=share_s * high, unfused_s=unfused_s,
-            alone_s=group.latency_s, rows=rows,
+            alone_s=group.latency_s if group.alone_s is None else group.alone_s, rows=rows,
         )  # fmt: skip
 
     return replace(table, groups=tuple(map(share, table.groups)))

@@ -24,7 +24,7 @@ from cutset.profilers.timing import fit_affine
 SIZES = tuple(1 << power for power in range(10, 27, 2))
 """Bytes: 1 KiB to 64 MiB, by fours."""
 
-SECONDS_A_SIZE = 0.1
+SECONDS_A_SIZE = 0.03
 MIN_COPIES = 7
 MAX_COPIES = 200
 

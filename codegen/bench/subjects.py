@@ -109,7 +109,7 @@ def unsplit_subjects(plan: PlanConfig, model: Path, folder: Path, sample: Mappin
     replicas = _open(plan, whole, 1)
     yield _unsplit("unsplit_replicas", f"unsplit, {cores} replicas of one thread", whole, replicas, sample, cores)
     on_gpu = _open(plan, replace(whole, device="gpu", backend="onnxruntime-cuda"), 1)
-    if on_gpu.substitution is None:
+    if on_gpu.substitution is None and _runs(on_gpu, whole, sample):
         yield _unsplit("unsplit_cuda", "unsplit on the GPU, onnxruntime CUDA", whole, on_gpu, sample, GPU_CALLERS)
     else:
         on_gpu.close()
@@ -119,6 +119,15 @@ def unsplit_subjects(plan: PlanConfig, model: Path, folder: Path, sample: Mappin
             yield _unsplit(
                 f"unsplit_{library}", f"unsplit on the GPU, one {library} engine", whole, engine, sample, GPU_CALLERS
             )
+
+
+def _runs(backend: StageBackend, whole: StageConfig, sample: Mapping[str, Value]) -> bool:
+    """Return whether a backend runs the whole model: onnxruntime's CUDA provider takes nodes that fail in it."""
+    try:
+        backend.run({name: sample[name] for name in whole.inputs})
+    except BackendError:
+        return False
+    return True
 
 
 def whole_stage(plan: PlanConfig, model: Path, folder: Path) -> StageConfig:

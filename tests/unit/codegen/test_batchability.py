@@ -8,6 +8,7 @@ from cutset.codegen.batchability import prove_all
 from cutset.codegen.split import write_stages
 from cutset.graph.load import load
 from cutset.profilers.inputs import collect
+from cutset.profilers.session import open_session
 from cutset.sample_models import registry
 from tests.support import make_plan
 
@@ -94,3 +95,44 @@ def test_a_network_over_its_tokens_is_not_batchable(tmp_path):
     write_stages(graph, plan.stages, tmp_path)
     found = prove_all(graph, plan.stages, tmp_path, collect(graph.inputs, model=model).samples)
     assert [finding.proven for finding in found] == [False]
+
+
+@pytest.mark.parametrize(
+    ("middle", "proven", "reason"),
+    [
+        (helper.make_node("Relu", ["a"], ["b"], name="middle"), True, ""),
+        (helper.make_node("Softmax", ["a"], ["b"], name="middle", axis=0), False, "differs"),
+        (helper.make_node("Expand", ["a", "shape"], ["b"], name="middle"), False, "freed"),
+    ],
+    ids=["row by row", "mixes", "a shape of one row"],
+)
+def test_a_gpu_stage_of_one_row_is_freed_only_where_that_is_proven(save_model, tmp_path, middle, proven, reason):
+    nodes = [
+        helper.make_node("Exp", ["x"], ["a"], name="before"), middle,
+        helper.make_node("Concat", ["b", "one"], ["c"], name="join", axis=1) if middle.op_type == "Expand"
+        else helper.make_node("Neg", ["b"], ["c"], name="join"),
+        helper.make_node("Abs", ["c"], ["y"], name="after"),
+    ]  # fmt: skip
+    width = 5 if middle.op_type == "Expand" else 4
+    weights = {"shape": np.array([1, 4], np.int64), "one": np.ones((1, 1), np.float32)}
+    given = (save_model, tmp_path, nodes, [("x", FLOAT, [1, 4])], [("y", FLOAT, [1, width])])
+    found = findings(*given, gpu={"middle", "join"}, weights=weights)
+    assert [finding.proven for finding in found] == [False, proven, False]
+    assert (found[1].axis, reason in found[1].reason) == ("rows" if proven else "", True)
+    (stage,) = tmp_path.glob("**/01_gpu*.onnx")
+    (given,) = open_session(stage).get_inputs()
+    assert given.shape == ["rows" if proven else 1, 4]
+    assert [finding.reason for finding in (found[0], found[2])] == [
+        "the first axis of `x` is fixed",
+        "the first axis of `c` is fixed",
+    ]
+
+
+def test_a_stage_that_has_an_engine_keeps_its_file(save_model, tmp_path):
+    path = save_model([helper.make_node("Neg", ["x"], ["y"], name="n")], [("x", FLOAT, [1, 4])], [("y", FLOAT, [1, 4])], {})
+    graph = load(path)
+    plan = make_plan(graph, {"n": "gpu"})
+    write_stages(graph, plan.stages, tmp_path)
+    samples = collect(graph.inputs, model=path).samples
+    assert not prove_all(graph, plan.stages, tmp_path, samples, keep={0})[0].proven
+    assert prove_all(graph, plan.stages, tmp_path, samples)[0].proven
