@@ -150,7 +150,7 @@ def in_turns(subjects: Sequence[Subject], nvml: Nvml, job: Job, until: float) ->
                 break
             with Usage(nvml) as usage:
                 found = drive(one.caller, one.concurrency, seconds[one.name])
-            rows[one.name].append({**serde.to_builtins(found), "gpu": usage.gpu, "cpu": usage.cpu})
+            rows[one.name].append({**serde.to_builtins(found), "gpu": usage.gpu, "cpu": usage.cpu, "threads": usage.threads})
     return [_row(one, rows[one.name]) for one in subjects]
 
 
@@ -166,6 +166,7 @@ def _row(one: Subject, turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "p99_s": median(turn["p99_s"] for turn in turns),
         "gpu": median(gpu) if gpu else None,
         "cpu": median(turn["cpu"] for turn in turns),
+        "threads": turns[-1]["threads"],
         "failed": sum(turn["failed"] for turn in turns),
     }
 

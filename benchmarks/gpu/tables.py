@@ -68,7 +68,17 @@ def _pipeline(entries: Entry) -> str:
         lines = [_reached(row["title"], row) for row in found["rows"]]
         lines += [_reached(f"pipeline, {v['workers']} workers, batch {v['max_batch']}", v) for v in found["variants"]]
         details.append(f"`{name}`:\n\n" + _table(("what ran", "callers", "/s", "p50", "p99", "GPU busy", "CPU cores"), lines))
-        details += [f"- `{node}` fails in the unsplit model: {why}" for node, why in found.get("unsplit_refused", {}).items()]
+        busy = pipeline.get("threads")
+        if busy:
+            parts = (
+                f"{cores:.1f} cores in {kind.upper()} workers ({waited:.1f} waited for)"
+                for kind, (cores, waited) in busy.items()
+            )
+            details.append(f"Of the pipeline's time on cores: {', '.join(parts)}.")
+        details += [
+            f"- `{node}` fails in the unsplit model ({why}): it and all before it run in a session on the CPU"
+            for node, why in found.get("unsplit_refused", {}).items()
+        ]
     heads = (
         "model", "plan", "pipeline /s", "over one at a time", "over the best unsplit", "gain apart", "GPU busy", "CPU cores",
         "bottleneck, planned", "cores to feed the GPU", "prediction error", "efficiency",

@@ -59,11 +59,8 @@ class Whole:
         return _opened(self.graph, self.stages, self.folder, self.job, threads, options)
 
     def title(self, text: str) -> str:
-        """Return the title of an arrangement, which tells what the device cannot run."""
-        if not self.refused:
-            return text
-        ops = ", ".join(dict.fromkeys(self.graph.by_name[name].op.op_type for name in self.refused))
-        return f"{text}; its {ops} and what comes before it in a session on the CPU: onnxruntime's CUDA provider cannot run it"
+        """Return the title of an arrangement, which tells whether a part runs in a session on the CPU."""
+        return f"{text}, in two sessions" if self.refused else text
 
 
 def whole_model(graph: ModelGraph, feed: Feed, job: Job, folder: Path) -> Whole:

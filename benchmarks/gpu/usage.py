@@ -10,9 +10,11 @@ Source:
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 import threading
 import time
+from pathlib import Path
 from statistics import fmean
 from types import TracebackType
 from typing import Self
@@ -24,6 +26,7 @@ PERIOD_S = 0.05
 SETTLE_S = 0.5
 """Readings this soon after the begin still tell of the time before."""
 _LIBRARY = "libnvidia-ml.so.1"
+_WORKER = re.compile(r"cutset-(cpu|gpu)-")
 
 
 class _Utilisation(ctypes.Structure):
@@ -70,7 +73,11 @@ class Nvml:
 
 
 class Usage:
-    """What was used between entering and leaving: `gpu` as a share, None without NVML, and `cpu` in cores of this process."""
+    """What was used between entering and leaving: `gpu` as a share, None without NVML, and `cpu` in cores of this process.
+
+    `threads` holds, of the pipeline's workers of each device, the cores that they computed on and those that they were ready
+    for and did not get; what they computed includes waiting for a GPU without sleeping.
+    """
 
     def __init__(self, nvml: Nvml) -> None:
         self._nvml = nvml
@@ -78,15 +85,21 @@ class Usage:
         self._over = threading.Event()
         self.gpu: float | None = None
         self.cpu = 0.0
+        self.threads: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> Self:
-        self._begin, self._used = time.perf_counter(), _processor_s()
+        self._begin, self._used, self._by_thread = time.perf_counter(), _processor_s(), _by_thread()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.cpu = (_processor_s() - self._used) / (time.perf_counter() - self._begin)
+        elapsed_s = time.perf_counter() - self._begin
+        self.cpu = (_processor_s() - self._used) / elapsed_s
+        for (kind, thread), after in _by_thread().items():
+            before = self._by_thread.get((kind, thread), (0.0, 0.0))
+            ran, waited = self.threads.get(kind, (0.0, 0.0))
+            self.threads[kind] = (ran + (after[0] - before[0]) / elapsed_s, waited + (after[1] - before[1]) / elapsed_s)
         self._over.set()
         self._thread.join()
         self.gpu = fmean(self._readings) if self._readings else None
@@ -103,3 +116,18 @@ class Usage:
 def _processor_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def _by_thread() -> dict[tuple[str, int], tuple[float, float]]:
+    """Return the seconds that each of the pipeline's workers ran and waited for a core, by device and thread (schedstat(5))."""
+    found = {}
+    for thread in threading.enumerate():
+        kind = _WORKER.match(thread.name)
+        if kind is None or thread.native_id is None:
+            continue
+        try:
+            ran, waited, _ = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text("ascii").split()
+        except (OSError, ValueError):
+            continue
+        found[kind[1], thread.native_id] = (int(ran) / 1e9, int(waited) / 1e9)
+    return found

@@ -51,6 +51,14 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "cuGraphExecDestroy": (_HANDLE,),
     "cuGetErrorString": (_INT, _HANDLE),
 }
+_QUICK = frozenset({
+    "cuCtxSetCurrent", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2", "cuStreamWaitEvent",
+    "cuEventCreate", "cuEventRecord", "cuEventDestroy_v2", "cuThreadExchangeStreamCaptureMode", "cuStreamIsCapturing",
+    "cuGraphLaunch",
+})  # fmt: skip
+"""Calls that only queue work, in microseconds. They keep Python's interpreter lock: to get it back takes longer where many
+threads want it, and a run makes a dozen of them. On an H100 with 16 cores a pipeline whose runs let it go each time spent
+most of its time in waiting for it (docs/gpu.md)."""
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no order with the legacy default stream
 _SLEEP_AND_NO_TIMES = 1 | 2  # CU_EVENT_BLOCKING_SYNC, CU_EVENT_DISABLE_TIMING: a core that spins is a core less for others
@@ -230,10 +238,11 @@ class Gpu:
 
 def _load() -> ctypes.CDLL:
     try:
-        library = ctypes.CDLL("libcuda.so.1")
+        library, keeping_lock = ctypes.CDLL("libcuda.so.1"), ctypes.PyDLL("libcuda.so.1")
         for name, arguments in _SIGNATURES.items():
-            function = getattr(library, name)
+            function = getattr(keeping_lock if name in _QUICK else library, name)
             function.argtypes, function.restype = arguments, _INT
+            setattr(library, name, function)
     except (OSError, AttributeError) as error:
         raise BackendError(f"there is no NVIDIA driver here ({error})") from error
     return library
