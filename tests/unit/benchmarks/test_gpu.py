@@ -108,7 +108,7 @@ def test_the_script_is_rehearsed_with_the_cpu_in_place_of_the_gpu(tmp_path: Path
     assert "| tagger |" in text
     assert pipeline["unsplit_refused"] == {}
     pipeline["unsplit_refused"]["resize"] = "no such kernel"
-    assert "- `resize` fails in the unsplit model: no such kernel" in tables.markdown(journal.document)
+    assert "- `resize` fails in the unsplit model (no such kernel)" in tables.markdown(journal.document)
 
 
 def save(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], batch: int | str) -> Path:
