@@ -96,10 +96,10 @@ class Usage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         elapsed_s = time.perf_counter() - self._begin
         self.cpu = (_processor_s() - self._used) / elapsed_s
-        for (kind, thread), after in _by_thread().items():
-            before = self._by_thread.get((kind, thread), (0.0, 0.0))
-            ran, waited = self.threads.get(kind, (0.0, 0.0))
-            self.threads[kind] = (ran + (after[0] - before[0]) / elapsed_s, waited + (after[1] - before[1]) / elapsed_s)
+        for (device, thread), after in _by_thread().items():
+            before = self._by_thread.get((device, thread), (0.0, 0.0))
+            ran, waited = self.threads.get(device, (0.0, 0.0))
+            self.threads[device] = (ran + (after[0] - before[0]) / elapsed_s, waited + (after[1] - before[1]) / elapsed_s)
         self._over.set()
         self._thread.join()
         self.gpu = fmean(self._readings) if self._readings else None
