@@ -21,6 +21,7 @@ from cutset.codegen.engines.deploy import deploy
 from cutset.codegen.engines.feedback import Engineered
 from cutset.codegen.export.source import Source
 from cutset.codegen.export.write import Exports, write_exports
+from cutset.codegen.full_load import full_load
 from cutset.codegen.gil import executions
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.project import write_project
@@ -56,6 +57,7 @@ class EmitOptions:
         engines: What the GPU stages are built from, and their engines; None leaves them to onnxruntime.
         documents: Texts to write beside the plan, by file name.
         exports: What to write besides the package.
+        load_s: Seconds to run the package at full load, where all its devices are here; zero leaves that out.
     """
 
     force: bool = False
@@ -66,6 +68,7 @@ class EmitOptions:
     engines: Engineered | None = None
     documents: Mapping[str, str] = field(default_factory=dict)
     exports: Exports = Exports()  # noqa: RUF009 - frozen
+    load_s: float = 0.0
 
 
 def package_name(name: str) -> str:
@@ -113,8 +116,11 @@ def emit(
         _copy_runtime(package)
         write_project(plan, samples, serving, package.name, custom_ops)
         options.progress("verifying that the parts equal the whole")
-        proof = _verify(graph, package, samples, options.tolerance)
+        proof, rate = _verify(graph, package, samples, options)
         document = document | {"verification": serde.to_builtins(proof)}
+        if rate is not None:
+            reached = {"throughput_per_s": rate, "prediction_error": plan.prediction.throughput_per_s / rate - 1}
+            document["calibration"] = {**(document["calibration"] or {}), "pipeline": reached}
         for folder in (work, package):
             (folder / "plan.json").write_text(serde.dumps(document), "utf-8")
         for name, text in options.documents.items():
@@ -128,7 +134,8 @@ def emit(
     return proof
 
 
-def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, tolerance: Tolerance) -> Verification:
+def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, options: EmitOptions) -> tuple[Verification, float | None]:
+    """Return the proof, and the requests a second at full load if that is wanted and every device is here."""
     with contextlib.ExitStack() as stack:
 
         @functools.cache
@@ -138,7 +145,13 @@ def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, tolerance: 
                 warnings.simplefilter("ignore", DegradedWarning)  # without a GPU its stages are proven on the CPU
                 return stack.enter_context(Pipeline.load(package))
 
-        return verify(graph, samples.samples, lambda sample: pipeline().run(sample), origin=samples.origin, tolerance=tolerance)
+        proof = verify(
+            graph, samples.samples, lambda sample: pipeline().run(sample), origin=samples.origin, tolerance=options.tolerance
+        )
+        if not options.load_s:
+            return proof, None
+        options.progress("running the package at full load")
+        return proof, full_load(pipeline(), samples.samples[0], options.load_s)
 
 
 def _copy_runtime(package: Path) -> None:

@@ -24,11 +24,17 @@ from cutset.codegen.atomic import check_target
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.package import EmitOptions, emit, package_name
 from cutset.codegen.verify import Verification
+from cutset.errors import PlanError
 from cutset.partitioner.pins import resolve_kept
 from cutset.partitioner.pins_file import write_pins
 from cutset.partitioner.plan import PLAN_SCHEMA, Plan
 from cutset.partitioner.study import dump_study, study_of
 from cutset.serde import read_json
+
+LOAD_S = 1.5
+"""Seconds that a package is run at full load, to see what it reaches."""
+WHOLE = ("all_cpu", "all_gpu")
+"""Baselines that cut nothing."""
 
 
 @click.command(name="partition")
@@ -72,13 +78,34 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
                 seconds={},
                 progress=progress,
                 exports=exports,
+                load_s=LOAD_S if wanted.calibrate else 0.0,
             )
-            made, proof = _emit(planning, of_engines, emission, target)
+            made, proof = _emit_best(planning, of_engines, emission, target)
     if pins_to is not None:
         graph = planning.sized.measured.graph
         placed = {node.name: made.placement[node.name] for node in graph.placeable}
         write_pins(pins_to, placed, resolve_kept(graph, wanted.file.keeps))
     _show(made, proof, target, output)
+
+
+def _emit_best(
+    planning: Planning, of_engines: EngineArguments, emission: EmitOptions, target: Path
+) -> tuple[Plan, Verification]:
+    """Return the plan that was emitted and its proof; a split that was seen to be slower than the whole model is undone."""
+    made, proof = _emit(planning, of_engines, emission, target)
+    reached = made.calibration.get("pipeline")
+    whole = max((entry["throughput_per_s"] for name in WHOLE if (entry := made.baselines.get(name))), default=0.0)
+    if made.decision != "split" or reached is None or reached["throughput_per_s"] >= whole or made.objective != "throughput":
+        return made, proof
+    planning.planner.output.notice(
+        f"the split answers {reached['throughput_per_s']:.1f} requests/s here, the whole model {whole:.1f}: it is left whole"
+    )
+    options = replace(planning.sized.options, max_stages=1)
+    undone = replace(planning, sized=replace(planning.sized, options=options), outcome=None)
+    try:
+        return _emit(undone, of_engines, replace(emission, force=True), target)
+    except PlanError:  # the pins leave no other plan
+        return made, proof
 
 
 def _emit(planning: Planning, of_engines: EngineArguments, emission: EmitOptions, target: Path) -> tuple[Plan, Verification]:
@@ -99,7 +126,9 @@ def _emit(planning: Planning, of_engines: EngineArguments, emission: EmitOptions
             engines=engines,
             documents={"problem.json": dump_study(study_of(planning.outcome))} if planning.outcome else {},
         )
-        return engines.plan, emit(measured.graph, engines.plan, measured.table, measured.samples, target, emission)
+        proof = emit(measured.graph, engines.plan, measured.table, measured.samples, target, emission)
+    calibration = read_json(target / "plan.json", schema=PLAN_SCHEMA)["calibration"] or {}
+    return replace(engines.plan, calibration=calibration), proof
 
 
 def _show(made: Plan, proof: Verification | None, target: Path | None, output: Output) -> None:
@@ -127,10 +156,15 @@ def describe_calibration(found: Mapping[str, Any]) -> str:
     if found["worst_error"] is None:
         return f"{found['state']}: no stage could be measured here"
     kept = "" if "gpu" in found["devices"] else "; the GPU's costs stay as they were"
-    return (
+    text = (
         f"{found['state']}: {devices} stages measured within {found['worst_error']:.1%} of the plan "
         f"after {len(found['rounds'])} rounds{kept}"
     )
+    reached = found.get("pipeline")
+    if reached is None:
+        return text
+    far = f"{abs(reached['prediction_error']):.0%} {'more' if reached['prediction_error'] > 0 else 'less'}"
+    return f"{text}; the pipeline answers {reached['throughput_per_s']:.1f} requests/s at full load here, the plan says {far}"
 
 
 def print_plan(made: Plan, output: Output) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cutset.codegen.bench.standin import Deployed, Watched
+from cutset.codegen.full_load import callers_for
 from cutset.codegen.runtime.backends import LOADERS
 from cutset.codegen.runtime.backends.base import BackendError, BackendOptions, StageBackend
 from cutset.codegen.runtime.backends.device import as_array
@@ -22,9 +23,6 @@ from cutset.graph.load import load, with_operators
 from cutset.partitioner.plan import Part, form_stages
 
 PIPELINE, STAGE = "pipeline", "stage"
-WAITING = 2
-"""Callers more than fit inside the pipeline, so that its door is never without a request."""
-MOST_CALLERS = 64
 MOST_RANK = 8
 """Dimensions of a tensor in TensorRT: an input of more elements is no shape."""
 GPU_CALLERS = 2
@@ -54,9 +52,8 @@ class Subject:
 
 def pipeline_subject(deployed: Deployed, sample: Mapping[str, Value], concurrency: int | None) -> Subject:
     """Return the whole pipeline under `concurrency` callers, by default more than fit inside."""
-    largest = max((_rows(deployed.plan, entry) for entry in deployed.stages), default=1)
-    callers = concurrency or min(MOST_CALLERS, deployed.plan.tokens * largest + WAITING)
     pipeline = deployed.pipeline
+    callers = concurrency or callers_for(pipeline)
     return Subject(
         name=PIPELINE,
         title="the pipeline",

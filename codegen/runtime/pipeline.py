@@ -118,6 +118,11 @@ class Pipeline:
         return self._admission.closed
 
     @property
+    def window(self) -> int:
+        """Most requests that are inside at once."""
+        return self._window
+
+    @property
     def ready(self) -> bool:
         """Whether requests are taken and every stage has a backend that lives."""
         return not self.closed and self._executor.healthy
