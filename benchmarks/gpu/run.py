@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import material
+from benchmarks.gpu.batches import MODELS, batches
 from benchmarks.gpu.ceilings import ceilings
 from benchmarks.gpu.costs import fit, profile_model
 from benchmarks.gpu.engines import stage_backends
@@ -37,7 +38,7 @@ from cutset.profilers.child import Failure, Worker
 from cutset.profilers.environment import environment
 from cutset.profilers.gpu_state import gpu_state
 
-SECTIONS = ("ceilings", "pipeline", "profile", "fit", "numerics", "engines", "trace", "pipeline-engines")
+SECTIONS = ("ceilings", "pipeline", "profile", "fit", "batches", "numerics", "engines", "trace", "pipeline-engines")
 SLACK = 1.6
 """A step is ended when it takes so many times its share of the time."""
 LEAST_S = 8.0
@@ -69,16 +70,18 @@ def steps() -> Iterator[Step]:
     profiled = (*material.REAL[:2], *material.LIGHT, *material.LIKE, *material.REAL[2:])
     yield Step(section="ceilings", name="gpu", seconds=25, measure=ceilings)
     for name in first:
-        yield Step(section="pipeline", name=name, seconds=70, measure=serve)
+        yield Step(section="pipeline", name=name, seconds=120, measure=serve)
     for name in profiled:
         yield Step(section="profile", name=name, seconds=18, measure=profile_model)
     yield Step(section="fit", name="all", seconds=10, measure=fit, follows=True)
+    for name in MODELS:
+        yield Step(section="batches", name=name, seconds=20, measure=batches)
     yield Step(section="engines", name=material.REAL[0], seconds=30, measure=stage_backends)
     for name in profiled:
         yield Step(section="numerics", name=name, seconds=8, measure=compare_model)
     yield Step(section="trace", name=first[0], seconds=15, measure=trace)
     for name in rest:
-        yield Step(section="pipeline", name=name, seconds=70, measure=serve)
+        yield Step(section="pipeline", name=name, seconds=120, measure=serve)
     for name in first:
         yield Step(section="pipeline-engines", name=name, seconds=60, measure=serve_engines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 Entry = Mapping[str, Any]
@@ -130,6 +131,21 @@ def _numerics(entries: Entry) -> str:
     return _table(("model", "precision", "largest error / magnitude", "mean error", "same top 1"), rows)
 
 
+def _batches(entries: Entry) -> str:
+    rows = []
+    for name, found in entries.items():
+        for row in found["rows"]:
+            size = row["rows"] if isinstance(row["rows"], int) else fmean(row["rows"])
+            shown = row["rows"] if isinstance(row["rows"], int) else " and ".join(map(str, row["rows"]))
+            first = _ms(row["first_s"]) if "first_s" in row else ""
+            rows.append((name, row["way"], shown, _ms(row["seconds"]), f"{size / row['seconds']:.0f}", first))
+        rows += [
+            (name, f"{callers} threads, a row each", 1, "", f"{per_s:.0f}", "")
+            for callers, per_s in found["threads_per_s"].items()
+        ]
+    return _table(("model", "session", "rows", "a run", "rows/s", "first run of that size"), rows)
+
+
 def _engines(entries: Entry) -> str:
     rows = []
     for found in entries.values():
@@ -186,6 +202,7 @@ _TABLES: Mapping[str, Callable[[Entry], str]] = {
     "pipeline-engines": _pipeline,
     "profile": _profile,
     "fit": _fit,
+    "batches": _batches,
     "numerics": _numerics,
     "engines": _engines,
     "trace": _trace,

@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.gpu import material, overlap, run, tables, unsplit
+from benchmarks.gpu import batches, material, overlap, run, tables, unsplit
 from benchmarks.gpu.costs import fit, profile_model
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.journal import Journal
@@ -219,3 +219,19 @@ def test_a_device_trace_tells_copies_beside_kernels(tmp_path: Path) -> None:
     assert (found["kernel_s"], found["h2d_s"], found["d2h_s"]) == pytest.approx((1e-5, 1e-5, 4e-6))
     assert found["copies_beside_kernels_s"] == pytest.approx(5e-6)
     assert (found["streams"], found["pageable"]) == (3, 1)
+
+
+def test_what_batches_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {"x": np.random.default_rng(1).random((1, 2, 4, 4), np.float32)}
+    made = material.Subject(path=network(tmp_path / "m.onnx"), inputs=inputs)
+    monkeypatch.setattr(batches, "subject", lambda _name, _folder: made)
+    monkeypatch.setattr(batches, "MEASURED_S", 0.01)
+    found = batches.batches(replace(template(tmp_path), name="toy"))
+    assert [(row["way"], row["rows"]) for row in found["rows"]] == [
+        ("any size", 1), ("any size", 2), ("sizes in turns", [7, 8]), ("one size", 1), ("one size", 8),
+    ]  # fmt: skip
+    assert all(row["seconds"] > 0 for row in found["rows"])
+    assert "toy | sizes in turns | 7 and 8" in tables._batches({"toy": found})
+    monkeypatch.setattr(batches, "subject", lambda _n, _f: replace(made, path=network(tmp_path / "bad.onnx", mixes=True)))
+    with pytest.raises(RuntimeError, match="does not take batches"):
+        batches.batches(replace(template(tmp_path), name="toy"))
