@@ -82,7 +82,7 @@ def model_group(
 ) -> Modelled:
     """Return the modelled cost of running `nodes` as one fused kernel.
 
-    One launch (recurrent operators: one a step), plus the longer of arithmetic and memory traffic. Tensors that live
+    One launch (recurrent operators: two a step), plus the longer of arithmetic and memory traffic. Tensors that live
     and die inside the group stay on chip and are not counted; weights are. Views, shape arithmetic and constant nodes
     cost nothing. At ``int8`` only groups that quantise or read a dequantised tensor run in int8, the others in fp32.
 
@@ -114,7 +114,7 @@ def model_group(
     matrix = sum(counts[node.name] for node in kernels if node.op.op_type in flops.MATRIX_OPS)
     total = sum(counts.values())
     traffic = _traffic_bytes(graph, group, _FLOAT_BYTES[precision])
-    launches = 1 + sum(flops.sequential_steps(graph, node) - 1 for node in kernels)
+    launches = 1 + sum(flops.launches(graph, node) - 1 for node in kernels)
     cores = sheet.fp32_flops * CORE_EFFICIENCY
     tensor_cores = 0.0 if precision == "fp32" else sheet.matrix_flops(precision) * MATRIX_EFFICIENCY
     compute_s = matrix / max(cores, tensor_cores) + (total - matrix) / cores  # the builder picks the faster kernel

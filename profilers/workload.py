@@ -94,7 +94,7 @@ def work_of(graph: ModelGraph, nodes: Sequence[str]) -> dict[str, ClassWork]:
     """Return the work of one run of `nodes` as one kernel, by class; empty where a size is not known.
 
     The launch belongs to the class that leads the kernel: the one with most operations, of equals the first in
-    `CLASSES`. Recurrent operators launch once a step. Bytes are those that cross the group's border, each tensor once;
+    `CLASSES`. Recurrent operators launch twice a step. Bytes are those that cross the group's border, each tensor once;
     they belong to the class of the node that first reads or that writes them, those of views to the leading class.
 
     Args:
@@ -118,7 +118,7 @@ def _work(graph: ModelGraph, real: Sequence[OpNode], kernels: Mapping[str, str])
     for name, kind in kernels.items():
         node = graph.by_name[name]
         counts[kind] += flops.count(graph, node).flops
-        launches[kind] += flops.sequential_steps(graph, node) - 1
+        launches[kind] += flops.launches(graph, node) - 1
         gathered[kind] += _gathered(graph, node)
     leader = max(counts, key=lambda kind: (counts[kind], -CLASSES.index(kind)))
     launches[leader] += 1

@@ -105,16 +105,21 @@ def touched_bytes(graph: ModelGraph, node: OpNode, value: str) -> int:
     return full
 
 
-def sequential_steps(graph: ModelGraph, node: OpNode) -> int:
-    """Return how many steps of `node` must run one after the other: the sequence length of LSTM, GRU and RNN, else 1.
+def launches(graph: ModelGraph, node: OpNode) -> int:
+    """Return how many kernels `node` is, one after the other: one, but of LSTM, GRU and RNN one and two a step.
+
+    Those are the product of all inputs, and in each step the product of the state and what is done with the gates.
 
     Raises:
         UnknownShapeError: If the sequence length is not known.
+
+    Source:
+        Appleyard, Kocisky and Blunsom, "Optimizing performance of recurrent neural networks on GPUs", arXiv:1604.01946, 2016.
     """
     if node.op.op_type not in _GATES:
         return 1
     operands = _Operands(graph, graph.ir_nodes[node.name])
-    return max(1, operands.shape(0)[1 if operands.integer("layout", 0) else 0])
+    return 1 + 2 * max(1, operands.shape(0)[1 if operands.integer("layout", 0) else 0])
 
 
 class _Operands:
