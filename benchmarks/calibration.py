@@ -121,7 +121,7 @@ def measure(name: str, seconds: float) -> tuple[ModelGraph, CostTable]:
 def compare(name: str, measured: dict[str, tuple[ModelGraph, CostTable]], sheet: Datasheet) -> Row:
     """Return the two modelled totals of one sample over its measured one."""
     graph, table = measured[name]
-    fitted = calibrate([other.groups for key, (_, other) in measured.items() if key != name])
+    fitted = calibrate([other.groups for key, (_, other) in measured.items() if key != name], sheet)
     if fitted is None:
         raise SystemExit("too few samples to fit to")
     total = sum(group.latency_s or 0.0 for group in table.groups)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from cutset.graph.model import ModelGraph
+from cutset.profilers.datasheets import Datasheet
 from cutset.profilers.table import ClassWork, GroupCost
 from cutset.profilers.workload import CLASSES, work_of
 
@@ -31,7 +32,10 @@ HUBER = 0.3
 """Relative error from which a group counts by its error and not by its square: loops and noise must not steer the fit."""
 
 PRIOR_WEIGHT = 1.0
-"""Groups that the rates of all classes together stand for in each class; a class that was never seen has just those."""
+"""Groups that what is known before stands for: the data sheet in the rates of all classes together, and these in each class."""
+
+GATHER_BYTES = 8
+"""A gathered element is read once and written once."""
 
 CLOCK_S = 1e-7
 """Times below this are nothing but the resolution of the clock."""
@@ -77,7 +81,7 @@ def usable(group: GroupCost) -> bool:
     return group.source != "modelled" and group.latency_s is not None and bool(group.work)
 
 
-def calibrate(profiles: Sequence[Iterable[GroupCost]]) -> Calibration | None:
+def calibrate(profiles: Sequence[Iterable[GroupCost]], sheet: Datasheet | None = None) -> Calibration | None:
     """Return the rates that explain the recorded groups of one device, or None if there are too few.
 
     Time is modelled as launches, operations, bytes and gathered elements, each at a rate of its class; no rate is
@@ -85,8 +89,13 @@ def calibrate(profiles: Sequence[Iterable[GroupCost]]) -> Calibration | None:
     equal (a plain relative least squares is low by its scatter). A group weighs as the root of its share of its
     profile: between counting groups and counting seconds.
 
+    Small networks on a large GPU are all launches: they leave the rates of operations and bytes open, and a class that has
+    only small groups would take its launches for slow bytes. So rates of a class are drawn to those of all classes, and
+    these to the device's peaks.
+
     Args:
         profiles: The groups of each profile, all of one device; groups that are modelled or of unknown size are passed over.
+        sheet: Data sheet of the device; None where it has none.
 
     Source:
         Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009; Huber, "Robust estimation of a location
@@ -104,9 +113,17 @@ def calibrate(profiles: Sequence[Iterable[GroupCost]]) -> Calibration | None:
     work, measured = np.array(rows), np.array(times)
     weights = np.sqrt(np.array(shares))
     weights /= weights.mean()
-    pooled = _fit(work.reshape(len(rows), len(CLASSES), _FEATURES).sum(axis=1), measured, weights, None)
+    pooled = _fit(work.reshape(len(rows), len(CLASSES), _FEATURES).sum(axis=1), measured, weights, _peaks(sheet))
     rates = _fit(work, measured, weights, np.tile(pooled, len(CLASSES)))
     return Calibration(rates={kind: _rates(rates, index) for index, kind in enumerate(CLASSES)}, groups=len(rows))
+
+
+def _peaks(sheet: Datasheet | None) -> Matrix | None:
+    """Return the rates that the device cannot be quicker than."""
+    if sheet is None:
+        return None
+    byte_s = 1 / sheet.memory_bytes_per_s
+    return np.array([sheet.kernel_launch_s, 1 / sheet.fp32_flops, byte_s, GATHER_BYTES * byte_s])
 
 
 def _row(work: Mapping[str, ClassWork]) -> list[float]:

@@ -58,7 +58,7 @@ def _replayed(graph: ModelGraph, table: CostTable, recorded: CostTable) -> CostT
     )
     sheet = sheet_of(recorded.target)
     providers: list[Provider] = [Recording(recorded, same_run=same_run).find]
-    fitted = calibrate([groups])
+    fitted = calibrate([groups], sheet)
     if fitted is not None:
         providers.append(lambda group: calibrated_group(graph, group, fitted))
     if sheet is not None:

@@ -7,6 +7,7 @@ import pytest
 
 from cutset.graph.load import load
 from cutset.profilers.calibrated import INTERVAL, MIN_GROUPS, Calibration, Rates, calibrate, calibrated_group
+from cutset.profilers.datasheets import datasheet
 from cutset.profilers.table import ClassWork
 from cutset.profilers.workload import CLASSES, work_of
 from tests.profile_tables import make_group
@@ -70,6 +71,26 @@ def test_a_class_that_was_never_seen_costs_what_the_others_do():
     times = [found.rates[kind].seconds(work) for kind in ("matmul", "conv")]
     assert min(times) / 2 <= found.rates["pooling"].seconds(work) <= max(times) * 2
     assert set(found.rates) == set(CLASSES)
+
+
+def test_small_kernels_do_not_make_bytes_slow():
+    """At batch 1 a large GPU shows launches alone: a class seen in two small groups must not read memory at their pace."""
+    launches = [make_group(f"n{i}", 8e-6, work={"elementwise": ClassWork(launches=1, flops=i, bytes=i)}) for i in range(1, 40)]
+    products = [
+        make_group(f"m{size}", seconds, work={"matmul": ClassWork(launches=1, flops=size, bytes=2 * size)})
+        for size, seconds in ((10_000, 2e-5), (60_000, 3e-5))
+    ]
+    large = {"matmul": ClassWork(launches=1, flops=75_000_000, bytes=2_900_000)}
+    assert calibrate([launches, products]).seconds(large) > 1e-4
+    assert calibrate([launches, products], datasheet("h100")).seconds(large) < 4e-5
+
+
+def test_the_data_sheet_gives_way_to_what_was_measured():
+    """Kernels here reach a third to a fiftieth of its peaks."""
+    rng = np.random.default_rng(7)
+    sheet = replace(datasheet("h100"), kernel_launch_s=1e-6, fp32_flops=1e12, memory_bytes_per_s=1e11)
+    found, fresh = calibrate([planted(rng)], sheet), planted(rng)
+    assert np.median(np.abs(errors(found, fresh))) < 0.1
 
 
 def test_no_rate_is_negative():
