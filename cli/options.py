@@ -87,7 +87,7 @@ def cost_options(function: F) -> F:
         click.option("--batch", default="1", show_default=True, metavar="N|auto", help="Samples in one run."),
         click.option(
             "--target", default="auto", show_default=True, metavar="NAME|FILE",
-            help="auto, cpu, a named GPU that is modelled (t4 l4 a10 a100 h100 h200 rtx4090 orin), or a recorded profile.",
+            help="auto, cpu, a GPU that was recorded (h100) or is modelled (t4 l4 a10 a100 h200 rtx4090 orin), or a profile.",
         ),
     ):  # fmt: skip
         function = option(function)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.ceilings import copies
 from benchmarks.gpu.job import Job
+from benchmarks.gpu.left_out import identity, leave_each_out, profiles
 from benchmarks.gpu.material import batched_file, in_precision, subject
 from cutset import serde
 from cutset.files import write_atomic
 from cutset.graph.load import load, with_operators
-from cutset.profilers.calibrated import calibrate
 from cutset.profilers.child import Failure, Limits
 from cutset.profilers.cuda_driver import CudaDevice
 from cutset.profilers.environment import environment
@@ -22,10 +22,8 @@ from cutset.profilers.ort_child import SessionJob
 from cutset.profilers.ort_cpu import observe
 from cutset.profilers.ort_cuda import Children, group_costs, profile_session
 from cutset.profilers.profile import batched, described
-from cutset.profilers.recorded import Recording
 from cutset.profilers.shipped import record, write_recording
-from cutset.profilers.table import CostTable, GroupCost, ModelFile, SessionCost, read_profile
-from cutset.profilers.without_device import sheet_of
+from cutset.profilers.table import CostTable, ModelFile, SessionCost, read_profile
 
 BATCHES = (1, 8, 64)
 PRECISIONS = ("fp32", "fp16")
@@ -113,22 +111,18 @@ def fit(job: Job) -> dict[str, Any]:
     Raises:
         RuntimeError: If fewer than two models were profiled.
     """
-    tables = {path.stem: read_profile(path) for path in sorted((job.folder / "profiles").glob("*.json"))}
+    tables = profiles(job.folder / "profiles")
     fp32 = {name: table for name, table in tables.items() if name.rpartition("-")[0].endswith("-fp32")}
     models = {name.rpartition("-")[0].removesuffix("-fp32") for name in fp32}
     if len(models) < 2:
         raise RuntimeError(f"{len(models)} models were profiled: there is nothing to leave out")
     about, moved = target_of(job), copies(job)
-    rows = [_left_out(name, fp32, about) for name in fp32]
     others = [table for name, table in tables.items() if name not in fp32]
     made = record(list(fp32.values()), others, target=about, transfers=moved.models())
     path = write_recording(made, job.folder / f"recorded-{about['id']}.json")
-    known = [row for row in rows if row["predicted"] is not None]
     return {
-        "rows": rows,
+        **leave_each_out(fp32, about),
         "models": len(models),
-        "within_25_percent": sum(0.75 <= row["predicted"] <= 1.25 for row in known),
-        "of": len(rows),
         "recording": {"file": path.name, "size_bytes": path.stat().st_size, "groups": len(made.groups)},
     }
 
@@ -138,37 +132,4 @@ def target_of(job: Job) -> dict[str, Any]:
     if job.device is None:
         return {"id": "stand-in", "name": "CPU in place of a GPU"}
     with CudaDevice(job.device) as cuda:
-        name = cuda.name
-    sheet = sheet_of({"name": name})
-    return {"id": sheet.id if sheet else name.lower().replace(" ", "-"), "name": name}
-
-
-def _left_out(name: str, tables: Mapping[str, CostTable], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one profile's total as the profiles of all other models say, over its measured one."""
-    model = name.rpartition("-")[0]
-    others = [table for key, table in tables.items() if key.rpartition("-")[0] != model]
-    groups = [group for group in tables[name].groups if group.latency_s is not None]
-    total = sum(group.latency_s or 0.0 for group in groups)
-    recording = Recording(record(others, [], target=about, transfers=()), same_run=False)
-    fitted = calibrate([table.groups for table in others])
-    found = [recording.find(group) for group in groups]
-    replayed = sum(
-        group.latency_s or 0.0 for group, one in zip(groups, found, strict=True) if one and one.latency_s is not None
-    )
-    modelled = sum(fitted.seconds(group.work) for group in groups) if fitted else None
-    return {
-        "profile": name,
-        "measured_s": total,
-        "groups": len(groups),
-        "recorded_share": replayed / total if total else 0.0,
-        "calibrated": modelled / total if modelled is not None and total else None,
-        "predicted": _predicted(groups, found, fitted) / total if fitted and total else None,
-    }
-
-
-def _predicted(groups: Sequence[GroupCost], found: Sequence[GroupCost | None], fitted: Any) -> float:
-    """Return the total: replayed where a group of another model computes the same, else modelled by the rates."""
-    return sum(
-        float(one.latency_s) if one is not None and one.latency_s is not None else fitted.seconds(group.work)
-        for group, one in zip(groups, found, strict=True)
-    )
+        return identity(cuda.name)

@@ -107,15 +107,20 @@ def _profile(entries: Entry) -> str:
 
 def _fit(entries: Entry) -> str:
     (found,) = entries.values()
-    rows = [
-        (row["profile"], f"{row['measured_s'] * 1e3:.3f}", row["groups"], f"{row['recorded_share']:.0%}",
-         _ratio(row["calibrated"]), _ratio(row["predicted"]))
-        for row in found["rows"]
-    ]  # fmt: skip
     said = f"{found['within_25_percent']} of {found['of']} within 25 %; {found['recording']['file']} has "
     said += f"{found['recording']['groups']} groups in {found['recording']['size_bytes'] / 1e6:.2f} MB."
+    return f"{fit_table(found['rows'])}\n\n{said}"
+
+
+def fit_table(found: Sequence[Entry]) -> str:
+    """Return the table of profiles that were left out one after the other."""
+    rows = [
+        (row["profile"], f"{row['measured_s'] * 1e3:.3f}", row["groups"], f"{row['recorded_share']:.0%}",
+         _ratio(row["calibrated"]), _ratio(row["predicted"]), _ratio(row["traced"]))
+        for row in found
+    ]  # fmt: skip
     heads = ("left out", "measured ms", "groups", "found in others", "calibrated / measured", "predicted / measured")
-    return f"{_table(heads, rows)}\n\n{said}"
+    return _table((*heads, "the same, of traces"), rows)
 
 
 def _numerics(entries: Entry) -> str:

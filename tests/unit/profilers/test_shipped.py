@@ -10,18 +10,20 @@ from onnx import TensorProto, helper
 from cutset.cli import workflow
 from cutset.cli.output import Output
 from cutset.errors import UsageError
-from cutset.graph.load import load
+from cutset.graph.load import load, with_operators
 from cutset.profilers import shipped
 from cutset.profilers.datasheets import datasheets
-from cutset.profilers.inputs import draw
+from cutset.profilers.inputs import collect, draw
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_child import SessionJob
+from cutset.profilers.ort_cpu import observe
 from cutset.profilers.ort_cuda import group_costs, profile_session
-from cutset.profilers.profile import profile
+from cutset.profilers.profile import described, profile
 from cutset.profilers.recorded import Recording
 from cutset.profilers.shipped import record, shipped_device, write_recording
 from cutset.profilers.table import CostTable
-from cutset.profilers.without_device import with_gpu
+from cutset.profilers.without_device import sheet_of, with_gpu
+from cutset.sample_models import registry
 from tests.profile_tables import TRANSFERS, make_group, make_table
 
 MOST_BYTES = 5_000_000
@@ -119,7 +121,7 @@ def choose(text, precision="fp32"):
 
 
 def test_the_name_of_a_recorded_gpu_means_its_recording(folder, monkeypatch):
-    assert choose("h200")[0] == datasheets()["h200"], "none is recorded yet: remove this line when one is"
+    assert choose("h200")[0] == datasheets()["h200"]
     monkeypatch.setattr(workflow, "shipped_device", partial(shipped_device, folder=folder))
     found, said = choose("h200")
     assert isinstance(found, CostTable)
@@ -140,6 +142,20 @@ def test_a_file_without_gpu_costs_says_so(tmp_path):
 def test_nothing_to_record_is_an_error():
     with pytest.raises(UsageError, match="no profiles"):
         record([], [], target={}, transfers=())
+
+
+def test_the_h100_that_ships_knows_a_model_that_it_recorded(tmp_path):
+    recording = shipped_device("h100")
+    assert len(recording.groups) == 373
+    written = registry.write("encoder", tmp_path / "encoder.onnx")
+    graph = with_operators(load(written.model))
+    seen = observe(graph, collect(graph.inputs, model=written.model).samples[0])
+    graph = graph.with_measured(seen.shapes, seen.dtypes)
+    replayed = Recording(recording, same_run=False)
+    found = [replayed.find(described(graph, group.nodes)) for group in seen.groups]
+    assert sum(one is not None for one in found) > 0.95 * len(found), "signatures are not those of the recording"
+    assert sum(one.latency_s or 0.0 for one in found if one) == pytest.approx(1.734e-3, rel=0.05)
+    assert sheet_of(recording.target) == datasheets()["h100"]
 
 
 @pytest.mark.parametrize("name", shipped.shipped())
