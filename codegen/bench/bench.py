@@ -13,11 +13,11 @@ from typing import Any
 
 from cutset import serde
 from cutset.codegen.bench.openloop import OpenLoad, open_loop
-from cutset.codegen.bench.prediction import predicted_here
+from cutset.codegen.bench.prediction import predicted_here, slowed_by
 from cutset.codegen.bench.rounds import Rounds, resource_rates, run_rounds
 from cutset.codegen.bench.server import serving
 from cutset.codegen.bench.standin import Deployed
-from cutset.codegen.bench.subjects import PIPELINE, STAGE, Subject, pipeline_subject, stage_subjects, unsplit_subjects
+from cutset.codegen.bench.subjects import PIPELINE, REPLICAS, STAGE, Subject, pipeline_subject, stage_subjects, unsplit_subjects
 from cutset.codegen.report.material import BENCH_SCHEMA, Material
 from cutset.codegen.runtime.backends.base import BackendError
 from cutset.codegen.runtime.bench import HttpCaller, load
@@ -149,7 +149,8 @@ def _document(
     alone = resource_rates({name: rates[name] for name in devices}, devices)
     measured = rates[PIPELINE]
     undisturbed = predicted_here(material.plan, material.table, deployed.stand_ins)
-    here = undisturbed / rounds.slowness**USUAL_POWER
+    slowed = slowed_by(material.plan, material.table, deployed.cores, rates.get(REPLICAS)) or rounds.slowness**USUAL_POWER
+    here = undisturbed / slowed
     busy = utilisation(spans, deployed.servers)
     baselines = {
         name: {"throughput_per_s": rates[name], "latency_s": rounds.latency(name), "gain": measured / rates[name]}
@@ -181,7 +182,7 @@ def _document(
         "prediction": {
             "planned_per_s": material.plan["prediction"]["throughput_per_s"],
             "here_per_s": here,
-            "slowness": rounds.slowness,
+            "slowness": slowed,
         },
         "prediction_error": here / measured - 1 if measured else None,
         "stand_ins": deployed.stand_ins,

@@ -43,6 +43,27 @@ def predicted_here(plan: Mapping[str, Any], table: CostTable, stand_ins: Collect
     return saturated(steps, servers, max(batch, plan["tokens"]), batch).throughput_per_s
 
 
+def slowed_by(plan: Mapping[str, Any], table: CostTable, cores: int, measured_per_s: float | None) -> float | None:
+    """Return how much slower than profiled this machine is just now, told by the unsplit model in the same rounds.
+
+    What is held against the measured pipeline is then the gain that the plan predicts over the unsplit model: whatever slows
+    both, now or while the costs were measured, is on both sides.
+
+    Args:
+        plan: ``plan.json``.
+        table: The costs that it was made from.
+        cores: Replicas of the unsplit model that were measured.
+        measured_per_s: Requests a second that they answered, None where they were not measured.
+
+    Returns:
+        None where that says nothing: for a plan that is such replicas itself, and without the model's own cost.
+    """
+    alone = table.session("cpu")
+    if plan["decision"] == "unsplit-cpu" or not measured_per_s or alone is None or not alone.latency_s.median:
+        return None
+    return cores / (alone.latency_s.median * contention(table, cores)) / measured_per_s
+
+
 def _copies(step: Step) -> bool:
     return step.stage == NO_STAGE or step.resource in {"h2d", "d2h"}
 

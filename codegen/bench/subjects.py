@@ -22,7 +22,7 @@ from cutset.codegen.split import write_stages
 from cutset.graph.load import load, with_operators
 from cutset.partitioner.plan import Part, form_stages
 
-PIPELINE, STAGE = "pipeline", "stage"
+PIPELINE, STAGE, REPLICAS = "pipeline", "stage", "unsplit_replicas"
 MOST_RANK = 8
 """Dimensions of a tensor in TensorRT: an input of more elements is no shape."""
 GPU_CALLERS = 2
@@ -104,7 +104,7 @@ def unsplit_subjects(plan: PlanConfig, model: Path, folder: Path, sample: Mappin
     whole = whole_stage(plan, model, folder)
     yield _unsplit("unsplit_threads", f"unsplit, one request on {cores} threads", whole, _open(plan, whole, cores), sample)
     replicas = _open(plan, whole, 1)
-    yield _unsplit("unsplit_replicas", f"unsplit, {cores} replicas of one thread", whole, replicas, sample, cores)
+    yield _unsplit(REPLICAS, f"unsplit, {cores} replicas of one thread", whole, replicas, sample, cores)
     on_gpu = _open(plan, replace(whole, device="gpu", backend="onnxruntime-cuda"), 1)
     if on_gpu.substitution is None and _runs(on_gpu, whole, sample):
         yield _unsplit("unsplit_cuda", "unsplit on the GPU, onnxruntime CUDA", whole, on_gpu, sample, GPU_CALLERS)

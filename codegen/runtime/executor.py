@@ -48,7 +48,9 @@ class Executor:
         self._tracer = tracer
         self._recorders = tuple(StageRecorders() for _ in phases)
         self._pools = {
-            device: WorkerPool(device, threads=threads, phases=len(phases), advance=self._advance)
+            device: WorkerPool(
+                device, threads=threads, phases=[p.max_batch if device == "gpu" else 1 for p in phases], advance=self._advance
+            )
             for device, threads in pool_sizes(plan, phases).items()
         }
 

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .context import Context
 
@@ -19,20 +19,26 @@ class WorkerPool:
     a request frees a token, starting one does not. A caller that waits for its own request may `borrow` a free permit
     and do the work itself: two changes of thread cost more than a small stage.
 
+    A phase that runs several requests as one starts beside another run only when it has as many as it takes: the device
+    computes one after the other anyway, and what waits for the run under way is a larger batch after it.
+
     Args:
         name: The device the pool stands for; names the threads.
         threads: How many.
-        phases: How many phases the plan has.
+        phases: Of each phase of the plan, how many requests are worth a run beside another.
         advance: Called in a worker with each request; must not raise.
     """
 
-    def __init__(self, name: str, *, threads: int, phases: int, advance: Callable[[Context, WorkerPool], None]) -> None:
+    def __init__(
+        self, name: str, *, threads: int, phases: Sequence[int], advance: Callable[[Context, WorkerPool], None]
+    ) -> None:
         self.name = name
         self.size = threads
         self._advance = advance
         self._lock = threading.Lock()
         self._arrival = threading.Condition(self._lock)
-        self._waiting: tuple[deque[Context], ...] = tuple(deque() for _ in range(phases))
+        self._worth = tuple(phases)
+        self._waiting: tuple[deque[Context], ...] = tuple(deque() for _ in phases)
         self._free = threads
         self._gathering: set[int] = set()
         self._inbox: queue.SimpleQueue[Context | None] = queue.SimpleQueue()
@@ -49,11 +55,12 @@ class WorkerPool:
                 self._waiting[context.phase].append(context)
                 self._arrival.notify_all()
                 return
-            if self._free == 0:
-                self._waiting[context.phase].append(context)
+            if self._free == self.size or (self._free and self._worth[context.phase] == 1):
+                self._free -= 1
+                self._inbox.put(context)
                 return
-            self._free -= 1
-        self._inbox.put(context)
+            self._waiting[context.phase].append(context)
+            self._start_full(context.phase)
 
     def borrow(self) -> bool:
         """Return whether the calling thread now holds a permit; it must advance one request and `give_back`."""
@@ -87,6 +94,7 @@ class WorkerPool:
         with self._lock:
             self._sweep(phase, take, full, seen)
             if until is None:
+                self._start_full(phase)
                 return
             self._gathering.add(phase)
             try:
@@ -117,6 +125,12 @@ class WorkerPool:
                 return self._waiting[phase].popleft()
         self._free += 1
         return None
+
+    def _start_full(self, phase: int) -> None:
+        """Start a run of a phase for which enough requests wait, if a permit is free; with the lock held."""
+        if self._free and len(self._waiting[phase]) >= self._worth[phase] and phase not in self._gathering:
+            self._free -= 1
+            self._inbox.put(self._waiting[phase].popleft())
 
     def _sweep(self, phase: int, take: Callable[[Context], bool], full: Callable[[], bool], seen: set[int]) -> None:
         waiting = self._waiting[phase]

@@ -14,7 +14,7 @@ import pytest
 
 from cutset.codegen.bench.bench import utilisation
 from cutset.codegen.bench.openloop import BINS, histogram, open_loop
-from cutset.codegen.bench.prediction import predicted_here
+from cutset.codegen.bench.prediction import predicted_here, slowed_by
 from cutset.codegen.bench.rounds import resource_rates, run_rounds
 from cutset.codegen.bench.subjects import Subject
 from cutset.codegen.report.timeline import lay_out
@@ -23,6 +23,7 @@ from cutset.codegen.runtime.errors import Overloaded
 from cutset.codegen.runtime.pipeline import Pipeline
 from cutset.errors import ProfileError
 from cutset.partitioner.simulate import Span
+from cutset.profilers.table import CostTable, Latency, ModelFile, SessionCost
 from tests.reports import planned
 
 
@@ -151,3 +152,20 @@ def test_a_subject_too_slow_for_its_share_of_the_time_is_an_error_and_no_ratio()
     with pytest.raises(ProfileError, match="the pipeline answered nothing") as caught:
         run_rounds([slow], {}, 0.2, lambda _text: None)
     assert "--seconds" in str(caught.value.hint)
+
+
+def test_the_unsplit_model_tells_how_slow_the_machine_is() -> None:
+    """Alone 10 ms, on both cores 12: 2 / 12 ms a second, of which 125 were seen."""
+
+    def session(seconds: float, workers: int) -> SessionCost:
+        latency = Latency(median=seconds, p10=seconds, p90=seconds, samples=9, runs=9)
+        return SessionCost(device="cpu", backend="b", batch=1, threads=1, latency_s=latency, source="measured", workers=workers)
+
+    table = CostTable(
+        model=ModelFile(file="m.onnx", sha256="s", nodes=1), target=None, environment={}, shapes={}, groups=(), transfers=(),
+        sessions=(session(10e-3, 1),), loaded=(session(12e-3, 2),),
+    )  # fmt: skip
+    assert slowed_by({"decision": "split"}, table, 2, 125.0) == pytest.approx(2 / 12e-3 / 125)
+    assert slowed_by({"decision": "split"}, table, 1, 100.0) == pytest.approx(1.0)
+    assert slowed_by({"decision": "unsplit-cpu"}, table, 2, 125.0) is None, "it would be held against itself"
+    assert slowed_by({"decision": "split"}, table, 2, None) is None
