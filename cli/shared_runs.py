@@ -18,6 +18,7 @@ from cutset.profilers.child import Failure
 from cutset.profilers.segments import boundary_values, segment_of
 from cutset.profilers.session import open_session, release_memory, run
 from cutset.profilers.shared_runs import JointRun, with_shared_runs
+from cutset.profilers.table import CostTable
 
 APART = Support(
     ok=False, reason="its rows are not those of a request: it would keep requests from sharing a run", source=DEFAULT_SOURCE
@@ -42,22 +43,22 @@ def sharing(measured: Measured, evidence: Evidence, progress: Progress) -> Evide
     }
     for region in regions(graph, allowed, lambda name: costs.get(name, 0.0)):
         try:
-            found = _measured(measured, region, progress)
+            table = _measured(measured, region, progress)
         except CutsetError as error:
             progress(f"requests cannot share runs: {error.what}")
             continue
-        if found is None:
+        if table is None:
             continue
         outside = {node.name: APART for node in graph.placeable if node.name not in region.nodes}
         refused = {name: verdict for name, verdict in evidence.support.items() if not verdict.ok}
         support = {**evidence.support, **outside, **refused}
         kept = (*evidence.kept, *region.kept)
-        return replace(evidence, table=found.table, support=support, kept=kept)
+        return replace(evidence, table=table, support=support, kept=kept)
     return None
 
 
-def _measured(measured: Measured, region: Region, progress: Progress) -> Measured | None:
-    """Return the model with the costs of a region that was proven to be row by row; None where it is not."""
+def _measured(measured: Measured, region: Region, progress: Progress) -> CostTable | None:
+    """Return the costs with those of a region that was proven to be row by row; None where it is not."""
     graph = measured.graph
     segment = segment_of(graph, region.nodes)
     progress(f"proving that {len(segment.nodes)} nodes may share runs")
@@ -79,4 +80,4 @@ def _measured(measured: Measured, region: Region, progress: Progress) -> Measure
     if isinstance(table, Failure):
         progress(f"requests cannot share runs: {table.detail}")
         return None
-    return replace(measured, table=table)
+    return table

@@ -6,6 +6,7 @@ What is found here is a proposal by shapes; runs must prove it (`codegen.batchab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -115,7 +116,4 @@ def _in_order(graph: ModelGraph, nodes: Iterable[str]) -> tuple[str, ...]:
 def _elements(graph: ModelGraph, value: str) -> int:
     if value not in graph.initializers or not graph.knows_shape(value):
         return 0
-    count = 1
-    for size in graph.shape(value):
-        count *= size
-    return count
+    return math.prod(graph.shape(value))

@@ -18,6 +18,7 @@ from cutset.codegen.export.names import TRITON, legal_name
 from cutset.codegen.export.pbtxt import Message, Symbol, to_pbtxt
 from cutset.codegen.export.source import Source
 from cutset.codegen.project import templates
+from cutset.codegen.runtime.backends.base import GPU_BATCH
 from cutset.codegen.runtime.config import StageConfig, TensorConfig
 from cutset.codegen.runtime.wire import encode_raw
 from cutset.errors import UsageError
@@ -26,8 +27,6 @@ TritonBackend = Literal["python", "onnxruntime"]
 REPOSITORY = "model_repository"
 RUNTIME = Path(__file__).parents[1] / "runtime"
 MODEL = Path(__file__).with_name("triton_model.py")
-GPU_ROWS = 8
-"""Rows of a batch on a GPU where the plan leaves it open, as in the pipeline."""
 MAX_WARM_UP_BYTES = 2**24
 
 
@@ -72,7 +71,7 @@ def rows_limit(source: Source, stage: StageConfig) -> int:
     """Return the most rows of one run, 0 where Triton must not batch."""
     if not stage.batchable:
         return 0
-    rows = source.plan.max_batch or (GPU_ROWS if stage.device == "gpu" else 0)
+    rows = source.plan.max_batch or (GPU_BATCH if stage.device == "gpu" else 0)
     given = [source.values[name] for name in (*stage.inputs, *stage.outputs)]
     return rows if all(np.ndim(value) and 0 < len(value) <= rows for value in given) else 0
 

@@ -7,13 +7,16 @@ row of nothing may be no valid input.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..dtypes import Value
-from .base import BackendError, StageBackend
+from .base import BackendDied, BackendError, StageBackend
 from .device import TENSORS, Parts
+
+_log = logging.getLogger(__name__)
 
 
 def sizes_up_to(most: int) -> tuple[int, ...]:
@@ -30,7 +33,7 @@ class SizedBackend:
             that run on one for any number, loaded when they come.
 
     Raises:
-        BackendError: If the stage does not load for one row.
+        BackendError: If the stage does not load for one row, or the device is lost.
     """
 
     joins = True
@@ -44,12 +47,11 @@ class SizedBackend:
         try:
             for rows in sizes_up_to(max_batch):
                 self._sized[rows] = load(rows)
-        except BackendError:
-            if not self._sized:
+        except BaseException as error:
+            if not self._sized or not isinstance(error, BackendError) or isinstance(error, BackendDied):
+                self.close()
                 raise
-        except BaseException:
-            self.close()
-            raise
+            _log.info("batches of at most %d rows: there is no more room (%s)", max(self._sized), error)
         self.max_batch = max(self._sized)
         first = self._sized[1]
         self.device, self.slots = first.device, first.slots

@@ -50,7 +50,7 @@ def reached(rate: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("made", "undone"),
+    ("made", "tried"),
     [
         (Made(calibration=reached(90)), True),
         (Made(calibration=reached(110)), False),
@@ -58,22 +58,30 @@ def reached(rate: float) -> dict[str, Any]:
         (Made(calibration=reached(90), decision="unsplit-cpu"), False),
         (Made(calibration=reached(90), objective="latency"), False),
     ],
-    ids=["slower", "quicker", "not seen", "whole already", "for latency"],
+    ids=["slower than said", "quicker", "not seen", "whole already", "for latency"],
 )
-@pytest.mark.parametrize("pinned", [False, True])
-def test_a_split_that_loses_is_undone(monkeypatch, made, undone, pinned):
+@pytest.mark.parametrize(("whole_per_s", "kept"), [(95, "unsplit-cpu"), (60, "split"), (None, "split"), (0, "split")])
+def test_a_split_is_undone_only_where_the_whole_was_seen_to_be_quicker(monkeypatch, made, tried, whole_per_s, kept):
+    """None for a whole model that pins forbid, zero for one whose rate was not seen."""
     asked: list[tuple[int, bool]] = []
     notices: list[str] = []
 
     def emit(planning, _of_engines, emission, _target):
-        asked.append((planning.sized.options.max_stages, emission.force))
-        if len(asked) > 1 and pinned:
+        stages = planning.sized.options.max_stages
+        asked.append((stages, emission.force))
+        if stages > 1:
+            return made, "proof"
+        if whole_per_s is None:
             raise PlanError("the pins need two devices")
-        return (made if len(asked) == 1 else replace(made, decision="unsplit-cpu")), "proof"
+        return replace(made, decision="unsplit-cpu", calibration=reached(whole_per_s) if whole_per_s else {}), "proof"
 
     monkeypatch.setattr(partition, "_emit", emit)
     planning = Planning(planner=SimpleNamespace(output=SimpleNamespace(notice=notices.append)), sized=Sized(Options()))
     found, _ = partition._emit_best(planning, None, EmitOptions(), Path("out"))
-    assert asked == ([(5, False), (1, True)] if undone else [(5, False)])
-    assert found.decision == ("unsplit-cpu" if undone and not pinned else made.decision)
-    assert bool(notices) is undone
+    if not tried:
+        assert (asked, found, notices) == ([(5, False)], made, [])
+        return
+    again = [] if whole_per_s is None or kept == "unsplit-cpu" else [(5, True)]
+    assert asked == [(5, False), (1, True), *again]
+    assert found.decision == kept
+    assert len(notices) == (whole_per_s is not None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from cutset.codegen.runtime.backends.base import BackendError
+from cutset.codegen.runtime.backends.base import BackendDied, BackendError
 from cutset.codegen.runtime.backends.device import Parts, as_array
 from cutset.codegen.runtime.backends.sized import SizedBackend, sizes_up_to
+from cutset.codegen.runtime.schedule import tokens
 
 
 class Doubling:
@@ -62,7 +65,27 @@ def test_a_device_too_small_for_all_sizes():
         SizedBackend(lambda rows: (_ for _ in ()).throw(BackendError("not even one")), 8)
 
 
+def test_a_device_that_is_lost_while_it_loads():
+    loaded = []
+
+    def load(rows):
+        if rows == 4:
+            raise BackendDied("gone")
+        loaded.append(Doubling(rows))
+        return loaded[-1]
+
+    with pytest.raises(BackendDied, match="gone"):
+        SizedBackend(load, 8)
+    assert [one.closed for one in loaded] == [True, True]
+
+
 def test_inputs_of_different_rows():
     backend = SizedBackend(Doubling, 2)
     with pytest.raises(BackendError, match="the same number"):
         backend.run({"x": np.zeros((1, 2)), "w": np.zeros((2, 2))})
+
+
+@pytest.mark.parametrize(("planned", "most", "inside"), [(1, 1, 30), (1, 8, 240), (8, 8, 30), (8, 1, 30), (8, 16, 60)])
+def test_a_plan_that_knows_of_batches_counts_their_requests(planned, most, inside):
+    plan = SimpleNamespace(tokens=30, planned_rows=planned)
+    assert tokens(plan, (SimpleNamespace(max_batch=1), SimpleNamespace(max_batch=most))) == inside
