@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,9 @@ def _signature(plan: Plan) -> list[TensorConfig]:
     return [TensorConfig(name=spec.name, dtype=spec.dtype, shape=spec.shape) for spec in plan.inputs]
 
 
+@cache
 def templates() -> jinja2.Environment:
-    """Return the templates, with filters that quote for each language they are written in."""
+    """Return the templates, compiled once in a process, with filters that quote for each language they are written in."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,

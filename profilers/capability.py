@@ -25,7 +25,8 @@ from cutset.profilers.roofline import is_shape_arithmetic
 from cutset.profilers.segments import Segment, boundary_values, segment_of
 from cutset.profilers.session import Arrays
 from cutset.profilers.signature import sign
-from cutset.profilers.tensorrt import Library, compile_network, open_library
+from cutset.profilers.tensorrt import Library, compile_network
+from cutset.profilers.tensorrt_library import open_library
 
 Backend = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: Mapping[str, Library] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -12,7 +12,7 @@ from cutset.devices import GpuBackendName, GpuBackendRequest
 from cutset.errors import UnavailableError
 from cutset.profilers.capability import MODULES, PORTABLE_CAPABILITY, PROBE_LIMITS, TITLES, Backend, Oracle
 from cutset.profilers.child import Failure, run_in_child
-from cutset.profilers.tensorrt import LibraryInfo, library_info
+from cutset.profilers.tensorrt_library import LibraryInfo, library_info
 
 STATIC_NOTICE = (
     "neither tensorrt nor tensorrt-rtx answers here: what TensorRT takes is read from a recorded table, and GPU stages run "

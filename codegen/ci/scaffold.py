@@ -54,8 +54,7 @@ def scaffold(jobs: Mapping[str, Sequence[str]], *, baseline: str, output: str) -
             for kind, words in jobs.items()
         ],
     }
-    environment = templates()
-    environment.trim_blocks = environment.lstrip_blocks = True
+    environment = templates().overlay(trim_blocks=True, lstrip_blocks=True)
     return {path: environment.get_template(template).render(variables) for path, template in FILES.items()}
 
 

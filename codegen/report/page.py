@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def render_report(material: Material) -> str:
 
     Equal arguments give equal pages. Whatever came from the model is escaped, and made visible, where it is printed.
     """
+    return _templates().get_template("report.html.j2").render(_variables(material))
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    """Return the templates, compiled once in a process."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -107,7 +114,7 @@ def render_report(material: Material) -> str:
     environment.filters |= {
         name: getattr(text, name) for name in ("seconds", "microseconds", "size", "counted", "percent", "rate", "times")
     }
-    return environment.get_template("report.html.j2").render(_variables(material))
+    return environment
 
 
 def _visible(value: Any) -> Any:

@@ -37,6 +37,12 @@ def test_partition_needs_no_optional_library():
     assert modules & OPTIONAL == set()
 
 
+def test_asking_whether_tensorrt_is_there_imports_nothing_else():
+    """`partition` asks in a process of its own, each time."""
+    modules, _ = imported("import cutset.profilers.child, cutset.profilers.tensorrt_library")
+    assert modules & (HEAVY | OPTIONAL) == set()
+
+
 COMMANDS = ["doctor", "inspect", "profile", "compose", "partition", "serve", "samples"]
 
 

@@ -8,7 +8,7 @@ from cutset.errors import UnavailableError
 from cutset.profilers import gpu_backend
 from cutset.profilers.child import Failure
 from cutset.profilers.gpu_backend import Gpu, choose_backend
-from cutset.profilers.tensorrt import LibraryInfo
+from cutset.profilers.tensorrt_library import LibraryInfo
 
 FULL = LibraryInfo(version="11.4", compute_capabilities=())
 RTX = LibraryInfo(version="1.7", compute_capabilities=("7.5", "8.0", "8.6", "8.9", "12.0"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from cutset.graph.load import load
-from cutset.profilers import tensorrt as module
+from cutset.profilers import tensorrt, tensorrt_library
 from cutset.profilers.child import Failure, Limits, run_in_child
 from cutset.profilers.inputs import draw
 from cutset.profilers.segments import boundary_values, segment_of, write_segment
@@ -46,12 +46,13 @@ CALLED = {
     "ILogger": ["log"],
 }  # fmt: skip
 ONLY_RTX = {"ComputeCapability"}
+SOURCE = inspect.getsource(tensorrt) + inspect.getsource(tensorrt_library)
 
 
 def library_attributes():
-    """Return the dotted names under `trt` that the module's source reads, such as ``ILogger.ERROR``."""
+    """Return the dotted names under `trt` that the source reads, such as ``ILogger.ERROR``."""
     found = set()
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
+    for node in ast.walk(ast.parse(SOURCE)):
         chain, owner = [], node
         while isinstance(owner, ast.Attribute):
             chain.append(owner.attr)
@@ -62,8 +63,8 @@ def library_attributes():
 
 
 def test_the_list_of_calls_is_that_of_the_source():
-    source = {node.attr for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Attribute)}
-    defined = {node.name for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.FunctionDef)}
+    source = {node.attr for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.Attribute)}
+    defined = {node.name for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.FunctionDef)}
     assert {name for names in CALLED.values() for name in names} <= source | defined
     assert ("ILogger", "ERROR") in library_attributes()
 
