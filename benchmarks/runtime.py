@@ -1,6 +1,6 @@
 """How much of the machine the emitted pipeline and its server reach, and how other servers compare.
 
-usage: python -m benchmarks.runtime [-o FILE] [--markdown] [--only SECTION ...] [--seconds N] [--rounds N]
+usage: python -m benchmarks.runtime [-o FILE] [--markdown] [--only SECTION ...] [--networks NAME ...] [--seconds N] [--rounds N]
 
 Sections: overhead, efficiency, latency, batching, fronts, servers. Every number is one of a ratio whose two sides were
 measured in turns in one run. The second device is the CPU provider on the other core. `servers` makes a virtual
@@ -26,12 +26,12 @@ import numpy as np
 
 import benchmarks.serving_models as models
 from benchmarks.servers_compared import fronts, servers
-from benchmarks.serving_children import serving
-from benchmarks.serving_turns import CALLERS, PHOTO, Bench, http_load, timed
+from benchmarks.serving_children import serving_with_stand_in
+from benchmarks.serving_turns import CALLERS, NETWORKS, PHOTO, Bench, http_load, timed
 from cutset import serde
 from cutset.codegen.bench.standin import Deployed
 from cutset.codegen.runtime import DegradedWarning, Pipeline
-from cutset.codegen.runtime.bench import load
+from cutset.codegen.runtime.bench import load, rate
 from cutset.codegen.runtime.config import PlanConfig, StageConfig, TensorConfig, read_plan
 from cutset.profilers.environment import environment
 from cutset.profilers.session import open_session
@@ -97,21 +97,20 @@ def empty_plan(devices: list[str]) -> PlanConfig:
 def efficiency(bench: Bench) -> list[dict[str, Any]]:
     """Return pipeline throughput over that of the slowest device alone, in process and over HTTP.
 
-    In process a worker of its own stands in for the GPU, on the other core; the server, as it is deployed where no GPU works,
-    has one pool of both cores.
+    A worker of its own stands in for the GPU, on the other core.
     """
-    return [efficiency_of(bench, stages) for stages in (2, 5)]
+    return [efficiency_of(bench, network, stages) for network in bench.networks for stages in (2, 5)]
 
 
-def efficiency_of(bench: Bench, stages: int) -> dict[str, Any]:
+def efficiency_of(bench: Bench, network: str, stages: int) -> dict[str, Any]:
     """Return the efficiency of one split."""
-    folder = bench.package(f"split{stages}", stages=stages)
+    folder = bench.package(network, stages)
     plan = read_plan(folder)
     chain = [open_session(stage.model) for stage in plan.stages]
     with ExitStack() as stack:
         deployed = Deployed(folder)
         stack.callback(deployed.close)
-        url = stack.enter_context(serving(folder))
+        url = stack.enter_context(serving_with_stand_in(folder))
         found = bench.in_turns(
             {
                 "cpu": lambda: alone_rate(plan, chain, "cpu", bench.seconds),
@@ -122,7 +121,7 @@ def efficiency_of(bench: Bench, stages: int) -> dict[str, Any]:
             }
         )
     slowest = [min(pair) for pair in zip(found["cpu"], found["gpu"], strict=True)]
-    row: dict[str, Any] = {"stages": stages, "rates": {f"{side}/s": rates for side, rates in found.items()}}
+    row: dict[str, Any] = {"network": network, "stages": stages, "rates": {f"{side}/s": rates for side, rates in found.items()}}
     for side in ("process", "http"):
         for name, limit in ((side, slowest), (f"{side} / both", found["both at once"])):
             row[name] = statistics.median(rate / most for rate, most in zip(found[side], limit, strict=True))
@@ -172,14 +171,14 @@ def map_rate(pipeline: Pipeline, seconds: float) -> float:
     end = time.perf_counter() + seconds
     answers = pipeline.map(iter(lambda: {models.INPUT: PHOTO} if time.perf_counter() < end else None, None))
     counted = [at for at in [time.perf_counter() for _ in answers] if at <= end]
-    return (len(counted) - 1) / (counted[-1] - counted[0])
+    return rate(counted, seconds)
 
 
 def latency(bench: Bench) -> list[dict[str, Any]]:
     """Return one request's latency over the sum of its stages', run one after the other without a pipeline."""
     rows = []
     for stages in (2, 5):
-        folder = bench.package(f"split{stages}", stages=stages)
+        folder = bench.package("small-cnn", stages)
         plan = read_plan(folder)
         chain = [open_session(stage.model) for stage in plan.stages]
 
@@ -265,13 +264,14 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--markdown", action="store_true", help="write the tables to stdout, not JSON")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="of efficiency and servers")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     threading.stack_size(2**20)
     result: dict[str, Any] = {"environment": environment(), "load": os.getloadavg()}
     with tempfile.TemporaryDirectory() as place:
-        bench = Bench(Path(place), arguments.seconds, arguments.rounds)
+        bench = Bench(Path(place), arguments.seconds, arguments.rounds, arguments.networks)
         for name in arguments.only:
             result[name] = SECTIONS[name](bench)
             if arguments.markdown:

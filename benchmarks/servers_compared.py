@@ -6,6 +6,7 @@ import base64
 import http.client
 import os
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -126,9 +127,14 @@ def servers(bench: Bench) -> list[dict[str, Any]]:
     All are up together and are asked in short turns, so that what the machine does meanwhile meets all of them alike; and all
     are started several times, because a process keeps for life what luck it had with its memory: up to 8 % here.
     """
+    return [row for network in bench.networks for row in servers_of(bench, network)]
+
+
+def servers_of(bench: Bench, network: str) -> list[dict[str, Any]]:
+    """Return the rows of one network."""
     python = peers_environment()
-    folders = {"whole": bench.package("whole"), "split": bench.package("split2", stages=2)}
-    bounds = {arrangement: by_hand(folder, folders["whole"]) for arrangement, folder in folders.items()}
+    folders = {"whole": bench.package(network, 1), "split": bench.package(network, 2)}
+    bounds = {arrangement: by_hand(bench, folder, folders["whole"]) for arrangement, folder in folders.items()}
     found: dict[str, list[Load]] = {}
     for _ in range(STARTS):
         with ExitStack() as stack:
@@ -147,6 +153,7 @@ def servers(bench: Bench) -> list[dict[str, Any]]:
     rates = {name: [turn.throughput_per_s for turn in turns] for name, turns in found.items()}
     return [
         {
+            "network": network,
             "arrangement": arrangement,
             "server": name,
             "rate_per_s": statistics.median(rates[f"{arrangement} {name}"]),
@@ -161,7 +168,7 @@ def servers(bench: Bench) -> list[dict[str, Any]]:
     ]
 
 
-def by_hand(folder: Path, whole: Path) -> float:
+def by_hand(bench: Bench, folder: Path, whole: Path) -> float:
     """Return the speed of a package's stages over that of the whole model, on one thread without any pipeline or server.
 
     Above it no pipeline gets on the same cores: what ONNX Runtime fuses and in which layout it computes ends at a cut.
@@ -174,8 +181,11 @@ def by_hand(folder: Path, whole: Path) -> float:
             results = session.run(list(stage.outputs), {name: values[name] for name in stage.inputs})
             values.update(zip(stage.outputs, results, strict=True))
 
-    pairs = [[timed(lambda c=chain: run(c)) for chain in chains] for _ in range(200)]
-    return statistics.median(entire / parts for parts, entire in pairs)
+    ratios, end = [], time.perf_counter() + bench.rounds * bench.seconds
+    while time.perf_counter() < end:
+        parts, entire = (timed(lambda c=chain: run(c)) for chain in chains)
+        ratios.append(entire / parts)
+    return statistics.median(ratios)
 
 
 def ours(url: str, folder: Path) -> Caller:

@@ -42,8 +42,20 @@ def started(words: list[str], *, core: int | None = None, piped: bool = False) -
 def serving(folder: Path, *options: str, core: int | None = None) -> Iterator[str]:
     """Yield the URL of our server."""
     with started([sys.executable, "-c", SERVE, str(folder), "--port", "0", *options], core=core, piped=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().removeprefix("ready: ").strip()
+        yield ready_url(process)
+
+
+@contextmanager
+def serving_with_stand_in(folder: Path) -> Iterator[str]:
+    """Yield the URL of our server, where a worker of its own stands in for the GPU."""
+    with started([sys.executable, "-m", "benchmarks.serving_standin", str(folder)], piped=True) as process:
+        yield ready_url(process)
+
+
+def ready_url(process: subprocess.Popen[str]) -> str:
+    """Return what a server of ours says when it is ready."""
+    assert process.stdout is not None
+    return process.stdout.readline().removeprefix("ready: ").strip()
 
 
 @contextmanager

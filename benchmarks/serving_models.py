@@ -22,8 +22,18 @@ INPUT = "x"
 OUTPUT = "y"
 
 
-def residual_network(path: Path, *, blocks: int, channels: int) -> Path:
-    """Write a network of equal residual blocks at 56 x 56 between a stem and a pooled classifier, and return its path."""
+def residual_network(path: Path, *, blocks: Sequence[int], channels: int) -> Path:
+    """Write a network of residual blocks between a stem and a pooled classifier, and return its path.
+
+    Args:
+        path: Where.
+        blocks: How many at 56 x 56, at 28 x 28 with twice the channels, and so on; (3, 4, 6, 3) with 64 channels are the
+            blocks of ResNet-34.
+        channels: Of the first.
+
+    Source:
+        He et al., "Deep residual learning for image recognition", 2015.
+    """
     rng = np.random.default_rng(0)
     nodes: list[NodeProto] = []
     weights: dict[str, np.ndarray] = {}
@@ -34,13 +44,19 @@ def residual_network(path: Path, *, blocks: int, channels: int) -> Path:
         nodes.append(helper.make_node("Conv", [source, f"{name}.w"], [target], name=name, **attributes))
 
     conv("stem", INPUT, "b0", (channels, 3, 4, 4), strides=[4, 4])
-    for block in range(blocks):
-        conv(f"{block}.a", f"b{block}", f"{block}.c", (channels, channels, 3, 3), pads=[1, 1, 1, 1])
+    width = channels
+    for block, level in enumerate(level for level, count in enumerate(blocks) for _ in range(count)):
+        before, width, skip = width, channels << level, f"b{block}"
+        stride = width // before
+        if stride > 1:
+            skip = f"{block}.s"
+            conv(f"{block}.skip", f"b{block}", skip, (width, before, 1, 1), strides=[stride, stride])
+        conv(f"{block}.a", f"b{block}", f"{block}.c", (width, before, 3, 3), pads=[1, 1, 1, 1], strides=[stride, stride])
         nodes.append(helper.make_node("Relu", [f"{block}.c"], [f"{block}.r"], name=f"{block}.relu"))
-        conv(f"{block}.b", f"{block}.r", f"{block}.d", (channels, channels, 3, 3), pads=[1, 1, 1, 1])
-        nodes.append(helper.make_node("Add", [f"b{block}", f"{block}.d"], [f"b{block + 1}"], name=f"{block}.add"))
-    weights["fc.w"] = rng.normal(0, 0.1, (channels, 10)).astype(np.float32)
-    nodes.append(helper.make_node("GlobalAveragePool", [f"b{blocks}"], ["pooled"], name="pool"))
+        conv(f"{block}.b", f"{block}.r", f"{block}.d", (width, width, 3, 3), pads=[1, 1, 1, 1])
+        nodes.append(helper.make_node("Add", [skip, f"{block}.d"], [f"b{block + 1}"], name=f"{block}.add"))
+    weights["fc.w"] = rng.normal(0, 0.1, (width, 10)).astype(np.float32)
+    nodes.append(helper.make_node("GlobalAveragePool", [f"b{sum(blocks)}"], ["pooled"], name="pool"))
     nodes.append(helper.make_node("Flatten", ["pooled"], ["flat"], name="flatten"))
     nodes.append(helper.make_node("MatMul", ["flat", "fc.w"], [OUTPUT], name="fc"))
     return save(path, nodes, weights, (INPUT, ["n", 3, SIZE, SIZE]), (OUTPUT, ["n", 10]))

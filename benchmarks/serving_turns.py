@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,20 +17,29 @@ from cutset.codegen.runtime.config import read_plan
 
 PHOTO = np.random.default_rng(0).random((1, 3, models.SIZE, models.SIZE), np.float32)
 CALLERS = 8
+NETWORKS: dict[str, Any] = {
+    "small-cnn": {"blocks": (10,), "channels": 24},
+    "resnet-34": {"blocks": (3, 4, 6, 3), "channels": 64},
+}
+"""The residual networks that are served: of 8 ms, and of the size that usually reads such a photo."""
 _T = TypeVar("_T")
 
 
 class Bench:
-    """A place, how long and how often to measure."""
+    """A place, how long and how often to measure, and with which residual networks."""
 
-    def __init__(self, place: Path, seconds: float, rounds: int) -> None:
-        self.place, self.seconds, self.rounds = place, seconds, rounds
-        self.network = models.residual_network(place / "cnn.onnx", blocks=10, channels=24)
+    def __init__(self, place: Path, seconds: float, rounds: int, networks: Sequence[str] = tuple(NETWORKS)) -> None:
+        self.place, self.seconds, self.rounds, self.networks = place, seconds, rounds, networks
 
-    def package(self, name: str, **options: Any) -> Path:
-        """Return the package of the residual network, made once."""
-        folder = self.place / name
-        return folder if folder.exists() else models.write_package(folder, self.network, PHOTO, **options)
+    def package(self, network: str, stages: int) -> Path:
+        """Return the package of one of the residual networks, made once."""
+        folder = self.place / f"{network}-{stages}"
+        if folder.exists():
+            return folder
+        model = self.place / f"{network}.onnx"
+        if not model.exists():
+            models.residual_network(model, **NETWORKS[network])
+        return models.write_package(folder, model, PHOTO, stages=stages)
 
     def in_turns(self, sides: Mapping[str, Callable[[], _T]], rounds: int | None = None) -> dict[str, list[_T]]:
         """Return what each side measured in each round; every other round goes backwards, so that a drift meets all alike."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from .arguments import add_knobs, integer, knobs, seconds
 from .config import PlanConfig, TensorConfig, read_plan
 from .dtypes import Value
@@ -101,7 +103,7 @@ def load(caller: Callable[[], Call], concurrency: int, duration_s: float) -> Loa
     ordered = sorted(end - begin for end, begin in counted) or [float("nan")]
     return Load(
         concurrency=concurrency,
-        throughput_per_s=_rate([end for end, _ in counted], duration_s),
+        throughput_per_s=rate([end for end, _ in counted], duration_s),
         p50_s=ordered[len(ordered) // 2],
         p99_s=ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
         failed=sum(failed),
@@ -133,11 +135,20 @@ class _Window:
                 self.end = self.begin + self._duration_s
 
 
-def _rate(ends: Sequence[float], duration_s: float) -> float:
-    """Return answers a second between the first and the last; with too few to tell, over the whole time."""
+def rate(ends: Sequence[float], duration_s: float) -> float:
+    """Return answers a second: the slope of the line through their times, by least squares.
+
+    Answers come in bursts where several requests share a pipeline's devices, so their number over the time from the first
+    to the last, or over any time, is off by up to a burst. With too few to tell, it is their number over the whole time.
+
+    Args:
+        ends: When each answer came, in order, in seconds.
+        duration_s: The whole time.
+    """
     if len(ends) < 2 or ends[-1] <= ends[0]:
         return len(ends) / duration_s if duration_s else 0.0
-    return (len(ends) - 1) / (ends[-1] - ends[0])
+    times = np.asarray(ends) - np.mean(ends)
+    return float(times @ np.arange(len(ends)) / (times @ times))
 
 
 class HttpCaller:
