@@ -1,6 +1,7 @@
 """How much of the machine the emitted pipeline and its server reach, and how other servers compare.
 
-usage: python -m benchmarks.runtime [-o FILE] [--markdown] [--only SECTION ...] [--networks NAME ...] [--seconds N] [--rounds N]
+usage: python -m benchmarks.runtime [-o FILE] [--markdown] [--only SECTION ...] [--networks NAME ...] [--peers NAME ...]
+       [--seconds N] [--rounds N]
 
 Sections: overhead, efficiency, latency, batching, fronts, servers. Every number is one of a ratio whose two sides were
 measured in turns in one run. The second device is the CPU provider on the other core. `servers` makes a virtual
@@ -10,6 +11,7 @@ environment with the other servers in build/peers, once.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -25,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import benchmarks.serving_models as models
-from benchmarks.servers_compared import fronts, servers
+from benchmarks.servers_compared import PEERS, fronts, servers
 from benchmarks.serving_children import serving_with_stand_in
 from benchmarks.serving_turns import CALLERS, NETWORKS, PHOTO, Bench, http_load, timed
 from cutset import serde
@@ -164,14 +166,23 @@ def alone_rate(plan: PlanConfig, chain: list[Any], device: str, seconds: float) 
 
 
 def map_rate(pipeline: Pipeline, seconds: float) -> float:
-    """Return the pipeline's throughput with as many requests under way as it takes, from the first answer on.
+    """Return the pipeline's throughput with as many requests under way as it takes.
 
-    The answers that come when no more are asked for do not count: a pipeline that fills or runs empty is slower.
+    Counted are the answers from the moment at which as many have come as fit inside: a pipeline that fills or runs empty
+    works in another rhythm.
     """
-    end = time.perf_counter() + seconds
-    answers = pipeline.map(iter(lambda: {models.INPUT: PHOTO} if time.perf_counter() < end else None, None))
-    counted = [at for at in [time.perf_counter() for _ in answers] if at <= end]
-    return rate(counted, seconds)
+    ends: list[float] = []
+    stop = math.inf
+
+    def offered() -> Iterator[dict[str, Any]]:
+        while time.perf_counter() < stop:
+            yield {models.INPUT: PHOTO}
+
+    for _ in pipeline.map(offered()):
+        ends.append(time.perf_counter())
+        if len(ends) == pipeline.window:
+            stop = ends[-1] + seconds
+    return rate([end for end in ends[pipeline.window - 1 :] if end <= stop], seconds)
 
 
 def latency(bench: Bench) -> list[dict[str, Any]]:
@@ -265,13 +276,14 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="write the tables to stdout, not JSON")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="of efficiency and servers")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="other servers to compare with")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     threading.stack_size(2**20)
     result: dict[str, Any] = {"environment": environment(), "load": os.getloadavg()}
     with tempfile.TemporaryDirectory() as place:
-        bench = Bench(Path(place), arguments.seconds, arguments.rounds, arguments.networks)
+        bench = Bench(Path(place), arguments.seconds, arguments.rounds, arguments.networks, arguments.peers)
         for name in arguments.only:
             result[name] = SECTIONS[name](bench)
             if arguments.markdown:

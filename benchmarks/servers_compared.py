@@ -139,7 +139,7 @@ def servers_of(bench: Bench, network: str) -> list[dict[str, Any]]:
     for _ in range(STARTS):
         with ExitStack() as stack:
             sides: dict[str, Callable[[], Load]] = {}
-            for kind in ("ours", *PEERS):  # what is divided by each other follows each other
+            for kind in ("ours", *bench.peers):  # what is divided by each other follows each other
                 seconds = bench.seconds * PEERS.get(kind, 1)
                 for arrangement, folder in folders.items():
                     if kind == "ours":
@@ -164,7 +164,7 @@ def servers_of(bench: Bench, network: str) -> list[dict[str, Any]]:
             "failed": sum(turn.failed for turn in found[f"{arrangement} {name}"]),
         }
         for arrangement in folders
-        for name in ("ours", *PEERS)
+        for name in ("ours", *bench.peers)
     ]
 
 

@@ -26,10 +26,10 @@ _T = TypeVar("_T")
 
 
 class Bench:
-    """A place, how long and how often to measure, and with which residual networks."""
+    """A place, how long and how often to measure, which residual networks, and against which other servers."""
 
-    def __init__(self, place: Path, seconds: float, rounds: int, networks: Sequence[str] = tuple(NETWORKS)) -> None:
-        self.place, self.seconds, self.rounds, self.networks = place, seconds, rounds, networks
+    def __init__(self, place: Path, seconds: float, rounds: int, networks: Sequence[str], peers: Sequence[str]) -> None:
+        self.place, self.seconds, self.rounds, self.networks, self.peers = place, seconds, rounds, networks, peers
 
     def package(self, network: str, stages: int) -> Path:
         """Return the package of one of the residual networks, made once."""

@@ -18,7 +18,7 @@ from cutset.codegen.bench.prediction import predicted_here, slowed_by
 from cutset.codegen.bench.rounds import resource_rates, run_rounds
 from cutset.codegen.bench.subjects import Subject
 from cutset.codegen.report.timeline import lay_out
-from cutset.codegen.runtime.bench import load
+from cutset.codegen.runtime.bench import load, rate
 from cutset.codegen.runtime.errors import Overloaded
 from cutset.codegen.runtime.pipeline import Pipeline
 from cutset.errors import ProfileError
@@ -77,6 +77,19 @@ def test_answers_are_counted_once_every_caller_has_had_one() -> None:
     assert found.p50_s >= 0.002
     assert 0 < found.throughput_per_s <= 3 / 0.002
     assert len(called) >= 3
+
+
+@pytest.mark.parametrize("burst", [1, 2, 3])
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_the_rate_of_answers_does_not_depend_on_how_they_come_in_bursts(burst: int, cut: int) -> None:
+    ends = [0.1 * (number - number % burst) + 0.01 * (number % burst) for number in range(36 + cut)]
+    assert rate(ends, 4.0) == pytest.approx(10.0, rel=0.01)
+
+
+def test_a_rate_of_one_answer_is_over_the_whole_time() -> None:
+    assert rate([1.0], 4.0) == 0.25
+    assert rate([], 4.0) == 0.0
+    assert rate([], 0.0) == 0.0
 
 
 def test_failures_are_counted_and_end_nothing() -> None:
