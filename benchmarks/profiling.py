@@ -193,18 +193,28 @@ def topological(graph: ModelGraph, measured: CpuProfile) -> list[int]:
 
 
 def half_ratios(of: Subject, measured: CpuProfile, seconds: float) -> tuple[float, float] | str:
-    """Return predicted over measured latency of both halves, or why one could not be measured."""
+    """Return predicted over measured latency of both halves, or why one could not be measured.
+
+    The whole model runs in turns with them, and both sides are shares of it: between the profile and this the machine's
+    speed moves.
+    """
     graph = of.graph.with_measured(measured.shapes, measured.dtypes)
     parts = halves(graph, measured)
-    segments = [segment_of(graph, [name for index in part for name in measured.groups[index].nodes]) for part in parts]
+    members = [[name for index in part for name in measured.groups[index].nodes] for part in parts]
+    segments = [segment_of(graph, names) for names in ([node.name for node in graph.placeable], *members)]
     values = boundary_values(graph, of.inputs, segments)
-    times = time_segments(graph, segments, values, options=SegmentOptions(budget_s=seconds))
-    ratios = []
-    for part, time_ in zip(parts, times, strict=True):
+    times = time_segments(graph, segments, values, options=SegmentOptions(budget_s=seconds, in_turns=True))
+    seconds_of = []
+    for time_ in times:
         if isinstance(time_, Failure):
             return time_.detail
-        ratios.append(sum(measured.group_s[index] for index in part) / time_.latency.median)
-    return ratios[0], ratios[1]
+        seconds_of.append(time_.latency.median)
+    whole_s, *halves_s = seconds_of
+    first, second = (
+        sum(measured.group_s[index] for index in part) / measured.session.median * whole_s / half_s
+        for part, half_s in zip(parts, halves_s, strict=True)
+    )
+    return first, second
 
 
 def measure_round(of: Subject, seconds: float) -> Round:

@@ -53,7 +53,7 @@ class StageTimer:
             return [None] * len(stages)
         options = SegmentOptions(
             backend=backend, threads=measured.options.threads, budget_s=min(1.0, measured.options.budget_s), rows=rows,
-            recorded=True,
+            recorded=True, in_turns=True,
         )  # fmt: skip
         times = time_segments(graph, segments, values, options=options)
         return [None if isinstance(time, Failure) else _timing(time.latency, rows) for time in times]

@@ -47,7 +47,10 @@ class StageNodes:
 
 
 Measure = Callable[[Sequence[StageNodes]], Sequence[Timing | None]]
-"""Returns what each stage takes, None for one that cannot be measured here."""
+"""Returns what each stage takes, None for one that cannot be measured here.
+
+Those on the CPU run in turns, so that their ratios hold; their seconds are of a machine whose speed moves.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +130,7 @@ def calibrate(evidence: Evidence, options: PlanOptions, measure: Measure) -> tup
             break
         outcome = fresh
     assert best is not None
+    best = loop.measure_stand_ins(best)
     loop.measure_plan("the plan that is deployed", best)
     loop.note(best)
     return best, loop.result()
@@ -141,17 +145,19 @@ class _Loop:
         self.rounds: list[Round] = []
         self._what = ""
         self._checks: tuple[StageCheck, ...] = ()
+        self._absent: set[str] = set()
 
     def measure_whole(self, evidence: Evidence) -> Evidence:
         """Return the evidence with all CPU costs scaled by how quick this machine is now: a profile may be of yesterday."""
-        session = evidence.table.session("cpu")
-        nodes = tuple(node.name for node in evidence.graph.placeable)
-        if session is None or not nodes:
+        session, whole = evidence.table.session("cpu"), _whole(evidence)
+        if session is None or not whole.nodes:
             return evidence
-        (timing,) = self.measure([StageNodes(device="cpu", nodes=nodes)])
+        (timing,) = self.measure([whole])
         if timing is None or timing.seconds <= 0:
             return evidence
-        check = StageCheck(device="cpu", nodes=len(nodes), predicted_s=session.latency_s.median, measured_s=timing.seconds)
+        check = StageCheck(
+            device="cpu", nodes=len(whole.nodes), predicted_s=session.latency_s.median, measured_s=timing.seconds
+        )
         entry = Round(
             what="the whole model on one core",
             stages=(check,),
@@ -163,7 +169,7 @@ class _Loop:
         ratio = _ratio(check, timing)
         if ratio == 1.0:
             return evidence
-        table = scaled(evidence.table, "cpu", dict.fromkeys(nodes, ratio))
+        table = scaled(evidence.table, "cpu", dict.fromkeys(whole.nodes, ratio))
         return replace(evidence, table=scaled_sessions(table, "cpu", ratio))
 
     def measure_greedy(self, evidence: Evidence, outcome: Outcome) -> Evidence:
@@ -174,7 +180,7 @@ class _Loop:
         found = evaluate(outcome.costed.problem, baseline.placement)
         if not 1 < found.stages <= self.options.max_stages or np.array_equal(baseline.placement, outcome.solution.placement):
             return evidence
-        evidence, checks = self._scaled_by(evidence, outcome.costed, found)
+        evidence, checks = self._scaled_by(evidence, outcome.costed, _units(outcome.costed, found))
         entry = Round(
             what="whatever the GPU can run",
             stages=checks,
@@ -191,8 +197,17 @@ class _Loop:
         evidence, candidate = outcome.case.evidence, outcome.choice.candidate
         if candidate.decision == "unsplit-cpu":
             return evidence
-        evidence, self._checks = self._scaled_by(evidence, outcome.costed, candidate.evaluation)
+        evidence, self._checks = self._scaled_by(evidence, outcome.costed, _units(outcome.costed, candidate.evaluation))
         return evidence
+
+    def measure_stand_ins(self, outcome: Outcome) -> Outcome:
+        """Return the plan with the CPU's costs of its GPU stages as they are where a core has to stand in for the GPU."""
+        units = _units(outcome.costed, outcome.choice.candidate.evaluation)
+        stand_ins = [(replace(unit, device="cpu"), ops) for unit, ops in units if unit.device in self._absent]
+        if not stand_ins:
+            return outcome
+        evidence, _ = self._scaled_by(outcome.case.evidence, outcome.costed, stand_ins)
+        return plan_evidence(evidence, self.options, outcome.costed.placement_of(outcome.plan.placement))
 
     def note(self, outcome: Outcome) -> None:
         """Remember what was measured last, and what the plan promises with it."""
@@ -218,17 +233,14 @@ class _Loop:
             rounds=tuple(self.rounds),
         )
 
-    def _scaled_by(self, evidence: Evidence, costed: Costed, found: Evaluation) -> tuple[Evidence, tuple[StageCheck, ...]]:
-        """Return the evidence scaled by the measured stages of a placement, and each as predicted and measured."""
-        members = [np.flatnonzero(found.labels == stage).tolist() for stage in range(found.stages)]
-        devices = ["gpu" if (found.first + stage) % 2 == GPU else "cpu" for stage in range(found.stages)]
-        units = [
-            StageNodes(device=device, nodes=tuple(name for v in ops for name in costed.atoms[v].nodes))
-            for device, ops in zip(devices, members, strict=True)
-        ]
+    def _scaled_by(
+        self, evidence: Evidence, costed: Costed, units: Sequence[tuple[StageNodes, Sequence[int]]]
+    ) -> tuple[Evidence, tuple[StageCheck, ...]]:
+        """Return the evidence scaled by stages as they are measured, and each as predicted and measured."""
         table, checks = evidence.table, []
-        for unit, ops, timing in zip(units, members, self.measure(units), strict=True):
+        for (unit, ops), timing in zip(units, self._times(evidence, [unit for unit, _ in units]), strict=True):
             if timing is None:
+                self._absent.add(unit.device)
                 continue
             atoms = [costed.atoms[v] for v in ops]
             predicted_s = sum(atom.cpu_s if unit.device == "cpu" else atom.gpu_s for atom in atoms)
@@ -236,6 +248,33 @@ class _Loop:
             checks.append(check)
             table = scaled(table, unit.device, dict.fromkeys(unit.nodes, _ratio(check, timing)))
         return replace(evidence, table=table), tuple(checks)
+
+    def _times(self, evidence: Evidence, units: Sequence[StageNodes]) -> list[Timing | None]:
+        """Return what stages take; on the CPU as shares of what the whole model takes, which runs in turns with them."""
+        session = evidence.table.session("cpu")
+        whole, *found = self.measure([_whole(evidence), *units])
+        if whole is None or whole.seconds <= 0 or session is None:
+            return found
+        now = session.latency_s.median / whole.seconds
+        return [
+            replace(timing, seconds=timing.seconds * now) if timing is not None and unit.device == "cpu" else timing
+            for unit, timing in zip(units, found, strict=True)
+        ]
+
+
+def _whole(evidence: Evidence) -> StageNodes:
+    """Return the whole model on the CPU."""
+    return StageNodes(device="cpu", nodes=tuple(node.name for node in evidence.graph.placeable))
+
+
+def _units(costed: Costed, found: Evaluation) -> list[tuple[StageNodes, Sequence[int]]]:
+    """Return the stages of a placement, each with its ops."""
+    units = []
+    for stage in range(found.stages):
+        ops: list[int] = np.flatnonzero(found.labels == stage).tolist()
+        device = "gpu" if (found.first + stage) % 2 == GPU else "cpu"
+        units.append((StageNodes(device=device, nodes=tuple(name for v in ops for name in costed.atoms[v].nodes)), ops))
+    return units
 
 
 def _ratio(check: StageCheck, timing: Timing) -> float:

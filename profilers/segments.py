@@ -20,13 +20,14 @@ from cutset.errors import ProfileError
 from cutset.graph.extract import write_part
 from cutset.graph.model import ModelGraph
 from cutset.graph.rows import with_fixed_rows, with_free_rows
-from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, map_in_child
+from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, map_in_child, run_in_child
 from cutset.profilers.gauge import gauge
 from cutset.profilers.gpu_state import GpuState
-from cutset.profilers.ort_child import SessionJob, time_session
+from cutset.profilers.ort_child import SessionJob, SessionTime, time_session
 from cutset.profilers.session import Arrays, open_session, release_memory, run
 from cutset.profilers.table import Latency
 from cutset.profilers.tensorrt import EngineJob, LayerGroup, Library, time_engine
+from cutset.profilers.turns import time_in_turns
 
 Backend = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 
@@ -81,6 +82,8 @@ class SegmentOptions:
         limits: Time of each segment, memory of the child.
         rows: Requests in a run of sessions, of segments that were made for one; their values have one row a request.
         recorded: Whether a CUDA session runs as deployed, from a CUDA graph where it can be recorded.
+        in_turns: Whether sessions on the CPU are all open at once and run in turns, which is dearer in memory; the ratio of
+            each to the first is then what was measured.
     """
 
     backend: Backend = "onnxruntime-cpu"
@@ -90,6 +93,7 @@ class SegmentOptions:
     limits: Limits = DEFAULT_LIMITS
     rows: int = 1
     recorded: bool = False
+    in_turns: bool = False
 
 
 def segment_of(graph: ModelGraph, nodes: Sequence[str]) -> Segment:
@@ -199,15 +203,24 @@ def _time_sessions(
         )
         for model, feed in zip(models, feeds, strict=True)
     ]  # fmt: skip
-    found = map_in_child(time_session, jobs, limits=options.limits)
     return [
         time
         if isinstance(time, Failure)
         else SegmentTime(
             nodes=segment.nodes, backend=options.backend, latency=time.latency, device_bytes=time.device_bytes, state=time.state
         )
-        for segment, time in zip(segments, found, strict=True)
+        for segment, time in zip(segments, _session_times(jobs, options), strict=True)
     ]
+
+
+def _session_times(jobs: Sequence[SessionJob], options: SegmentOptions) -> Sequence[SessionTime | Failure]:
+    """Return what each job takes; one by one where one of them fails or they do not fit into memory together."""
+    if options.in_turns and options.backend == "onnxruntime-cpu" and len(jobs) > 1:
+        together = replace(options.limits, time_s=options.limits.time_s * len(jobs))
+        found = run_in_child(time_in_turns, jobs, limits=together)
+        if not isinstance(found, Failure):
+            return found
+    return map_in_child(time_session, jobs, limits=options.limits)
 
 
 def _time_engines(

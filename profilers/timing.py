@@ -153,7 +153,7 @@ def settled(runs: Sequence[Run], speed: Gauge | None, *, within: float = SETTLED
     """
     slowness = speed.slowness([entry.gauge_s for entry in runs]) if speed else np.ones(len(runs))
     times = np.array([entry.wall_s / (entry.gauge_s or 1.0) for entry in runs])[_calm(runs, slowness)]
-    return len(times) >= SETTLED_RUNS and _half_width(times) <= within
+    return len(times) >= SETTLED_RUNS and half_width(times) <= within
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
@@ -169,7 +169,8 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[max(0, low)]), float(ordered[min(n - 1, high)])
 
 
-def _half_width(values: np.ndarray) -> float:
+def half_width(values: np.ndarray) -> float:
+    """Return half the width of the median's interval over the median, zero for a median of zero."""
     low, high = median_interval(values)
     median = float(np.median(values))
     return (high - low) / 2 / median if median > 0 else 0.0
@@ -195,7 +196,7 @@ def summarise(runs: list[Run], *, threads: int = 1) -> Latency:
         p90=float(p90),
         low=low,
         high=high,
-        settled=_half_width(values) <= SETTLED,
+        settled=half_width(values) <= SETTLED,
         samples=len(values),
         runs=len(runs),
         clock="wall" if clock == "wall" else "cpu",

@@ -1,5 +1,6 @@
 """The loop finds what the costs hid: against a simulated machine whose stages cost other than their sums."""
 
+import itertools
 import json
 
 import pytest
@@ -92,12 +93,41 @@ def test_noise_changes_nothing(chain):
     case = chain([10, 1, 10], [0.1, 0.1, 0.1], refused={"b": "no"})
 
     def noisy(stages):
-        return [Timing(seconds=1.15 * sum(case.cpu_ms[n] for n in s.nodes) * MS, noise=0.1) if s.device == "cpu" else None
-                for s in stages]  # fmt: skip
+        parts = {("b",): 1.15}
+        return [Timing(seconds=parts.get(s.nodes, 1.0) * sum(case.cpu_ms[n] for n in s.nodes) * MS, noise=0.1)
+                if s.device == "cpu" else None for s in stages]  # fmt: skip
 
     outcome, found = calibrate(evidence(case), OPTIONS, noisy)
     assert outcome.plan == plan_evidence(evidence(case), OPTIONS).plan
     assert (found.state, found.worst_error) == ("uncalibrated", pytest.approx(1 - 1 / 1.15))
+
+
+def test_the_speed_of_the_moment_changes_no_stage(chain):
+    """A machine that gets slower all the time: what stages take is their share of the whole model in the same turns."""
+    case = chain([10, 1, 10], [0.1, 0.1, 0.1], refused={"b": "no"})
+    first = plan_evidence(evidence(case), OPTIONS).plan
+    slowness = itertools.count(2)
+
+    def slowing(stages):
+        by = 1.0 if len(stages) == 1 else next(slowness)
+        return [Timing(seconds=by * sum(case.cpu_ms[n] for n in s.nodes) * MS, noise=0.001) if s.device == "cpu" else None
+                for s in stages]  # fmt: skip
+
+    outcome, found = calibrate(evidence(case), OPTIONS, slowing)
+    assert outcome.plan.prediction == first.prediction
+    assert found.worst_error == pytest.approx(0, abs=1e-9)
+    assert next(slowness) > 3
+
+
+def test_a_core_in_the_place_of_a_gpu_costs_what_it_takes(chain):
+    """Alone a takes 13 ms on the CPU where the whole model has it in 10: what is deployed is timed, the plan stays."""
+    case = chain([10, 1, 10], [0.1, 0.1, 0.1], refused={"b": "no"})
+    machine = Machinery(case.cpu_ms, fused=lambda nodes: 1.3 if nodes == ("a",) else 1.0)
+    outcome, _ = calibrate(evidence(case), OPTIONS, machine)
+    assert outcome.plan.prediction == plan_evidence(evidence(case), OPTIONS).plan.prediction
+    seconds = {group.nodes: group.latency_s for group in outcome.case.evidence.table.groups_on("cpu")}
+    assert seconds == pytest.approx({("a",): 13 * MS, ("b",): 1 * MS, ("c",): 10 * MS})
+    assert outcome.costed.problem.whole_cpu_s == pytest.approx(21 * MS)
 
 
 def test_nothing_can_be_measured(chain):

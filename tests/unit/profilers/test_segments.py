@@ -1,6 +1,7 @@
 """Segments as units of their own: what crosses their border, that the parts equal the whole, that they really are timed."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -115,11 +116,28 @@ def test_more_work_takes_longer(save_model):
     assert big.latency.median > small.latency.median
 
 
-def test_a_segment_that_fails_costs_the_others_nothing(cnn_path):
+def test_in_turns_each_takes_its_ratio_to_the_first(cnn_path):
+    graph = load(cnn_path)
+    nodes = [node.name for node in graph.placeable]
+    segments = [segment_of(graph, nodes), segment_of(graph, ["conv2", "skip", "relu2"]), segment_of(graph, nodes)]
+    values = boundary_values(graph, draw(graph.inputs, {}, seed=0), segments)
+    whole, part, again = time_segments(graph, segments, values, options=replace(OPTIONS, in_turns=True))
+    assert not isinstance(whole, Failure)
+    assert not isinstance(part, Failure)
+    assert not isinstance(again, Failure)
+    assert 0 < part.latency.median < whole.latency.median
+    assert again.latency.median == pytest.approx(whole.latency.median, rel=0.5)
+    assert part.latency.low <= part.latency.median <= part.latency.high
+    assert part.latency.runs >= part.latency.samples >= 5
+
+
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_a_segment_that_fails_costs_the_others_nothing(cnn_path, in_turns):
     graph = load(cnn_path)
     segments = [segment_of(graph, ["conv1", "relu1"]), segment_of(graph, ["dense", "bias_add"])]
     values = boundary_values(graph, draw(graph.inputs, {}, seed=0), segments)
-    failed, timed = time_segments(graph, segments, values | {"x": np.ones((1, 5, 16, 16), np.float32)}, options=OPTIONS)
+    failed, timed = time_segments(graph, segments, values | {"x": np.ones((1, 5, 16, 16), np.float32)},
+                                  options=replace(OPTIONS, in_turns=in_turns))  # fmt: skip
     assert isinstance(failed, Failure)
     assert "cannot run the model" in failed.detail
     assert not isinstance(timed, Failure)
