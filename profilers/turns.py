@@ -28,8 +28,9 @@ from cutset.profilers.timing import (
     time_once,
 )
 
-TURN_S = 0.02
-"""Seconds of a turn, of which the first run brings weights into the cache and does not count, where there are more."""
+TURN_S = 0.002
+"""Seconds of a turn. In a turn of several runs the first does not count: it fills the caches of the core. A longer run
+finds there what the others left, as in a pipeline, and pays for its weights as it does inside the whole model."""
 
 KNOWN = 0.01
 """Half the width of the interval of every ratio, over the ratio, under which more rounds would tell nothing new."""
