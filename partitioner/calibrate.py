@@ -269,7 +269,7 @@ def _whole(evidence: Evidence) -> StageNodes:
 
 def _units(costed: Costed, found: Evaluation) -> list[tuple[StageNodes, Sequence[int]]]:
     """Return the stages of a placement, each with its ops."""
-    units = []
+    units: list[tuple[StageNodes, Sequence[int]]] = []
     for stage in range(found.stages):
         ops: list[int] = np.flatnonzero(found.labels == stage).tolist()
         device = "gpu" if (found.first + stage) % 2 == GPU else "cpu"

@@ -7,8 +7,9 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
 from cutset.profilers.gauge import gauge
 from cutset.profilers.session import Arrays, open_session, run, session_options
 from cutset.profilers.table import Latency, OptimizationLevel
-from cutset.profilers.timing import Run, at_own_speed, repeat, summarise, time_once
+from cutset.profilers.timing import MIN_RUNS, Run, at_own_speed, repeat, summarise, take_turn, time_once, typical_s
 from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, measure_trace_cost, typical_run
 
 UNFUSED_RUNS = 3
@@ -32,11 +33,29 @@ TRACED_RUNS = 200
 TRACED_EVENTS = 120_000
 """Kernels in all traced runs together, about: each takes some 300 bytes of trace and 10 us to read."""
 MIN_TRACED_RUNS = 15
+WARMUP_RUNS = 2
 
 UNTIMED = TraceCost(node_s=0.0, inside_s=0.0, whole_s=0.0)
 """For a trace that is read for its shapes: measuring what tracing costs takes longer than running a small model."""
 
 _ORT_TYPES = {"float": "float32", "double": "float64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fused:
+    """What the groups of a model take.
+
+    Args:
+        groups: Nodes that run as one unit.
+        seconds: Of each group.
+        beside: Runs without a trace that took turns with the traced ones.
+        ratio: Seconds of all kernels over those of such a run, the median over the rounds; None without any.
+    """
+
+    groups: tuple[Group, ...]
+    seconds: tuple[float, ...]
+    beside: tuple[Run, ...]
+    ratio: float | None
 
 
 class CpuRuns:
@@ -61,6 +80,11 @@ class CpuRuns:
         self.originals = write_anonymous(graph, self.model)
         self.anonymous = {original: name for name, original in self.originals.items()}
         self.cost = measure_trace_cost() if timed else UNTIMED
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the model with its weights."""
+        return sum(file.stat().st_size for file in self.folder.glob(f"{self.model.name}*"))
 
     def feed(self, inputs: Arrays) -> dict[str, Any]:
         """Return the inputs under their anonymous names."""
@@ -152,20 +176,47 @@ class CpuRuns:
                     shapes[original] = value.shape
                     dtypes[original] = "string" if value.dtype.kind in "OUS" else str(value.dtype)
 
-    def fused(self, feed: Mapping[str, Any], budget_s: float) -> tuple[list[Group], list[float]]:
-        """Return the groups, and the seconds of each."""
+    def fused(self, feed: Mapping[str, Any], budget_s: float, beside: Callable[[], object] | None = None) -> Fused:
+        """Return the groups and what they take.
+
+        Args:
+            feed: From `feed`.
+            budget_s: Seconds for all turns.
+            beside: A call of the model without a trace, in turns with the traced one; None for none.
+        """
         most = min(TRACED_RUNS, max(MIN_TRACED_RUNS, TRACED_EVENTS // max(1, len(self.graph.nodes))))
-        events, runs = self._traced(
-            feed,
-            lambda call: repeat(call, budget_s=budget_s, max_runs=most, within=0.0, speed=gauge()),
-            optimized_model_filepath=str(self.optimised),
-        )
+        rounds: list[list[list[Run]]] = []
+
+        def in_turns(call: Callable[[], object]) -> list[Run]:
+            take_turn([call], most=WARMUP_RUNS)
+            end, before_s = time.perf_counter() + budget_s, gauge().read()
+            made = 0
+            while made < MIN_RUNS or (made < most and time.perf_counter() < end):
+                turns = [take_turn([what], most=most // MIN_TRACED_RUNS)[0] for what in (call, beside) if what is not None]
+                after_s = gauge().read()
+                rounds.append([[replace(entry, gauge_s=(before_s + after_s) / 2) for entry in runs] for runs in turns])
+                made, before_s = made + len(turns[0]), after_s
+            return [entry for traced, *_ in rounds for entry in traced]
+
+        events, runs = self._traced(feed, in_turns, optimized_model_filepath=str(self.optimised))
         kernels, groups = self.attributed()
         names = {kernel.name for kernel in kernels}
         typical = typical_run(events, names, runs, cost=self.cost, speed=gauge())
         if kernels and not typical.kernels:
             raise ProfileError("onnxruntime's profile names none of the model's kernels", where=str(self.graph.path))
-        return groups, [sum(typical.kernels.get(kernels[index].name, 0.0) for index in group.kernels) for group in groups]
+        seconds = (sum(typical.kernels.get(kernels[index].name, 0.0) for index in group.kernels) for group in groups)
+        shown = iter(typical.shown.tolist())
+        ratios = [
+            typical_s([replace(entry, wall_s=next(shown)) for entry in traced]) / typical_s(plain)
+            for traced, *others in rounds
+            for plain in others
+        ]
+        return Fused(
+            groups=tuple(groups),
+            seconds=tuple(seconds),
+            beside=tuple(entry for _, *others in rounds for plain in others for entry in plain),
+            ratio=median(ratios) if ratios else None,
+        )
 
     def attributed(self) -> tuple[list[Kernel], list[Group]]:
         """Return the kernels of the optimised graph that a session saved, and the groups of nodes that they run."""

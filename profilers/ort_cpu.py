@@ -16,16 +16,19 @@ from pathlib import Path
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group
 from cutset.profilers.bodies import time_bodies
-from cutset.profilers.cpu_runs import CpuRuns
+from cutset.profilers.cpu_runs import CpuRuns, Fused
 from cutset.profilers.gauge import gauge, keep, recall
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.session import Arrays, release_memory, run
 from cutset.profilers.table import Latency
-from cutset.profilers.timing import at_own_speed, repeat, settled, summarise
+from cutset.profilers.timing import at_own_speed, repeat, summarise
 
-ALONE_SHARE, LOADED_SHARE, TRACED_SHARE = 0.4, 0.2, 0.4
-"""How the time to repeat runs is divided among the three measurements; half of the first comes last, if it is needed then."""
+ALONE_SHARE, LOADED_SHARE, TRACED_SHARE, BODIES_SHARE = 0.2, 0.2, 0.6, 0.2
+"""How the time to repeat runs is divided among the measurements; in the third, traced runs take turns with others alone."""
+
+TOGETHER_BYTES = 1 << 30
+"""Weights of a model, of which two sessions are open at once at most: each lays them out anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +44,8 @@ class CpuProfile:
         unfused_s: Seconds of each node with every optimisation off.
         shapes: Observed shape of every value that was seen.
         dtypes: Observed element type of the same values.
-        kernel_sum_ratio: Sum of the kernel times without the profiler's own cost over the session's median, before
-            scaling: how well they add up. Below one by what the call itself takes.
+        kernel_sum_ratio: Sum of the kernel times without the profiler's own cost over the median of the session that ran
+            in turns with the traced one, before scaling: how well they add up. Below one by what the call itself takes.
     """
 
     session: Latency
@@ -81,7 +84,6 @@ def profile_cpu(
     """
     options = options or ProfileOptions()
     budget_s = options.budget_s
-    alone = partial(repeat, budget_s=ALONE_SHARE * budget_s / 2, speed=gauge())
     recall(options.cache)
     with tempfile.TemporaryDirectory(prefix="cutset-profile-") as folder:
         work = CpuRuns(graph, Path(folder), options.threads, options.optimization)
@@ -90,39 +92,46 @@ def profile_cpu(
         unfused_s, shapes, dtypes = work.unfused(feed)
         progress("timing the whole model")
         call = partial(run, work.open(), feed)
-        runs = alone(call)
+        runs = repeat(call, budget_s=ALONE_SHARE * budget_s, speed=gauge())
         loaded = work.loaded(call, LOADED_SHARE * budget_s, workers) if workers > 1 else None
-        del call  # one session at a time: each lays out the weights anew
+        beside = call if work.size_bytes <= TOGETHER_BYTES else None
+        del call
         progress("profiling its kernels")
-        groups, group_s = work.fused(feed, TRACED_SHARE * budget_s)
+        fused = work.fused(feed, TRACED_SHARE * budget_s, beside)
+        del beside
         observed = graph.with_measured({**shapes, **sizes_of(inputs)}, dtypes)
         body_s = time_bodies(
             observed,
             inputs,
-            {group.nodes: seconds for group, seconds in zip(groups, group_s, strict=True)},
-            options=replace(options, budget_s=ALONE_SHARE * budget_s / 2),
+            dict(zip((group.nodes for group in fused.groups), fused.seconds, strict=True)),
+            options=replace(options, budget_s=BODIES_SHARE * budget_s),
             progress=progress,
         )
-        group_s = [body_s.get(group.nodes, seconds) for group, seconds in zip(groups, group_s, strict=True)]
-        if not settled(runs, gauge()):
-            progress("timing the whole model again")
-            runs += alone(partial(run, work.open(), feed))
-        latency = summarise(at_own_speed(runs, gauge()), threads=options.threads)
+        group_s = [body_s.get(group.nodes, seconds) for group, seconds in zip(fused.groups, fused.seconds, strict=True)]
+        latency = summarise(at_own_speed([*runs, *fused.beside], gauge()), threads=options.threads)
     keep(options.cache)
     release_memory()
     total = sum(group_s)
     scale = latency.median / total if total > 0 else 0.0
     return CpuProfile(
         session=latency,
-        groups=tuple(groups),
+        groups=fused.groups,
         group_s=tuple(seconds * scale for seconds in group_s),
         unfused_s=unfused_s,
         shapes={**shapes, **sizes_of(inputs)},
         dtypes=dtypes,
-        kernel_sum_ratio=total / latency.median if latency.median else 0.0,
+        kernel_sum_ratio=_ratio(fused, total, latency),
         loaded=loaded,
         workers=workers,
     )
+
+
+def _ratio(fused: Fused, total: float, latency: Latency) -> float:
+    """Return the sum of the kernels over the whole session; of bodies timed by themselves, by what they change of it."""
+    alone = sum(fused.seconds)
+    if fused.ratio is None:
+        return total / latency.median if latency.median else 0.0
+    return fused.ratio * total / alone if alone else 0.0
 
 
 def observe_shapes(graph: ModelGraph, inputs: Arrays) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:

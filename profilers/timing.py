@@ -35,6 +35,9 @@ CALM = 1.25
 GAUGE_EVERY_S = 0.005
 """Least seconds of calls between two readings of the gauge, each of which takes a fifth of a millisecond or two."""
 
+TURN_S = 0.02
+"""Least seconds of a turn."""
+
 Z_95 = 1.96
 
 
@@ -95,21 +98,37 @@ def repeat(
         spent_s = time.perf_counter() - start
         if len(runs) >= MIN_RUNS and (spent_s >= budget_s or (spent_s >= SETTLED_S and settled(runs, speed, within=within))):
             break
-        fresh = _for_a_while(call, min(GAUGE_EVERY_S, budget_s - spent_s), max(MIN_RUNS, max_runs) - len(runs))
+        fresh = _for_a_while([call], min(GAUGE_EVERY_S, budget_s - spent_s), max(MIN_RUNS, max_runs) - len(runs))
         after_s = speed.read() if speed else 0.0
-        runs += [replace(entry, gauge_s=(before_s + after_s) / 2) for entry in fresh]
+        runs += [replace(entry, gauge_s=(before_s + after_s) / 2) for (entry,) in fresh]
         before_s = after_s
     return runs
 
 
-def _for_a_while(call: Callable[[], object], seconds: float, most: int) -> list[Run]:
-    """Return the runs of so many seconds: at least one, and no more than `most`."""
-    runs = [time_once(call)]
-    spent_s = runs[0].wall_s
-    while len(runs) < most and spent_s < seconds:
-        runs.append(time_once(call))
-        spent_s += runs[-1].wall_s
-    return runs
+def take_turn(calls: Sequence[Callable[[], object]], *, seconds: float = TURN_S, most: int = MAX_RUNS) -> list[list[Run]]:
+    """Return the runs of each call in a turn of passes through all of them, at least one and at most `most`.
+
+    What the turn before left in the caches is gone after the first pass, whose runs do not count as quiet if there are more.
+    """
+    passes = _for_a_while(calls, seconds, most)
+    if len(passes) > 1:
+        passes[0] = [replace(entry, quiet=False) for entry in passes[0]]
+    return [list(runs) for runs in zip(*passes, strict=True)]
+
+
+def typical_s(runs: Sequence[Run]) -> float:
+    """Return the median wall seconds of the quiet runs, or of all where none was quiet."""
+    return float(np.median([entry.wall_s for entry in runs if entry.quiet] or [entry.wall_s for entry in runs]))
+
+
+def _for_a_while(calls: Sequence[Callable[[], object]], seconds: float, most: int) -> list[list[Run]]:
+    """Return passes through the calls of so many seconds: at least one, and no more than `most`."""
+    passes: list[list[Run]] = []
+    spent_s = 0.0
+    while not passes or (len(passes) < most and spent_s < seconds):
+        passes.append([time_once(call) for call in calls])
+        spent_s += sum(entry.wall_s for entry in passes[-1])
+    return passes
 
 
 def at_own_speed(runs: Sequence[Run], speed: Gauge) -> list[Run]:

@@ -151,10 +151,17 @@ def kernel_runs(trace: Path, cost: TraceCost) -> Iterator[KernelRun]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypicalRun:
-    """Seconds of each kernel in a run that nothing disturbed, and of all of them in every run that is like it."""
+    """Seconds of each kernel in a run that nothing disturbed, and of all of them together.
+
+    Args:
+        kernels: Seconds of each, by its name.
+        totals: Of all in every run that is like it, at the machine's own speed.
+        shown: Of all in every run, in order, as they passed.
+    """
 
     kernels: Mapping[str, float]
     totals: npt.NDArray[np.float64]
+    shown: npt.NDArray[np.float64]
 
 
 def typical_run(
@@ -179,13 +186,14 @@ def typical_run(
         if event.name in names:
             found.setdefault(event.name, []).append((event.shown_s, event.added_s))
     if not found or not runs:
-        return TypicalRun(kernels={}, totals=np.zeros(0))
+        return TypicalRun(kernels={}, totals=np.zeros(0), shown=np.zeros(len(runs)))
     count = len(runs)
     times = np.array([([(0.0, 0.0)] * count + entries)[-count:] for entries in found.values()])
     slowness = speed.slowness([entry.gauge_s for entry in runs]) if speed else np.ones(count)
     since_cost = (slowness / speed.slowness([cost.gauge_s])) ** USUAL_POWER if speed and cost.gauge_s else np.ones(count)
     seconds = times[..., 0] - times[..., 1] * since_cost
-    seconds = seconds / slowdown(seconds.sum(axis=0), slowness)
+    shown = seconds.sum(axis=0)
+    seconds = seconds / slowdown(shown, slowness)
     chosen_runs = np.flatnonzero(undisturbed(runs, slowness))
     enough = len(chosen_runs) >= MIN_QUIET_RUNS
     candidates = chosen_runs if enough else np.arange(count)
@@ -197,4 +205,5 @@ def typical_run(
         usual = np.median(chosen, axis=1, keepdims=True)
         chosen = np.where(chosen > INTERRUPTED * usual + INTERRUPTION_S, usual, chosen)
     means = np.maximum(cost.node_s, chosen.mean(axis=1))
-    return TypicalRun(kernels=dict(zip(found, means.tolist(), strict=True)), totals=seconds[:, candidates].sum(axis=0))
+    kernels = dict(zip(found, means.tolist(), strict=True))
+    return TypicalRun(kernels=kernels, totals=seconds[:, candidates].sum(axis=0), shown=shown)

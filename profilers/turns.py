@@ -1,7 +1,8 @@
-"""Time several sessions in turns, in one process: their ratios then hold however the speed of the machine moves.
+"""Time parts of a model in turns with the whole, in one process: their ratios then hold however the machine's speed moves.
 
-Timed one after the other, two sessions meet two speeds of the machine, of which the gauge tells only the part that its own
-computation shares.
+Timed one after the other, a part and the whole meet two speeds of the machine, of which the gauge tells only what its own
+computation shares. In their turn the parts run one after the other, as a request passes through them, so that the caches
+are in the state that the whole finds: alone, a part of a model may fit where the model does not.
 """
 
 from __future__ import annotations
@@ -25,12 +26,9 @@ from cutset.profilers.timing import (
     half_width,
     median_interval,
     summarise,
-    time_once,
+    take_turn,
+    typical_s,
 )
-
-TURN_S = 0.002
-"""Seconds of a turn. In a turn of several runs the first does not count: it fills the caches of the core. A longer run
-finds there what the others left, as in a pipeline, and pays for its weights as it does inside the whole model."""
 
 KNOWN = 0.01
 """Half the width of the interval of every ratio, over the ratio, under which more rounds would tell nothing new."""
@@ -40,26 +38,25 @@ def time_in_turns(jobs: Sequence[SessionJob]) -> list[SessionTime]:
     """Return the latencies of sessions on the CPU: of the first its own, of the others its own times their ratio to it.
 
     Args:
-        jobs: What to run; together they may take the sum of their budgets, and all are open at once.
+        jobs: The whole and its parts; together they may take the sum of their budgets, and all are open at once.
 
     Raises:
         ModelError: If onnxruntime does not load a model.
         ProfileError: If one does not run on its feed.
     """
-    calls = [_call(job) for job in jobs]
-    for call in calls:
-        call()
+    whole, *parts = [_call(job) for job in jobs]
+    take_turn([whole, *parts])  # the first runs of a session take longer
     rounds: list[list[list[Run]]] = []
     readings: list[float] = []
     end = time.perf_counter() + sum(job.budget_s for job in jobs)
     before_s = gauge().read()
     while len(rounds) < MIN_RUNS or (time.perf_counter() < end and not _known(_ratios(rounds))):
-        found: list[list[Run]] = [[] for _ in calls]
-        places = range(len(calls))
-        for place in places if len(rounds) % 2 else reversed(places):  # what drifts within a round cancels out in two
-            found[place] = _turn(calls[place])
+        if len(rounds) % 2:  # what drifts within a round cancels out in two
+            of_parts = take_turn(parts)
+            rounds.append([*take_turn([whole]), *of_parts])
+        else:
+            rounds.append([*take_turn([whole]), *take_turn(parts)])
         after_s = gauge().read()
-        rounds.append(found)
         readings.append((before_s + after_s) / 2)
         before_s = after_s
     first = summarise(at_own_speed(_gauged(rounds, readings, 0), gauge()), threads=jobs[0].threads)
@@ -75,15 +72,6 @@ def _call(job: SessionJob) -> Callable[[], object]:
     return lambda: run(session, job.feed)
 
 
-def _turn(call: Callable[[], object]) -> list[Run]:
-    runs = [time_once(call)]
-    spent_s = runs[0].wall_s
-    while spent_s < TURN_S:
-        runs.append(time_once(call))
-        spent_s += runs[-1].wall_s
-    return runs[1:] or runs
-
-
 def _gauged(rounds: Sequence[Sequence[Sequence[Run]]], readings: Sequence[float], place: int) -> list[Run]:
     """Return all runs of one session, each with what the gauge read around its round."""
     return [
@@ -95,13 +83,9 @@ def _gauged(rounds: Sequence[Sequence[Sequence[Run]]], readings: Sequence[float]
 
 def _ratios(rounds: Sequence[Sequence[Sequence[Run]]]) -> npt.NDArray[np.float64]:
     """Return, for each round and session, the typical time over the first session's in that round."""
-    times = np.array([[_typical_s(runs) for runs in turns] for turns in rounds])
-    return times / times[:, :1]
-
-
-def _typical_s(runs: Sequence[Run]) -> float:
-    quiet = [entry.wall_s for entry in runs if entry.quiet]
-    return float(np.median(quiet or [entry.wall_s for entry in runs]))
+    times: npt.NDArray[np.float64] = np.array([[typical_s(runs) for runs in turns] for turns in rounds])
+    ratios: npt.NDArray[np.float64] = times / times[:, :1]
+    return ratios
 
 
 def _known(ratios: npt.NDArray[np.float64]) -> bool:
