@@ -24,7 +24,7 @@ from cutset.partitioner.scaling import scaled, scaled_sessions
 
 MOST_ROUNDS = 6
 MIN_CHANGE = 0.02
-"""A measurement closer than this to its prediction changes nothing, nor one within twice its own noise."""
+"""A measurement closer than this to its prediction changes nothing, nor one within its own noise."""
 
 TOLERANCE = 0.10
 """A plan whose stages were measured this close to what it predicts is called calibrated."""
@@ -282,7 +282,7 @@ def _ratio(check: StageCheck, timing: Timing) -> float:
     if check.predicted_s <= 0 or timing.seconds <= 0:
         return 1.0
     ratio = timing.seconds / check.predicted_s
-    return ratio if abs(ratio - 1) > max(MIN_CHANGE, 2 * timing.noise) else 1.0
+    return ratio if abs(ratio - 1) > max(MIN_CHANGE, timing.noise) else 1.0
 
 
 def _score(outcome: Outcome) -> float:

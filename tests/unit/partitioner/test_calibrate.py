@@ -94,7 +94,7 @@ def test_noise_changes_nothing(chain):
 
     def noisy(stages):
         parts = {("b",): 1.15}
-        return [Timing(seconds=parts.get(s.nodes, 1.0) * sum(case.cpu_ms[n] for n in s.nodes) * MS, noise=0.1)
+        return [Timing(seconds=parts.get(s.nodes, 1.0) * sum(case.cpu_ms[n] for n in s.nodes) * MS, noise=0.2)
                 if s.device == "cpu" else None for s in stages]  # fmt: skip
 
     outcome, found = calibrate(evidence(case), OPTIONS, noisy)
