@@ -149,11 +149,12 @@ def _document(
     alone = resource_rates({name: rates[name] for name in devices}, devices)
     measured = rates[PIPELINE]
     undisturbed = predicted_here(material.plan, material.table, deployed.stand_ins)
-    slowed = slowed_by(material.plan, material.table, deployed.cores, rates.get(REPLICAS)) or rounds.slowness**USUAL_POWER
+    whole = measured / rounds.gain(REPLICAS) if REPLICAS in rates else None
+    slowed = slowed_by(material.plan, material.table, deployed.cores, whole) or rounds.slowness**USUAL_POWER
     here = undisturbed / slowed
     busy = utilisation(spans, deployed.servers)
     baselines = {
-        name: {"throughput_per_s": rates[name], "latency_s": rounds.latency(name), "gain": measured / rates[name]}
+        name: {"throughput_per_s": rates[name], "latency_s": rounds.latency(name), "gain": rounds.gain(name)}
         for name in rates
         if name not in devices and name != PIPELINE
     }

@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from cutset.codegen.bench.subjects import PIPELINE, Subject
+from cutset.codegen.bench.subjects import PIPELINE, REPLICAS, Subject
 from cutset.codegen.runtime.bench import Load, load
 from cutset.errors import ProfileError
 from cutset.profilers.gauge import gauge
@@ -55,6 +55,11 @@ class Rounds:
         """Return the median over the rounds, requests a second."""
         return median(entry.throughput_per_s for entry in self.loads[name])
 
+    def gain(self, name: str) -> float:
+        """Return the pipeline's throughput over another's in the same round: the median over the rounds."""
+        pairs = zip(self.loads[PIPELINE], self.loads[name], strict=True)
+        return median(pipeline.throughput_per_s / other.throughput_per_s for pipeline, other in pairs)
+
     def latency(self, name: str) -> dict[str, float]:
         """Return the median over the rounds of the median and of the 99th percentile, in seconds."""
         return {
@@ -78,12 +83,13 @@ def run_rounds(
         ProfileError: If a subject answers nothing in its share of the time.
     """
     begin = time.monotonic()
-    seconds = _round_s(subjects, budget_s)
+    once_s = {subject.name: _once_s(subject) for subject in subjects}
+    seconds = _round_s(tuple(once_s.values()), budget_s)
+    order = _order(subjects, devices, once_s)
     rounds: list[_Round] = []
     while len(rounds) < MOST:
         progress(f"round {len(rounds) + 1}: {len(subjects)} subjects, {seconds:.2g} s each")
-        turn = len(rounds) % len(subjects)
-        rounds.append(_run_round((*subjects[turn:], *subjects[:turn]), seconds))
+        rounds.append(_run_round(order if len(rounds) % 2 else order[::-1], seconds))
         kept = _counting(rounds, devices)
         if len(kept) >= FEWEST and _known([entry.ratio(devices) for entry in kept]):
             break
@@ -141,15 +147,26 @@ def _known(ratios: Sequence[float]) -> bool:
     return high - low <= WIDEST * median(ratios)
 
 
-def _round_s(subjects: Sequence[Subject], budget_s: float) -> float:
+def _order(subjects: Sequence[Subject], devices: Mapping[str, str], once_s: Mapping[str, float]) -> Sequence[Subject]:
+    """Return the subjects with the slowest stage on one side of the pipeline and what it is held against on the other.
+
+    Rounds go through them forwards and backwards by turns: what drifts within a round cancels out in two.
+    """
+    stages = sorted((subject for subject in subjects if subject.name in devices), key=lambda subject: once_s[subject.name])
+    others = [subject for subject in subjects if subject.name not in devices]
+    others.sort(key=lambda subject: (subject.name == PIPELINE, subject.name == REPLICAS))
+    return [*others, *stages[::-1]]
+
+
+def _round_s(once_s: Sequence[float], budget_s: float) -> float:
     """Return how long each subject runs in a round: long enough for the slowest, short enough for some rounds.
 
     A turn of few calls says little, so of a slow subject rather the rounds are few.
     """
-    slowest_s = max(_once_s(subject) for subject in subjects)
+    slowest_s = max(once_s)
     wanted = min(LONGEST_S, max(SHORTEST_S, ANSWERS * slowest_s))
-    least = min(FEWEST_ANSWERS * slowest_s, budget_s / (2 * len(subjects)))
-    return max(0.05, least, min(wanted, budget_s / (FEWEST * len(subjects))))
+    least = min(FEWEST_ANSWERS * slowest_s, budget_s / (2 * len(once_s)))
+    return max(0.05, least, min(wanted, budget_s / (FEWEST * len(once_s))))
 
 
 def _once_s(subject: Subject) -> float:

@@ -123,6 +123,26 @@ def test_rounds_measure_all_in_turn_until_the_time_is_up() -> None:
     assert order.count("stage_0") >= 2
 
 
+def test_what_is_compared_has_neighbouring_turns() -> None:
+    order: list[str] = []
+
+    def subject(name: str, seconds: float = 0.001) -> Subject:
+        def call() -> None:
+            if order[-1:] != [name]:
+                order.append(name)
+            time.sleep(seconds)
+
+        return Subject(name=name, title=name, caller=lambda: call, concurrency=1)
+
+    subjects = [subject("unsplit_replicas"), subject("stage_0"), subject("pipeline"), subject("stage_1", 0.01), subject("http")]
+    found = run_rounds(subjects, {"stage_0": "cpu", "stage_1": "gpu"}, 0.5, lambda _text: None)
+    once = ["unsplit_replicas", "stage_0", "pipeline", "stage_1", "http"]
+    way = ["http", "unsplit_replicas", "pipeline", "stage_1", "stage_0"]
+    assert order[: len(once)] == once
+    assert order[len(once) :][:9] == [*way[::-1], *way[1:]]
+    assert found.gain("stage_1") > 2
+
+
 class Queue:
     """A pipeline that answers at once, and refuses every third request."""
 
