@@ -189,13 +189,11 @@ class CpuRuns:
 
         def in_turns(call: Callable[[], object]) -> list[Run]:
             take_turn([call], most=WARMUP_RUNS)
-            end, before_s = time.perf_counter() + budget_s, gauge().read()
-            made = 0
+            end, made = time.perf_counter() + budget_s, 0
             while made < MIN_RUNS or (made < most and time.perf_counter() < end):
-                turns = [take_turn([what], most=most // MIN_TRACED_RUNS)[0] for what in (call, beside) if what is not None]
-                after_s = gauge().read()
-                rounds.append([[replace(entry, gauge_s=(before_s + after_s) / 2) for entry in runs] for runs in turns])
-                made, before_s = made + len(turns[0]), after_s
+                turns = [_gauged_turn(what, most // MIN_TRACED_RUNS) for what in (call, beside) if what is not None]
+                rounds.append(turns)
+                made += len(turns[0])
             return [entry for traced, *_ in rounds for entry in traced]
 
         events, runs = self._traced(feed, in_turns, optimized_model_filepath=str(self.optimised))
@@ -222,3 +220,11 @@ class CpuRuns:
         """Return the kernels of the optimised graph that a session saved, and the groups of nodes that they run."""
         kernels = kernels_of(onnx.load(str(self.optimised), load_external_data=False).graph)
         return kernels, attribute(self.graph, kernels, self.originals)
+
+
+def _gauged_turn(call: Callable[[], object], most: int) -> list[Run]:
+    """Return the runs of a turn, each with what the gauge read around it."""
+    before_s = gauge().read()
+    (runs,) = take_turn([call], most=most)
+    after_s = gauge().read()
+    return [replace(entry, gauge_s=(before_s + after_s) / 2) for entry in runs]

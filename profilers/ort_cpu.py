@@ -24,7 +24,7 @@ from cutset.profilers.session import Arrays, release_memory, run
 from cutset.profilers.table import Latency
 from cutset.profilers.timing import at_own_speed, repeat, summarise
 
-ALONE_SHARE, LOADED_SHARE, TRACED_SHARE, BODIES_SHARE = 0.2, 0.2, 0.6, 0.2
+ALONE_SHARE, LOADED_SHARE, TRACED_SHARE, BODIES_SHARE = 0.1, 0.2, 0.5, 0.2
 """How the time to repeat runs is divided among the measurements; in the third, traced runs take turns with others alone."""
 
 TOGETHER_BYTES = 1 << 30

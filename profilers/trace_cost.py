@@ -170,9 +170,9 @@ def typical_run(
     """Return what each kernel takes in a typical run.
 
     Whole runs are chosen, not single kernels, so that the times add up to what a run takes: of the undisturbed ones
-    those whose totals lie in the middle half, or, with too few of those, the quicker half of all, in which a kernel that
-    the system interrupted counts as its median. Means over them see below the microsecond in which onnxruntime
-    counts.
+    those whose totals lie in the middle half, or, with too few of those, the quicker half of all. A kernel that was
+    interrupted counts as its median: by the system, or by the host of a virtual machine, which no count of preemptions
+    shows. Means over them see below the microsecond in which onnxruntime counts.
 
     Args:
         events: The trace.
@@ -201,9 +201,8 @@ def typical_run(
     quarter = len(ordered) // 4
     kept = ordered[quarter : len(ordered) - quarter] if enough else ordered[: (count + 1) // 2]
     chosen = seconds[:, kept]
-    if not enough:
-        usual = np.median(chosen, axis=1, keepdims=True)
-        chosen = np.where(chosen > INTERRUPTED * usual + INTERRUPTION_S, usual, chosen)
+    usual = np.median(chosen, axis=1, keepdims=True)
+    chosen = np.where(chosen > INTERRUPTED * usual + INTERRUPTION_S, usual, chosen)
     means = np.maximum(cost.node_s, chosen.mean(axis=1))
     kernels = dict(zip(found, means.tolist(), strict=True))
     return TypicalRun(kernels=kernels, totals=seconds[:, candidates].sum(axis=0), shown=shown)
