@@ -1,43 +1,19 @@
-"""Every real model of the list, as it ships in a public package, and one of trees: split or left whole, and equal."""
+"""The real models that are no networks for pictures or sound, and one of trees: split or left whole, and equal."""
 
 from __future__ import annotations
 
 import json
 
 import numpy as np
-import pytest
 from onnx import TensorProto, helper
 
-from cutset.sample_models.manifest import FETCHED
-from tests.e2e.harness import assert_equal, load_inputs, onnx_file, whole_model, write_sample
-
-STAYS_ON_THE_CPU = {"silero_vad", "surr_gbr", "surr_knc", "dtln_1", "rawi_int8"}
-SLOW = {"piper_en_us_joe", "light_resnet50"}
+from tests.e2e.harness import assert_equal, load_inputs, onnx_file, whole_model
+from tests.e2e.real_models import OTHER, check, each
 
 
-MODELS = [pytest.param(name, marks=[pytest.mark.network, *([pytest.mark.slow] if name in SLOW else [])]) for name in FETCHED]
-
-
-@pytest.mark.parametrize("name", MODELS)
+@each(OTHER)
 def test_a_real_model_is_partitioned_and_answers_as_the_whole(name, cutset, alone, tmp_path):
-    model = write_sample(name, tmp_path)
-    done = cutset.partition(model, tmp_path / "out")
-    assert done.code == 0, done.err
-    plan = done.json
-    assert plan["verification"]["passed"] is True
-    assert len(plan["stages"]) <= 5
-    if name in STAYS_ON_THE_CPU:
-        assert plan["decision"] == "unsplit-cpu", plan["verdict"]
-    expected = whole_model(model, load_inputs(model))
-    actual = alone.answers(tmp_path / "out" / "serving", model.with_suffix(".npz"))
-    comparable = plan["verification"]["outputs"]
-    noise = plan["verification"]["reordering"]  # of the unsplit model, zero unless the proof needed it
-    assert_equal({key: actual[key] for key in comparable}, {key: expected[key] for key in comparable}, noise)
-    assert set(actual) == set(expected)
-    for key in plan["verification"]["unrepeatable"]:
-        assert actual[key].dtype == expected[key].dtype
-    folded = {value for stage in plan["stages"] for value in stage["outputs"]} - {spec["name"] for spec in plan["outputs"]}
-    assert folded == {tensor["tensor"] for tensor in plan["boundary"]}
+    check(name, cutset, alone, tmp_path)
 
 
 def trees(folder):
