@@ -20,9 +20,9 @@ WIDEST = 0.03
 """The ratio is known when its 95 % interval, from end to end, is within this share of it."""
 FEWEST, MOST = 6, 400
 """Rounds; an interval needs a few to mean anything."""
-ANSWERS = 10
+ANSWERS = 6
 """Calls of the slowest subject in a round, about: the machine's speed moves within tenths of seconds."""
-FEWEST_ANSWERS = 6
+FEWEST_ANSWERS = 4
 SHORTEST_S, LONGEST_S = 0.25, 6.0
 
 

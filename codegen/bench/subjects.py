@@ -188,4 +188,4 @@ def _rows(plan: PlanConfig, entry: Watched) -> int:
 
 
 def _calling(entry: Watched, feeds: Mapping[str, Value]) -> Callable[[], Call]:
-    return lambda: lambda: entry.inner.run(feeds)
+    return lambda: lambda: entry.run(feeds)

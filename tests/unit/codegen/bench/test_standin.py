@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,21 @@ from cutset.codegen.runtime.backends.device import DeviceTensor
 from cutset.codegen.runtime.config import Wanted
 from cutset.graph.load import load
 from tests.support import make_plan, write_package
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be kept on a core here")
+def test_what_stands_in_stays_on_a_core_and_all_cores_take_turns(monkeypatch):
+    usable, now = os.sched_getaffinity(0), [0.0]
+    monkeypatch.setattr(standin.time, "monotonic", lambda: now[0])
+    seen = []
+    for turn in range(len(usable)):
+        now[0] = (turn + 0.5) * standin.CHANGE_S
+        with contextlib.suppress(ZeroDivisionError), standin.on_one_core():
+            seen.append(os.sched_getaffinity(0))
+            raise ZeroDivisionError
+        assert os.sched_getaffinity(0) == usable
+    assert all(len(cores) == 1 for cores in seen)
+    assert set().union(*seen) == usable
 
 
 class Held:
