@@ -28,14 +28,17 @@ CHANGE_S = 0.125
 
 
 @contextlib.contextmanager
-def on_one_core() -> Iterator[None]:
-    """Keep this thread on one core, the same for all threads and another one after `CHANGE_S`, so that turns meet them all."""
-    if not hasattr(os, "sched_setaffinity"):  # macOS
+def kept_to(*, stand_in: bool) -> Iterator[None]:
+    """Keep this thread to the core that stands in for a GPU, or to the others.
+
+    It is another one after `CHANGE_S`, so that every turn meets them all. Where there is one core, nothing is kept from it.
+    """
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()  # macOS has no such call
+    if len(usable) < 2:
         yield
         return
-    usable = os.sched_getaffinity(0)
-    cores = sorted(usable)
-    os.sched_setaffinity(0, {cores[int(time.monotonic() / CHANGE_S) % len(cores)]})
+    core = sorted(usable)[int(time.monotonic() / CHANGE_S) % len(usable)]
+    os.sched_setaffinity(0, {core} if stand_in else usable - {core})
     try:
         yield
     finally:
@@ -48,6 +51,9 @@ class Watched:
     Args:
         stage: The stage's configuration.
         inner: The loaded stage.
+
+    Attributes:
+        apart: Whether some stage stands in for a GPU on a core that the others leave to it.
     """
 
     def __init__(self, stage: StageConfig, inner: Supervised) -> None:
@@ -58,6 +64,7 @@ class Watched:
         self.slots = 1 if self.stands_in else inner.slots
         self.max_batch = 1 if self.stands_in else inner.max_batch
         self.joins = not self.stands_in and inner.joins
+        self.apart = False
         self.runs: list[tuple[float, float]] | None = None
 
     @property
@@ -75,7 +82,7 @@ class Watched:
         if self.stands_in:  # what another stage left on a GPU comes here through the host
             feeds = {name: as_array(value) for name, value in feeds.items()}
         runs, begin = self.runs, time.perf_counter()
-        with on_one_core() if self.stands_in else contextlib.nullcontext():
+        with kept_to(stand_in=self.stands_in) if self.apart else contextlib.nullcontext():
             outputs = self.inner.run(feeds)
         if runs is not None:
             runs.append((begin, time.perf_counter()))
@@ -108,6 +115,8 @@ class Deployed:
             for planned in plan.stages:
                 stage = replace(planned, wanted=places(plan, planned))
                 self.stages.append(Watched(stage, Supervised(partial(load_stage, stage, options))))
+            for entry in self.stages:
+                entry.apart = bool(self.stand_ins)
             backends: list[StageBackend] = list(self.stages)
             self.pipeline = Pipeline(plan, backends)
         except BaseException:

@@ -21,15 +21,19 @@ from tests.support import make_plan, write_package
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be kept on a core here")
-def test_what_stands_in_stays_on_a_core_and_all_cores_take_turns(monkeypatch):
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="one core")
+def test_what_stands_in_has_a_core_of_its_own_and_all_take_turns(monkeypatch):
     usable, now = os.sched_getaffinity(0), [0.0]
     monkeypatch.setattr(standin.time, "monotonic", lambda: now[0])
     seen = []
     for turn in range(len(usable)):
         now[0] = (turn + 0.5) * standin.CHANGE_S
-        with contextlib.suppress(ZeroDivisionError), standin.on_one_core():
+        with contextlib.suppress(ZeroDivisionError), standin.kept_to(stand_in=True):
             seen.append(os.sched_getaffinity(0))
             raise ZeroDivisionError
+        assert os.sched_getaffinity(0) == usable
+        with standin.kept_to(stand_in=False):
+            assert os.sched_getaffinity(0) == usable - seen[-1]
         assert os.sched_getaffinity(0) == usable
     assert all(len(cores) == 1 for cores in seen)
     assert set().union(*seen) == usable
