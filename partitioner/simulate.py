@@ -112,7 +112,8 @@ def enough_tokens(steps: Sequence[Step], servers: Mapping[str, int], batch: int 
     """
     limit_s = interval_s(steps, servers, batch)
     full_s = sum(step.seconds(step.most(batch)) for step in steps)
-    first = tokens = tokens_for(full_s, 1 / limit_s if limit_s else 0.0, servers.get("cpu", 1), batch)
+    workers = servers.get("cpu", 1) + ({"cpu", "gpu"} <= {step.resource for step in steps})
+    first = tokens = tokens_for(full_s, 1 / limit_s if limit_s else 0.0, workers, batch)
     while True:
         found = saturated(steps, servers, tokens, batch)
         if not limit_s or found.throughput_per_s * limit_s >= ENOUGH or tokens >= MOST_TOKENS * first:

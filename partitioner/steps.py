@@ -107,7 +107,7 @@ def tokens_for(latency_s: float, throughput_per_s: float, workers: int, batch: i
     Args:
         latency_s: Seconds of one batch alone in the pipeline.
         throughput_per_s: Requests a second at the bottleneck.
-        workers: CPU workers; each must have a batch, and one must wait.
+        workers: Workers of all devices that compute; each must have a batch, and one must wait, for no two runs take as long.
         batch: Requests in a batch; whole batches are let in.
     """
     inside = TOKEN_FACTOR * latency_s * throughput_per_s if math.isfinite(throughput_per_s) else 0.0

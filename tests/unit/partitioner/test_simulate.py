@@ -109,6 +109,14 @@ def test_enough_tokens_reach_the_bottleneck(pipeline, batch):
     assert all(busy <= 1 + 1e-9 for busy in found.utilisation.values())
 
 
+def test_beside_one_at_each_worker_one_waits():
+    """Without noise two would do here, but no two runs take as long."""
+    steps = (step("cpu", 1), step("gpu", 2))
+    assert simulate(steps, {"cpu": 1}, Load(requests=80, tokens=2)).throughput_per_s == pytest.approx(0.5)
+    assert enough_tokens(steps, {"cpu": 1})[0] == 3
+    assert enough_tokens(steps[:1], {"cpu": 1})[0] == 2
+
+
 def test_two_equally_busy_resources_may_need_more_tokens():
     """Re-entrant work that interlocks badly: what Little's law asks reaches 0.92 here."""
     cpu, copy = step("cpu", 0.0625, fixed_s=0.003125), 0.00625
