@@ -145,7 +145,7 @@ class _Loop:
         self.rounds: list[Round] = []
         self._what = ""
         self._checks: tuple[StageCheck, ...] = ()
-        self._absent: set[str] = set()
+        self._gpu_absent = False
 
     def measure_whole(self, evidence: Evidence) -> Evidence:
         """Return the evidence with all CPU costs scaled by how quick this machine is now: a profile may be of yesterday."""
@@ -203,7 +203,7 @@ class _Loop:
     def measure_stand_ins(self, outcome: Outcome) -> Outcome:
         """Return the plan with the CPU's costs of its GPU stages as they are where a core has to stand in for the GPU."""
         units = _units(outcome.costed, outcome.choice.candidate.evaluation)
-        stand_ins = [(replace(unit, device="cpu"), ops) for unit, ops in units if unit.device in self._absent]
+        stand_ins = [(replace(unit, device="cpu"), ops) for unit, ops in units if unit.device == "gpu" and self._gpu_absent]
         if not stand_ins:
             return outcome
         evidence, _ = self._scaled_by(outcome.case.evidence, outcome.costed, stand_ins)
@@ -240,7 +240,7 @@ class _Loop:
         table, checks = evidence.table, []
         for (unit, ops), timing in zip(units, self._times(evidence, [unit for unit, _ in units]), strict=True):
             if timing is None:
-                self._absent.add(unit.device)
+                self._gpu_absent |= unit.device == "gpu"
                 continue
             atoms = [costed.atoms[v] for v in ops]
             predicted_s = sum(atom.cpu_s if unit.device == "cpu" else atom.gpu_s for atom in atoms)
@@ -252,6 +252,8 @@ class _Loop:
     def _times(self, evidence: Evidence, units: Sequence[StageNodes]) -> list[Timing | None]:
         """Return what stages take; on the CPU as shares of what the whole model takes, which runs in turns with them."""
         session = evidence.table.session("cpu")
+        if all(unit.device != "cpu" for unit in units):
+            return list(self.measure(units))
         whole, *found = self.measure([_whole(evidence), *units])
         if whole is None or whole.seconds <= 0 or session is None:
             return found

@@ -81,11 +81,6 @@ class CpuRuns:
         self.anonymous = {original: name for name, original in self.originals.items()}
         self.cost = measure_trace_cost() if timed else UNTIMED
 
-    @property
-    def size_bytes(self) -> int:
-        """Size of the model with its weights."""
-        return sum(file.stat().st_size for file in self.folder.glob(f"{self.model.name}*"))
-
     def feed(self, inputs: Arrays) -> dict[str, Any]:
         """Return the inputs under their anonymous names."""
         # Copies: without its optimisations onnxruntime 1.32 overwrote inputs (Identity before a training BatchNormalization).

@@ -20,15 +20,12 @@ from cutset.profilers.cpu_runs import CpuRuns, Fused
 from cutset.profilers.gauge import gauge, keep, recall
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
-from cutset.profilers.session import Arrays, release_memory, run
+from cutset.profilers.session import Arrays, fit_together, release_memory, run
 from cutset.profilers.table import Latency
 from cutset.profilers.timing import at_own_speed, repeat, summarise
 
 ALONE_SHARE, LOADED_SHARE, TRACED_SHARE, BODIES_SHARE = 0.1, 0.2, 0.5, 0.2
 """How the time to repeat runs is divided among the measurements; in the third, traced runs take turns with others alone."""
-
-TOGETHER_BYTES = 1 << 30
-"""Weights of a model, of which two sessions are open at once at most: each lays them out anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +91,7 @@ def profile_cpu(
         call = partial(run, work.open(), feed)
         runs = repeat(call, budget_s=ALONE_SHARE * budget_s, speed=gauge())
         loaded = work.loaded(call, LOADED_SHARE * budget_s, workers) if workers > 1 else None
-        beside = call if work.size_bytes <= TOGETHER_BYTES else None
+        beside = call if fit_together([work.model, work.model]) else None
         del call
         progress("profiling its kernels")
         fused = work.fused(feed, TRACED_SHARE * budget_s, beside)

@@ -24,7 +24,7 @@ from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, map_in_child
 from cutset.profilers.gauge import gauge
 from cutset.profilers.gpu_state import GpuState
 from cutset.profilers.ort_child import SessionJob, SessionTime, time_session
-from cutset.profilers.session import Arrays, open_session, release_memory, run
+from cutset.profilers.session import Arrays, fit_together, open_session, release_memory, run
 from cutset.profilers.table import Latency
 from cutset.profilers.tensorrt import EngineJob, LayerGroup, Library, time_engine
 from cutset.profilers.turns import time_in_turns
@@ -214,8 +214,9 @@ def _time_sessions(
 
 
 def _session_times(jobs: Sequence[SessionJob], options: SegmentOptions) -> Sequence[SessionTime | Failure]:
-    """Return what each job takes; one by one where one of them fails or they do not fit into memory together."""
-    if options.in_turns and options.backend == "onnxruntime-cpu" and len(jobs) > 1:
+    """Return what each job takes; one by one where one of them fails or they are too large to be open together."""
+    in_turns = options.in_turns and options.backend == "onnxruntime-cpu" and len(jobs) > 1
+    if in_turns and fit_together([job.model for job in jobs]):
         together = replace(options.limits, time_s=options.limits.time_s * len(jobs))
         found = run_in_child(time_in_turns, jobs, limits=together)
         if not isinstance(found, Failure):

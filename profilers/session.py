@@ -18,6 +18,9 @@ from cutset.profilers.table import OptimizationLevel
 
 ort.set_default_logger_severity(4)
 
+TOGETHER_BYTES = 2 << 30
+"""Models with their weights, of which sessions are open at once at most: each session lays the weights out anew."""
+
 Arrays = Mapping[str, Any]
 """Values by name: numpy arrays, or what onnxruntime gives for sequences and maps."""
 
@@ -27,6 +30,12 @@ _LEVELS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+
+
+def fit_together(models: Sequence[Path]) -> bool:
+    """Return whether a session of each of these files, with the weights that lie beside it, may be open at once."""
+    files = (file for model in models for file in model.parent.glob(f"{model.name}*"))
+    return sum(file.stat().st_size for file in files) <= TOGETHER_BYTES
 
 
 def session_options(*, threads: int = 1, level: OptimizationLevel = "all") -> ort.SessionOptions:

@@ -11,6 +11,8 @@ from onnx import TensorProto, helper
 
 from cutset.errors import ProfileError
 from cutset.graph.load import load
+from cutset.profilers import segments as module
+from cutset.profilers import session as module_session
 from cutset.profilers.child import Failure, Limits
 from cutset.profilers.inputs import draw
 from cutset.profilers.segments import (
@@ -129,6 +131,21 @@ def test_in_turns_each_takes_its_ratio_to_the_first(cnn_path):
     assert again.latency.median == pytest.approx(whole.latency.median, rel=0.5)
     assert part.latency.low <= part.latency.median <= part.latency.high
     assert part.latency.runs >= part.latency.samples >= 5
+
+
+def test_what_is_too_large_to_be_open_together_is_timed_one_by_one(cnn_path, monkeypatch):
+    graph = load(cnn_path)
+    segments = [segment_of(graph, ["conv1", "relu1"]), segment_of(graph, ["conv2", "skip", "relu2"])]
+    values = boundary_values(graph, draw(graph.inputs, {}, seed=0), segments)
+    asked = []
+    monkeypatch.setattr(
+        module, "run_in_child", lambda function, *_, **__: asked.append(function) or Failure(kind="memory", detail="")
+    )
+    for limit in (module_session.TOGETHER_BYTES, 0):
+        monkeypatch.setattr(module_session, "TOGETHER_BYTES", limit)
+        found = time_segments(graph, segments, values, options=replace(OPTIONS, in_turns=True))
+        assert not any(isinstance(time, Failure) for time in found)
+    assert asked == [module.time_in_turns]
 
 
 @pytest.mark.parametrize("in_turns", [False, True])
