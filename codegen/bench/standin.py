@@ -5,10 +5,11 @@ Where a GPU is missing its stages run on a CPU core, but by a worker of their ow
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,22 +28,30 @@ CHANGE_S = 0.125
 """Seconds after which another core stands in: on a shared machine one can be half as fast again as the next."""
 
 
-@contextlib.contextmanager
-def kept_to(*, stand_in: bool) -> Iterator[None]:
-    """Keep this thread to the core that stands in for a GPU, or to the others.
+_kept = threading.local()
 
-    It is another one after `CHANGE_S`, so that every turn meets them all. Where there is one core, nothing is kept from it.
+
+@functools.cache
+def _usable() -> tuple[int, ...]:
+    """Return the cores of the process's first thread, which `keep` leaves alone."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS
+        return ()
+    return tuple(sorted(os.sched_getaffinity(os.getpid())))
+
+
+def keep(*, stand_in: bool) -> None:
+    """Keep this thread from now on to the core that stands in for a GPU just now, or to the others.
+
+    It is another core after `CHANGE_S`, so that every turn meets them all. The process's first thread is left alone, for
+    what it starts would be kept where it is. Where there is one core, nothing is kept from it.
     """
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()  # macOS has no such call
-    if len(usable) < 2:
-        yield
+    usable = _usable()
+    if len(usable) < 2 or threading.current_thread() is threading.main_thread():
         return
-    core = sorted(usable)[int(time.monotonic() / CHANGE_S) % len(usable)]
-    os.sched_setaffinity(0, {core} if stand_in else usable - {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, usable)
+    core = usable[int(time.monotonic() / CHANGE_S) % len(usable)]
+    if (stand_in, core) != getattr(_kept, "to", None):
+        os.sched_setaffinity(0, {core} if stand_in else {*usable} - {core})
+        _kept.to = (stand_in, core)
 
 
 class Watched:
@@ -82,8 +91,9 @@ class Watched:
         if self.stands_in:  # what another stage left on a GPU comes here through the host
             feeds = {name: as_array(value) for name, value in feeds.items()}
         runs, begin = self.runs, time.perf_counter()
-        with kept_to(stand_in=self.stands_in) if self.apart else contextlib.nullcontext():
-            outputs = self.inner.run(feeds)
+        if self.apart:
+            keep(stand_in=self.stands_in)
+        outputs = self.inner.run(feeds)
         if runs is not None:
             runs.append((begin, time.perf_counter()))
         return outputs

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +25,21 @@ from tests.support import make_plan, write_package
 def test_what_stands_in_has_a_core_of_its_own_and_all_take_turns(monkeypatch):
     usable, now = os.sched_getaffinity(0), [0.0]
     monkeypatch.setattr(standin.time, "monotonic", lambda: now[0])
-    seen = []
-    for turn in range(len(usable)):
-        now[0] = (turn + 0.5) * standin.CHANGE_S
-        with contextlib.suppress(ZeroDivisionError), standin.kept_to(stand_in=True):
-            seen.append(os.sched_getaffinity(0))
-            raise ZeroDivisionError
-        assert os.sched_getaffinity(0) == usable
-        with standin.kept_to(stand_in=False):
-            assert os.sched_getaffinity(0) == usable - seen[-1]
-        assert os.sched_getaffinity(0) == usable
+
+    def kept(*sides):
+        for stand_in in sides:
+            standin.keep(stand_in=stand_in)
+        return os.sched_getaffinity(0)
+
+    kept(True)
+    assert os.sched_getaffinity(0) == usable, "the first thread's children would be kept with it"
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        seen = []
+        for turn in range(len(usable)):
+            now[0] = (turn + 0.5) * standin.CHANGE_S
+            seen.append(one.submit(kept, True).result())
+            assert other.submit(kept, False).result() == usable - seen[-1]
+            assert other.submit(kept, True, False).result() == usable - seen[-1]
     assert all(len(cores) == 1 for cores in seen)
     assert set().union(*seen) == usable
 
