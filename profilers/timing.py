@@ -132,16 +132,9 @@ def _for_a_while(calls: Sequence[Callable[[], object]], seconds: float, most: in
 
 
 def at_own_speed(runs: Sequence[Run], speed: Gauge) -> list[Run]:
-    """Return the runs as they would have been had the machine been left alone, as far as the gauge knows.
-
-    Only the undisturbed ones stay `quiet`.
-    """
-    slowness = speed.slowness([entry.gauge_s for entry in runs])
-    slow, kept = slowdown([entry.wall_s for entry in runs], slowness), undisturbed(runs, slowness)
-    return [
-        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=quiet)
-        for entry, by, quiet in zip(runs, slow.tolist(), kept.tolist(), strict=True)
-    ]
+    """Return the runs as they would have been had the machine been left alone, as far as the gauge knows."""
+    slow = slowdown(speed.slowness([entry.gauge_s for entry in runs])).tolist()
+    return [replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by) for entry, by in zip(runs, slow, strict=True)]
 
 
 def undisturbed(runs: Sequence[Run], slowness: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

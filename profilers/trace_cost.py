@@ -19,7 +19,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from cutset.profilers.gauge import USUAL_POWER, Gauge, gauge, slowdown
+from cutset.profilers.gauge import Gauge, gauge, slowdown
 from cutset.profilers.session import open_session, session_options
 from cutset.profilers.timing import CALM, MIN_QUIET_RUNS, Run, time_once, undisturbed
 from cutset.profilers.trace import node_events
@@ -190,10 +190,10 @@ def typical_run(
     count = len(runs)
     times = np.array([([(0.0, 0.0)] * count + entries)[-count:] for entries in found.values()])
     slowness = speed.slowness([entry.gauge_s for entry in runs]) if speed else np.ones(count)
-    since_cost = (slowness / speed.slowness([cost.gauge_s])) ** USUAL_POWER if speed and cost.gauge_s else np.ones(count)
+    since_cost = slowdown(slowness / speed.slowness([cost.gauge_s])) if speed and cost.gauge_s else np.ones(count)
     seconds = times[..., 0] - times[..., 1] * since_cost
     shown = seconds.sum(axis=0)
-    seconds = seconds / slowdown(shown, slowness)
+    seconds = seconds / slowdown(slowness)
     chosen_runs = np.flatnonzero(undisturbed(runs, slowness))
     enough = len(chosen_runs) >= MIN_QUIET_RUNS
     candidates = chosen_runs if enough else np.arange(count)

@@ -5,10 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutset.profilers.gauge import USUAL_POWER, Gauge, slowdown
+from cutset.profilers.gauge import Gauge, slowdown
 from cutset.profilers.timing import Run, at_own_speed, repeat, summarise
-
-SLOWNESS = st.lists(st.floats(1.0, 3.0), min_size=1, max_size=40)
 
 
 def test_a_reading_is_a_plausible_time():
@@ -28,23 +26,11 @@ def test_an_earlier_process_may_have_seen_the_machine_quicker():
     assert speed.slowness([2e-9, 1e-12]) == pytest.approx([2.0, 1.0])
 
 
-@given(SLOWNESS, st.floats(1e-6, 10.0))
-def test_a_time_that_does_not_move_with_the_gauge_is_never_made_longer(slowness, seconds):
-    by = slowdown([seconds] * len(slowness), np.array(slowness))
-    assert np.all(by >= 1.0)
-    assert np.all(by <= np.array(slowness) * (1 + 1e-9))
-
-
-@given(st.floats(0.3, 1.0), st.floats(1e-5, 1.0))
-def test_the_power_is_learnt_where_the_gauge_moved(power, seconds):
-    slowness = np.repeat([1.0, 2.0], 50)
-    times = seconds * slowness**power
-    assert times / slowdown(times, slowness) == pytest.approx(np.full(100, seconds), rel=0.05)
-
-
-@given(st.floats(1.0, 3.0), st.floats(1e-5, 1.0))
-def test_where_it_stood_still_the_usual_power_is_taken(slowness, seconds):
-    assert slowdown([seconds] * 5, np.full(5, slowness)) == pytest.approx(np.full(5, slowness**USUAL_POWER))
+@given(st.lists(st.floats(1.0, 3.0), min_size=1, max_size=40))
+def test_a_program_suffers_less_than_the_gauge_and_never_gains(slowness):
+    by = slowdown(np.array(slowness))
+    assert np.all((by >= 1.0) & (by <= np.array(slowness)))
+    assert slowdown(np.ones(3)).tolist() == [1.0] * 3
 
 
 class Script(Gauge):
