@@ -5,6 +5,7 @@ Where a GPU is missing its stages run on a CPU core, but by a worker of their ow
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -28,7 +29,9 @@ CHANGE_S = 0.125
 """Seconds after which another core stands in: on a shared machine one can be half as fast again as the next."""
 
 
-_kept = threading.local()
+_sides: dict[threading.Thread, bool] = {}
+_lock = threading.Lock()
+_core: int | None = None
 
 
 @functools.cache
@@ -42,16 +45,27 @@ def _usable() -> tuple[int, ...]:
 def keep(*, stand_in: bool) -> None:
     """Keep this thread from now on to the core that stands in for a GPU just now, or to the others.
 
-    It is another core after `CHANGE_S`, so that every turn meets them all. The process's first thread is left alone, for
-    what it starts would be kept where it is. Where there is one core, nothing is kept from it.
+    It is another core after `CHANGE_S`, so that every turn meets them all; whoever notices moves all threads at once, in the
+    middle of their runs too, for a core that was left by one of them only would stand idle while two share another. The
+    process's first thread is left alone, for what it starts would be kept where it is. Where there is one core, nothing
+    is kept from it.
     """
-    usable = _usable()
-    if len(usable) < 2 or threading.current_thread() is threading.main_thread():
+    global _core
+    usable, own = _usable(), threading.current_thread()
+    if len(usable) < 2 or own is threading.main_thread():
         return
     core = usable[int(time.monotonic() / CHANGE_S) % len(usable)]
-    if (stand_in, core) != getattr(_kept, "to", None):
-        os.sched_setaffinity(0, {core} if stand_in else {*usable} - {core})
-        _kept.to = (stand_in, core)
+    if core == _core and _sides.get(own) is stand_in:
+        return
+    with _lock:
+        moved = {own} if core == _core else {own, *_sides}
+        _core, _sides[own] = core, stand_in
+        for thread in moved:
+            if not thread.is_alive() or thread.native_id is None:
+                del _sides[thread]
+                continue
+            with contextlib.suppress(ProcessLookupError):  # it ends just now
+                os.sched_setaffinity(thread.native_id, {core} if _sides[thread] else {*usable} - {core})
 
 
 class Watched:

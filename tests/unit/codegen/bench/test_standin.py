@@ -40,6 +40,10 @@ def test_what_stands_in_has_a_core_of_its_own_and_all_take_turns(monkeypatch):
             seen.append(one.submit(kept, True).result())
             assert other.submit(kept, False).result() == usable - seen[-1]
             assert other.submit(kept, True, False).result() == usable - seen[-1]
+            now[0] += standin.CHANGE_S
+            assert other.submit(kept, False).result() != usable - seen[-1], "it has changed"
+            assert one.submit(os.sched_getaffinity, 0).result() != seen[-1], "also for those that did not ask"
+            assert one.submit(os.sched_getaffinity, 0).result() == usable - other.submit(os.sched_getaffinity, 0).result()
     assert all(len(cores) == 1 for cores in seen)
     assert set().union(*seen) == usable
 
