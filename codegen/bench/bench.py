@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cutset import serde
 from cutset.codegen.bench.openloop import OpenLoad, open_loop
 from cutset.codegen.bench.prediction import predicted_here, slowed_by
@@ -27,7 +29,7 @@ from cutset.errors import ModelError, UsageError
 from cutset.partitioner.simulate import Span
 from cutset.profilers.cache import CostCache
 from cutset.profilers.environment import environment
-from cutset.profilers.gauge import USUAL_POWER, recall
+from cutset.profilers.gauge import recall, slowdown
 
 WINDOW = 8
 """Results that the measured timeline shows."""
@@ -150,7 +152,7 @@ def _document(
     measured = rates[PIPELINE]
     undisturbed = predicted_here(material.plan, material.table, deployed.stand_ins)
     whole = measured / rounds.gain(REPLICAS) if REPLICAS in rates else None
-    slowed = slowed_by(material.plan, material.table, deployed.cores, whole) or rounds.slowness**USUAL_POWER
+    slowed = slowed_by(material.plan, material.table, deployed.cores, whole) or float(slowdown(np.array(rounds.slowness)))
     here = undisturbed / slowed
     busy = utilisation(spans, deployed.servers)
     baselines = {
