@@ -1,5 +1,7 @@
 """A node with a body is timed as a model of its own: inside the whole, the profiler takes more of its time than it does."""
 
+from statistics import median
+
 import numpy as np
 import onnx
 import pytest
@@ -36,16 +38,11 @@ def test_a_loop_is_timed_with_what_it_reads_from_around_it(graph):
 
 
 def test_the_profile_of_a_loop_adds_up(graph):
-    """Each of its 800 events costs microseconds, the sums themselves a fraction of one.
-
-    On a machine that is busy with something else one profile may be off, but not five of five.
-    """
+    """Each of its 800 events costs microseconds, the sums themselves a fraction of one."""
     ratios = []
-    for _ in range(5):
+    for _ in range(5):  # a single one is off now and then where something else takes both cores
         profile = profile_cpu(graph, INPUTS, options=ProfileOptions(budget_s=0.5))
         seconds = {group.nodes: time for group, time in zip(profile.groups, profile.group_s, strict=True)}
         assert max(seconds, key=lambda nodes: seconds[nodes]) == ("loop",)
         ratios.append(profile.kernel_sum_ratio)
-        if 0.3 < ratios[-1] < 3:
-            return
-    pytest.fail(f"the kernels over the session: {ratios}")
+    assert 0.3 < median(ratios) < 3
