@@ -46,11 +46,12 @@ class Admission:
         with self._lock:
             return self._tokens - self._free, len(self._line)
 
-    def enter(self, context: Context, *, wait: bool) -> bool:
+    def enter(self, context: Context, future: Future[Any], *, wait: bool) -> bool:
         """Return True if the request has a token and must be started now, False if it waits in the line.
 
         Args:
             context: The new request.
+            future: Its future; cancelled, it leaves the line.
             wait: Block until there is room, instead of raising `Overloaded`.
 
         Raises:
@@ -71,8 +72,22 @@ class Admission:
                 if not wait:
                     raise Overloaded(waiting=len(self._line), retry_after_s=self._retry_after_s)
                 self._block(context)
-        context.future.add_done_callback(lambda future: self._forget(context, future))
+        future.add_done_callback(lambda done: self._forget(context, done))
         return False
+
+    def enter_now(self) -> bool:
+        """Return whether the caller's request has a token, which it has if one is free.
+
+        Raises:
+            Closed: If the door is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise Closed("the pipeline is closed")
+            if self._free == 0:
+                return False
+            self._free -= 1
+            return True
 
     def leave(self) -> Context | None:
         """Give one token back; return the request that has it now and must be started, if one was waiting."""
@@ -80,7 +95,7 @@ class Admission:
             following = next(iter(self._line), None)
             if following is None:
                 self._free += 1
-                if self._free == self._tokens:
+                if self._closed and self._free == self._tokens:  # only then someone may wait for it
                     self._idle.notify_all()
             else:
                 del self._line[following]
@@ -95,7 +110,7 @@ class Admission:
             self._space.notify_all()
 
     def drain(self, timeout: float | None) -> bool:
-        """Wait until nobody is inside or waiting; return False if `timeout` seconds passed first."""
+        """Wait, after `close`, until nobody is inside or waiting; return False if `timeout` seconds passed first."""
         with self._lock:
             return self._idle.wait_for(lambda: self._free == self._tokens and not self._line, timeout)
 

@@ -73,13 +73,13 @@ def from_array(array: Tensor, element: ElementType) -> Tensor:
     Raises:
         ValueError: If the element type differs, or a string is not text.
     """
+    if array.dtype == element.storage and array.dtype.kind != "O":
+        return array
     if element.is_string:
         if array.dtype.kind not in "OUS":
             raise ValueError(f"elements of type {array.dtype}")
         leaves = array.ravel().tolist()
         return _pack(leaves, set(map(type, leaves)), element).reshape(array.shape)
-    if array.dtype == element.storage:
-        return array
     if element.name == "bfloat16" and array.dtype.name == "bfloat16":  # the ml_dtypes package's
         return array.view(element.storage)
     if array.dtype.newbyteorder("<") == element.storage:

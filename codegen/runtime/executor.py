@@ -68,16 +68,16 @@ class Executor:
         """Let a worker begin a request."""
         self._pools[self._phases[0].device].put(context)
 
-    def start_here(self, context: Context) -> None:
-        """Begin a request on the calling thread if it may do a CPU worker's work just now, else as `start`."""
+    def start_here(self, context: Context) -> bool:
+        """Begin a request on the calling thread, and return True, if it may do a CPU worker's work just now."""
         pool = self._pools[self._phases[0].device]
         if pool.name != "cpu" or not pool.borrow():
-            pool.put(context)
-            return
+            return False
         try:
             self._advance(context, pool)
         finally:
             pool.give_back()
+        return True
 
     def abort(self) -> None:
         """Fail every request that is inside with `Closed` before its next phase."""
@@ -163,7 +163,7 @@ class Executor:
             error = CancelledError()
         elif self._aborted:
             error = Closed("the pipeline was closed before the request was finished")
-        elif context.expired():
+        elif context.deadline is not None and context.expired():
             error = DeadlineExceeded(f"the deadline passed before stage {context.phase}")
         else:
             return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -28,16 +29,14 @@ _REMEMBERED = 64  # heads of requests and of responses
 _REMEMBERED_BYTES = 4096  # of one
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A ModelInferRequest as it came: the message but for the raw tensors, and those, in place."""
 
     head: bytes
     raw: Sequence[Buffer]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A ModelInferResponse in pieces that make it up one after the other."""
 
     pieces: Sequence[Buffer]
@@ -168,7 +167,7 @@ class GrpcCodec:
         described = self._remembered_answer if len(head.id) <= _REMEMBERED_BYTES else self._answer_prefixes
         shapes = tuple([results[name].shape for name in head.outputs])
         first, *prefixes = described(head.id, head.outputs, shapes, tuple(map(len, parts)))
-        return Answer([first, *(piece for pair in zip(prefixes, parts, strict=True) for piece in pair)])
+        return Answer([first, *chain.from_iterable(zip(prefixes, parts, strict=True))])
 
     def _read_head(self, text: bytes) -> Head:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -142,21 +143,18 @@ class GrpcServer:
     async def _infer(self, call: Call, context: Any) -> Answer:
         self._service.begin()
         try:
-            return await self._compute(call, context.time_remaining())
+            head = self._codec.head(call)
+            limits = [limit for limit in (head.timeout_s, context.time_remaining()) if limit is not None]
+            deadline = time.monotonic() + min(limits) if limits else None
+            results = self._pipeline.answer(self._codec.decode(head, call.raw), deadline)
+            if isinstance(results, Future):
+                try:
+                    results = await asyncio.wait_for(asyncio.wrap_future(results), min(limits, default=None))
+                except TimeoutError:
+                    raise DeadlineExceeded("the request's timeout passed") from None
+            return self._codec.encode(head, results)
         finally:
             self._service.end()
-
-    async def _compute(self, call: Call, remaining_s: float | None) -> Answer:
-        head = self._codec.head(call)
-        limits = [limit for limit in (head.timeout_s, remaining_s) if limit is not None]
-        deadline = time.monotonic() + min(limits) if limits else None
-        future = self._pipeline.submit(self._codec.decode(head, call.raw), deadline, here=True)
-        if not future.done():
-            try:
-                await asyncio.wait_for(asyncio.wrap_future(future), min(limits, default=None))
-            except TimeoutError:
-                raise DeadlineExceeded("the request's timeout passed") from None
-        return self._codec.encode(head, future.result())
 
     async def _stream(self, requests: AsyncIterator[Call], context: Any) -> AsyncIterator[bytes]:
         """Answer the requests of a stream in order; they are computed side by side."""

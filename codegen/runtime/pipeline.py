@@ -24,7 +24,7 @@ from .backends import load_stage
 from .backends.base import BackendOptions, StageBackend
 from .backends.device import as_array
 from .config import PlanConfig, read_plan
-from .context import Context
+from .context import Context, ImmediateResult
 from .dtypes import Value
 from .errors import Closed, DeadlineExceeded, DegradedWarning, InputError, Overloaded, StageError
 from .executor import Executor
@@ -104,7 +104,7 @@ class Pipeline:
         self._started = time.perf_counter()
         self._tracer = Tracer()
         self._executor = Executor(plan, phases, self._done, self._tracer)
-        self._shortcut = Shortcut(plan, self._executor.recorders)
+        self._shortcut = Shortcut(plan, phases, self._executor.recorders)
 
     def __enter__(self) -> Self:
         return self
@@ -173,26 +173,45 @@ class Pipeline:
         except TimeoutError:
             raise DeadlineExceeded(f"no result within {timeout} s") from None
 
-    def submit(
-        self, inputs: Mapping[str, Value], deadline: float | None = None, *, here: bool = False
-    ) -> Future[dict[str, Value]]:
+    def submit(self, inputs: Mapping[str, Value], deadline: float | None = None) -> Future[dict[str, Value]]:
         """Return a future of the model's outputs at once; cancelled, it leaves before its next stage.
 
         Args:
             inputs: As for `run`.
             deadline: When the result is useless, on the clock of `time.monotonic`; checked before each stage.
-            here: Compute on the calling thread where that takes less than the way to another one and back (`Shortcut`).
 
         Raises:
             InputError: If the inputs do not fit the model.
             Overloaded: If the pipeline and its waiting line are full.
             Closed: If the pipeline is closed.
         """
-        if not (here and self._shortcut.open()):
+        return self._submit(inputs, deadline, wait=False)
+
+    def answer(self, inputs: Mapping[str, Value], deadline: float | None = None) -> dict[str, Value] | Future[dict[str, Value]]:
+        """Return the model's outputs if to compute them here takes less than the way to another thread, else a future.
+
+        Args:
+            inputs: As for `run`.
+            deadline: As for `submit`.
+
+        Raises:
+            PipelineError: As `submit`; and as `run` where the outputs are computed here.
+        """
+        if not self._shortcut.open():
             return self._submit(inputs, deadline, wait=False)
         begin = time.perf_counter()
-        future = self._submit(inputs, deadline, wait=False, here=True)
-        self._shortcut.took(time.perf_counter() - begin)
+        outcome = ImmediateResult()
+        context = self._context(inputs, deadline, outcome)
+        entered = self._admission.enter_now()
+        if entered and self._executor.start_here(context):
+            self._shortcut.took(time.perf_counter() - begin)
+            return outcome.result()
+        future: Future[dict[str, Value]] = Future()
+        context.future = future
+        if entered:
+            self._executor.start(context)
+        else:
+            self._admit(context, future, wait=False)
         return future
 
     def map(self, items: Iterable[Mapping[str, Value]]) -> Iterator[dict[str, Value]]:
@@ -263,24 +282,29 @@ class Pipeline:
     def _submit(
         self, inputs: Mapping[str, Value], deadline: float | None, *, wait: bool, here: bool = False
     ) -> Future[dict[str, Value]]:
+        future: Future[dict[str, Value]] = Future()
+        self._admit(self._context(inputs, deadline, future), future, wait=wait, here=here)
+        return future
+
+    def _context(
+        self, inputs: Mapping[str, Value], deadline: float | None, future: Future[dict[str, Value]] | ImmediateResult
+    ) -> Context:
         try:
             checked = check_inputs(self.plan.inputs, inputs)
         except InputError:
             self._requests.add_failure("input")
             raise
-        tensors = {name: checked[name] for name in self._needed}
-        context = Context(tensors, deadline, self._tracer.here())
-        if self._enter(context, wait=wait):
-            start = self._executor.start_here if here else self._executor.start
-            start(context)
-        return context.future
+        return Context({name: checked[name] for name in self._needed}, deadline, future, self._tracer.here())
 
-    def _enter(self, context: Context, *, wait: bool) -> bool:
+    def _admit(self, context: Context, future: Future[dict[str, Value]], *, wait: bool, here: bool = False) -> None:
+        """Let a request in and start it, on the calling thread if `here` and it may, or have it wait in the line."""
         try:
-            return self._admission.enter(context, wait=wait)
+            entered = self._admission.enter(context, future, wait=wait)
         except Overloaded:
             self._requests.add_failure("overloaded")
             raise
+        if entered and not (here and self._executor.start_here(context)):
+            self._executor.start(context)
 
     def _done(self, context: Context, error: BaseException | None) -> None:
         """Answer a request that leaves the executor."""

@@ -17,7 +17,7 @@ from .backends import load_stage
 from .backends.base import BackendError, BackendOptions, StageBackend
 from .batching import Batch
 from .config import StageConfig, read_plan
-from .context import Context
+from .context import Context, ImmediateResult
 from .dtypes import Value
 from .errors import DegradedWarning, PipelineError, StageError
 from .schedule import batch_limit
@@ -69,7 +69,7 @@ class StageReplica:
         Args:
             requests: The stage's inputs by name, each in its element type.
         """
-        waiting = [Context(dict(feeds), None) for feeds in requests]
+        waiting = [Context(dict(feeds), None, ImmediateResult()) for feeds in requests]
         outcomes: list[Outcome] = []
         while waiting:
             batch = Batch(waiting.pop(0), self.stage.inputs, self.max_batch)

@@ -147,8 +147,9 @@ class Application:
         size = len(body) if isinstance(body, memoryview) else sum(map(len, body))
         request = await _run(size if encoding or split is None else split, self._decode, body, encoding, split)
         deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
-        future = self._pipeline.submit(request.inputs, deadline, here=True)
-        results = await _result(future, receive, deadline)
+        results = self._pipeline.answer(request.inputs, deadline)
+        if isinstance(results, Future):
+            results = await _result(results, receive, deadline)
         json_bytes = sum([_json_bytes(results[output.name]) for output in request.outputs if not output.binary])
         return await _run(json_bytes, self._service.codec.encode, request, results)
 
@@ -263,8 +264,6 @@ async def _disconnected(receive: Receive) -> None:
 
 async def _result(future: Future[dict[str, Value]], receive: Receive, deadline: float | None) -> dict[str, Value]:
     """Return the future's result, unless the deadline passes or the client leaves first."""
-    if future.done():
-        return future.result()
     waiting = asyncio.wrap_future(future)
     leaving = asyncio.ensure_future(_disconnected(receive))
     leaving.add_done_callback(lambda _task: waiting.cancel())

@@ -1,10 +1,11 @@
-"""When an event loop computes a request itself: where its stages take less than the way to another thread and back."""
+"""When an event loop computes a request itself: where all of it takes less than the way to another thread and back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from .config import PlanConfig
+from .schedule import Phase
 from .statistics import StageRecorders
 
 LIMIT_S = 1e-4
@@ -23,11 +24,13 @@ class Shortcut:
     Args:
         plan: The plan; nothing is run here where a batch waits for company, or a stage lies in a process, whose
             replacement would be waited for.
+        phases: Its stages, loaded; nothing is run here unless all of them run on the CPU.
         recorders: What is counted of its stages.
     """
 
-    def __init__(self, plan: PlanConfig, recorders: Sequence[StageRecorders]) -> None:
-        self._allowed = not plan.max_delay_s and all(stage.execution == "thread" for stage in plan.stages)
+    def __init__(self, plan: PlanConfig, phases: Sequence[Phase], recorders: Sequence[StageRecorders]) -> None:
+        near = all(phase.device == "cpu" and phase.stage.execution == "thread" for phase in phases)
+        self._allowed = near and not plan.max_delay_s
         self._short = False
         self._recorders = recorders
         self._skip = 0

@@ -63,19 +63,15 @@ class Supervised:
                 self._deaths = 0
                 return outputs
             finally:
-                self._leave(held)
+                with self._lock:
+                    held.users -= 1
+                    last = held.retired and held.users == 0
+                if last:  # a backend that was replaced is closed by the last thread that leaves it
+                    held.backend.close()
 
     def close(self) -> None:
         """Close the backend there is."""
         self._held.backend.close()
-
-    def _leave(self, held: _Held) -> None:
-        """Close a backend that was replaced when the last thread leaves it."""
-        with self._lock:
-            held.users -= 1
-            last = held.retired and held.users == 0
-        if last:
-            held.backend.close()
 
     def _replace(self, dead: _Held, death: BackendDied) -> None:
         """Load the stage anew, unless another thread that saw the same death has done so."""

@@ -247,6 +247,8 @@ TENSORS = (np.ndarray, DeviceTensor)
 
 def as_array(value: Value) -> Value:
     """Return a value as the CPU takes it: tensors of a device are fetched, parts of a batch joined."""
+    if isinstance(value, np.ndarray):
+        return value
     if isinstance(value, DeviceTensor):
         return value.numpy()
     if isinstance(value, Parts):

@@ -11,7 +11,7 @@ import pytest
 
 from cutset.codegen.runtime import Pipeline, StageError
 from cutset.codegen.runtime.batching import Batch, batch_key
-from cutset.codegen.runtime.context import Context
+from cutset.codegen.runtime.context import Context, ImmediateResult
 
 
 class Doubler:
@@ -154,7 +154,7 @@ def test_rows_of_a_request(feeds, rows):
 
 def test_shapes_and_types_are_kept_apart():
     def context(array):
-        return Context({"x": array}, None)
+        return Context({"x": array}, None, ImmediateResult())
 
     batch = Batch(context(np.zeros((1, 3), np.float32)), ["x"], 8)
     assert not batch.take(context(np.zeros((1, 4), np.float32)))

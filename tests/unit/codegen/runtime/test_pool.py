@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 
-from cutset.codegen.runtime.context import Context
+from cutset.codegen.runtime.context import Context, ImmediateResult
 from cutset.codegen.runtime.pool import WorkerPool
 
 
 def _context(name, phase):
-    context = Context({"name": name}, None)
+    context = Context({"name": name}, None, ImmediateResult())
     context.phase = phase
     return context
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
 from cutset.codegen.runtime import Pipeline
+from cutset.codegen.runtime.errors import Closed, DeadlineExceeded, InputError, Overloaded, StageError
+from cutset.codegen.runtime.schedule import build_phases
 from cutset.codegen.runtime.shortcut import LIMIT_S, Shortcut
 from cutset.codegen.runtime.statistics import StageRecorders
 
@@ -23,10 +26,18 @@ class Stage:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.error: Exception | None = None
+        self.hold: threading.Event | None = None
+        self.held = False
         self.threads: list[int] = []
 
     def run(self, feeds):
         self.threads.append(threading.get_ident())
+        if self.error:
+            raise self.error
+        if self.hold:
+            self.held = True
+            assert self.hold.wait(10)
         if self.seconds:
             time.sleep(self.seconds)
         return {"t1": feeds["t0"]}
@@ -35,18 +46,23 @@ class Stage:
         pass
 
 
+def answer(pipeline, inputs, deadline=None):
+    found = pipeline.answer(inputs, deadline)
+    return found.result(10) if isinstance(found, Future) else found
+
+
 def test_short_stages_run_on_the_thread_that_asks_and_long_ones_do_not(chain):
     stage, inputs = Stage(), {"t0": np.zeros(3, np.float32)}
     with Pipeline(chain(1).plan(), [stage]) as pipeline:
-        pipeline.submit(inputs, here=True).result(10)
+        answer(pipeline, inputs)
         assert threading.get_ident() not in stage.threads  # nothing is known yet
         for _ in range(200):  # a busy machine may take long over one of them
-            assert pipeline.submit(inputs, here=True).result(10)["t1"] is inputs["t0"]
+            assert answer(pipeline, inputs)["t1"] is inputs["t0"]
         assert stage.threads.count(threading.get_ident()) > 20
         stage.seconds = LONG_S
         stage.threads.clear()
         for _ in range(100):
-            pipeline.submit(inputs, here=True).result(10)
+            answer(pipeline, inputs)
         assert 1 <= stage.threads.count(threading.get_ident()) <= 8  # twice as many go elsewhere each time
         stage.threads.clear()
         pipeline.submit(inputs).result(10)
@@ -58,13 +74,14 @@ def test_what_was_never_short_is_never_tried(chain):
     stage.seconds = LONG_S
     with Pipeline(chain(1).plan(), [stage]) as pipeline:
         for _ in range(20):
-            pipeline.submit(inputs, here=True).result(10)
+            answer(pipeline, inputs)
     assert threading.get_ident() not in stage.threads
 
 
 def test_penalties_double_are_bounded_and_forgotten(chain):
     recorders = StageRecorders()
-    shortcut = Shortcut(chain(1).plan(), [recorders])
+    plan = chain(1).plan()
+    shortcut = Shortcut(plan, build_phases(plan, [Stage()]), [recorders])
     assert not shortcut.open()
     recorders.service.add(LIMIT_S / 2)
     assert shortcut.open()
@@ -86,7 +103,7 @@ def test_penalties_double_are_bounded_and_forgotten(chain):
     assert closed_for() == 2
 
 
-@pytest.mark.parametrize("waiting", ["a process", "company"])
+@pytest.mark.parametrize("waiting", ["a process", "company", "a device"])
 def test_what_would_be_waited_for_is_waited_for_elsewhere(chain, waiting):
     package = chain(1, **({"max_delay_s": 0.001} if waiting == "company" else {}))
     if waiting == "a process":
@@ -94,4 +111,46 @@ def test_what_would_be_waited_for_is_waited_for_elsewhere(chain, waiting):
         package.write()
     recorders = StageRecorders()
     recorders.service.add(0.0)
-    assert not Shortcut(package.plan(), [recorders]).open()
+    plan, stage = package.plan(), Stage()
+    if waiting == "a device":
+        stage.device = "gpu"
+    assert not Shortcut(plan, build_phases(plan, [stage]), [recorders]).open()
+
+
+def test_an_error_is_raised_here_too_and_the_next_request_is_answered(chain):
+    stage, inputs = Stage(), {"t0": np.zeros(3, np.float32)}
+    with Pipeline(chain(1).plan(), [stage]) as pipeline:
+        for _ in range(20):
+            answer(pipeline, inputs)
+        stage.error = RuntimeError("odd")
+        for _ in range(5):
+            with pytest.raises(StageError, match="odd"):
+                answer(pipeline, inputs)
+        stage.error = None
+        with pytest.raises(InputError):
+            pipeline.answer({})
+        with pytest.raises(DeadlineExceeded):
+            answer(pipeline, inputs, time.monotonic() - 1)
+        assert answer(pipeline, inputs)["t1"] is inputs["t0"]
+        stats = pipeline.stats()
+        assert (stats.completed, stats.failed, stats.inside) == (21, 7, 0)
+    with pytest.raises(Closed):
+        pipeline.answer(inputs)
+
+
+def test_what_finds_the_workers_or_the_door_busy_waits_its_turn(chain):
+    stage, inputs = Stage(), {"t0": np.zeros(3, np.float32)}
+    with Pipeline(chain(1, cpu_workers=1, tokens=2, queue_limit=1).plan(), [stage]) as pipeline:
+        for _ in range(20):
+            answer(pipeline, inputs)
+        stage.hold = threading.Event()
+        under_way = [pipeline.submit(inputs)]
+        while not stage.held:
+            time.sleep(0.001)
+        under_way += [pipeline.answer(inputs), pipeline.answer(inputs)]  # one inside, one in the line
+        assert all(isinstance(found, Future) for found in under_way)
+        with pytest.raises(Overloaded):
+            pipeline.answer(inputs)
+        stage.hold.set()
+        for found in under_way:
+            assert found.result(10)["t1"] is inputs["t0"]
