@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .config import TensorConfig
 from .dtypes import ElementType, Value
@@ -33,8 +33,7 @@ class RequestedOutput:
     binary: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A decoded request.
 
     Args:
@@ -50,8 +49,7 @@ class InferRequest:
     timeout_s: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferResponse:
+class InferResponse(NamedTuple):
     """An encoded response.
 
     Args:

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 from . import metadata
 from .body import (
@@ -31,7 +31,7 @@ from .body import (
 from .dtypes import Value
 from .errors import DeadlineExceeded
 from .metrics import CONTENT_TYPE, render
-from .protocol import VERSION, InferRequest, InferResponse
+from .protocol import VERSION, InferRequest
 from .service import NotFound, Service, Verdict, verdict
 from .tracing import Tracer
 
@@ -39,7 +39,6 @@ _OFFLOAD_BYTES = 64 * 2**10  # JSON work above this would hold up the other conn
 _HEALTH = ("/v2/health/live", "/v2/health/ready")
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("cutset.access")
-_T = TypeVar("_T")
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 _JSON = (b"content-type", b"application/json")
@@ -127,10 +126,25 @@ class Application:
     async def _infer(
         self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, announced: AnnouncedBody | None
     ) -> int:
+        codec = self._service.codec
         self._service.begin()
         try:
             with self._tracer.request(headers, self._service.name):
-                response = await self._compute(headers, receive, announced)
+                encoding, split = content_encoding(headers), header_length(headers)
+                body = await self._body(headers, receive, announced)
+                size = len(body) if isinstance(body, memoryview) else sum(map(len, body))
+                if (size if encoding or split is None else split) < _OFFLOAD_BYTES:
+                    request = self._decode(body, encoding, split)
+                else:
+                    request = await asyncio.to_thread(self._decode, body, encoding, split)
+                deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+                results = self._pipeline.answer(request.inputs, deadline)
+                if isinstance(results, Future):
+                    results = await _result(results, receive, deadline)
+                if _json_bytes(request, results) < _OFFLOAD_BYTES:
+                    response = codec.encode(request, results)
+                else:
+                    response = await asyncio.to_thread(codec.encode, request, results)
         finally:
             self._service.end()
         head = [_JSON]
@@ -138,20 +152,6 @@ class Application:
             head = [(b"content-type", b"application/octet-stream")]
             head.append((b"inference-header-content-length", b"%d" % response.header_length))
         return await _send(send, 200, head, *response.parts)
-
-    async def _compute(
-        self, headers: Mapping[bytes, bytes], receive: Receive, announced: AnnouncedBody | None
-    ) -> InferResponse:
-        encoding, split = content_encoding(headers), header_length(headers)
-        body = await self._body(headers, receive, announced)
-        size = len(body) if isinstance(body, memoryview) else sum(map(len, body))
-        request = await _run(size if encoding or split is None else split, self._decode, body, encoding, split)
-        deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
-        results = self._pipeline.answer(request.inputs, deadline)
-        if isinstance(results, Future):
-            results = await _result(results, receive, deadline)
-        json_bytes = sum([_json_bytes(results[output.name]) for output in request.outputs if not output.binary])
-        return await _run(json_bytes, self._service.codec.encode, request, results)
 
     async def _body(
         self, headers: Mapping[bytes, bytes], receive: Receive, announced: AnnouncedBody | None
@@ -244,16 +244,9 @@ async def _send(send: Send, status: int, headers: Headers, *parts: bytes | memor
     return status
 
 
-async def _run(json_bytes: int, function: Callable[..., _T], *arguments: Any) -> _T:
-    """Return the function's result, computed in a thread where it would hold up the event loop."""
-    if json_bytes < _OFFLOAD_BYTES:
-        return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
-
-
-def _json_bytes(value: Value) -> int:
-    """Return about how long a tensor is as JSON."""
-    return 16 * int(value.size)
+def _json_bytes(request: InferRequest, results: Mapping[str, Value]) -> int:
+    """Return about how long the tensors are that are returned as JSON."""
+    return sum([16 * int(results[output.name].size) for output in request.outputs if not output.binary])
 
 
 async def _disconnected(receive: Receive) -> None:
