@@ -19,7 +19,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from benchmarks.servers_compared import PEERS, fronts, servers
 from benchmarks.serving_children import serving_with_stand_in
 from benchmarks.serving_turns import CALLERS, NETWORKS, PHOTO, Bench, http_load, timed
 from cutset import serde
-from cutset.codegen.bench.standin import Deployed
+from cutset.codegen.bench.standin import Deployed, keep
 from cutset.codegen.runtime import DegradedWarning, Pipeline
 from cutset.codegen.runtime.bench import load, rate
 from cutset.codegen.runtime.config import PlanConfig, StageConfig, TensorConfig, read_plan
@@ -115,9 +116,9 @@ def efficiency_of(bench: Bench, network: str, stages: int) -> dict[str, Any]:
         url = stack.enter_context(serving_with_stand_in(folder))
         found = bench.in_turns(
             {
-                "cpu": lambda: alone_rate(plan, chain, "cpu", bench.seconds),
-                "gpu": lambda: alone_rate(plan, chain, "gpu", bench.seconds),
-                "both at once": lambda: both_rate(plan, chain, bench.seconds),
+                "cpu": lambda: lesser_rate(plan, chain, ["cpu"], bench.seconds),
+                "gpu": lambda: lesser_rate(plan, chain, ["gpu"], bench.seconds),
+                "both at once": lambda: lesser_rate(plan, chain, ["cpu", "gpu"], bench.seconds),
                 "process": lambda: map_rate(deployed.pipeline, bench.seconds),
                 "http": lambda: http_load(url, folder, CALLERS, bench.seconds).throughput_per_s,
             }
@@ -130,26 +131,17 @@ def efficiency_of(bench: Bench, network: str, stages: int) -> dict[str, Any]:
     return row
 
 
-def both_rate(plan: PlanConfig, chain: list[Any], seconds: float) -> float:
-    """Return the lesser rate of the two devices' stages when both run at once, with nothing between them.
+def lesser_rate(plan: PlanConfig, chain: list[Any], devices: Sequence[str], seconds: float) -> float:
+    """Return the least rate of the devices' stages, all at once, with nothing between them, on the cores that they have there.
 
-    What the two cores share (memory, caches, a core's two threads) slows both; no pipeline could be faster.
+    What the two cores share (memory, caches, a core's two threads) slows both; no pipeline could be faster than both at once.
     """
-    rates: dict[str, float] = {}
-
-    def work(device: str) -> None:
-        rates[device] = alone_rate(plan, chain, device, seconds)
-
-    threads = [threading.Thread(target=work, args=(device,)) for device in ("cpu", "gpu")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return min(rates.values())
+    with ThreadPoolExecutor(len(devices)) as pool:
+        return min(pool.map(lambda device: own_rate(plan, chain, device, seconds), devices))
 
 
-def alone_rate(plan: PlanConfig, chain: list[Any], device: str, seconds: float) -> float:
-    """Return how many requests a second one device's stages take, with nothing else running."""
+def own_rate(plan: PlanConfig, chain: list[Any], device: str, seconds: float) -> float:
+    """Return how many requests a second one device's stages take, on this thread."""
     values: dict[str, Any] = {models.INPUT: PHOTO}
     work = []
     for stage, opened in zip(plan.stages, chain, strict=True):
@@ -160,6 +152,7 @@ def alone_rate(plan: PlanConfig, chain: list[Any], device: str, seconds: float) 
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
         for opened, outputs, feeds in work:
+            keep(stand_in=device == "gpu")
             opened.run(outputs, feeds)
         count += 1
     return count / (time.perf_counter() - begin)
@@ -220,13 +213,13 @@ def batching(bench: Bench) -> list[dict[str, Any]]:
             for size, pipeline in pipelines.items()
             for callers in (1, 32)
         }
-        turns = [{name: side() for name, side in sides.items()} for _ in range(bench.rounds)]
+        found = bench.in_turns(sides)
     middle = {
         name: {
-            "throughput_per_s": statistics.median(turn[name].throughput_per_s for turn in turns),
-            "p50_ms": statistics.median(turn[name].p50_s for turn in turns) * 1e3,
+            "throughput_per_s": statistics.median(turn.throughput_per_s for turn in turns),
+            "p50_ms": statistics.median(turn.p50_s for turn in turns) * 1e3,
         }
-        for name in sides
+        for name, turns in found.items()
     }
     return [{"max_batch": name.split("x")[0], "callers": name.split("x")[1], **entry} for name, entry in middle.items()]
 

@@ -172,6 +172,8 @@ class Executor:
 
     def _gather(self, phase: Phase, context: Context, pool: WorkerPool) -> Batch:
         batch = Batch(context, phase.stage.inputs, phase.max_batch)
+        if batch.full or not (self._delay_s or pool.depth(context.phase)):
+            return batch
         until = time.monotonic() + self._delay_s if self._delay_s else None
         gone: list[Context] = []
 
@@ -181,8 +183,7 @@ class Executor:
                 return True
             return batch.take(other)
 
-        if not batch.full:
-            pool.gather(context.phase, take, full=lambda: batch.full, until=until)
+        pool.gather(context.phase, take, full=lambda: batch.full, until=until)
         for other in gone:
             self._may_go_on(other)
         return batch
