@@ -38,10 +38,14 @@ class ImmediateResult:
         self._error = error
 
     def result(self) -> dict[str, Value]:
-        """Return the outputs, or raise the error."""
-        if self._error is not None:
-            raise self._error
-        return self._outputs
+        """Return the outputs, or raise the error, once: to keep it would keep the frames that it names, with their tensors."""
+        error, self._error = self._error, None
+        if error is None:
+            return self._outputs
+        try:
+            raise error
+        finally:
+            del error
 
 
 class Context:

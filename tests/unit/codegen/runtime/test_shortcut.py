@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 
 import numpy as np
@@ -26,7 +28,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.error: Exception | None = None
+        self.error = ""
         self.hold: threading.Event | None = None
         self.held = False
         self.threads: list[int] = []
@@ -34,7 +36,7 @@ class Stage:
     def run(self, feeds):
         self.threads.append(threading.get_ident())
         if self.error:
-            raise self.error
+            raise RuntimeError(self.error)
         if self.hold:
             self.held = True
             assert self.hold.wait(10)
@@ -122,11 +124,11 @@ def test_an_error_is_raised_here_too_and_the_next_request_is_answered(chain):
     with Pipeline(chain(1).plan(), [stage]) as pipeline:
         for _ in range(20):
             answer(pipeline, inputs)
-        stage.error = RuntimeError("odd")
+        stage.error = "odd"
         for _ in range(5):
             with pytest.raises(StageError, match="odd"):
                 answer(pipeline, inputs)
-        stage.error = None
+        stage.error = ""
         with pytest.raises(InputError):
             pipeline.answer({})
         with pytest.raises(DeadlineExceeded):
@@ -136,6 +138,25 @@ def test_an_error_is_raised_here_too_and_the_next_request_is_answered(chain):
         assert (stats.completed, stats.failed, stats.inside) == (21, 7, 0)
     with pytest.raises(Closed):
         pipeline.answer(inputs)
+
+
+def test_a_failure_keeps_no_tensor_alive(chain):
+    stage = Stage()
+    with Pipeline(chain(1).plan(), [stage]) as pipeline:
+        for _ in range(20):
+            answer(pipeline, {"t0": np.zeros(3, np.float32)})
+        array = np.zeros(3, np.float32)
+        alive, stage.error = weakref.ref(array), "odd"
+        gc.disable()
+        try:
+            stage.threads.clear()
+            with pytest.raises(StageError, match="odd"):
+                pipeline.answer({"t0": array})
+            assert stage.threads == [threading.get_ident()]
+            del array
+            assert alive() is None
+        finally:
+            gc.enable()
 
 
 def test_what_finds_the_workers_or_the_door_busy_waits_its_turn(chain):
