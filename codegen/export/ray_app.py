@@ -139,15 +139,14 @@ class RemotePipeline:
         self._inside = 0
         self._producer = {name: stage.index for stage in plan.stages for name in stage.outputs}
 
-    def submit(self, inputs: Mapping[str, Any], deadline: float | None = None, *, here: bool = False) -> Future[Tensors]:
+    def answer(self, inputs: Mapping[str, Any], deadline: float | None = None) -> Future[Tensors]:
         """Return a future of the model's outputs; cancelled, it cancels the stages.
 
         Args:
             inputs: As the package's pipeline takes them.
             deadline: The server waits no longer; the stages are then cancelled with the future.
-            here: Nothing is computed on this thread, whatever is asked.
         """
-        del deadline, here
+        del deadline
         checked = self._check(self.plan.inputs, inputs)
         future: Future[Tensors] = Future()
         task = asyncio.get_running_loop().create_task(self._answer(checked, future))
