@@ -61,10 +61,7 @@ class Admission:
         """
         with self._lock:
             while True:
-                if self._closed:
-                    raise Closed("the pipeline is closed")
-                if self._free > 0:
-                    self._free -= 1
+                if self._take_token():
                     return True
                 if len(self._line) < self._queue_limit:
                     self._line[context] = None
@@ -82,12 +79,7 @@ class Admission:
             Closed: If the door is closed.
         """
         with self._lock:
-            if self._closed:
-                raise Closed("the pipeline is closed")
-            if self._free == 0:
-                return False
-            self._free -= 1
-            return True
+            return self._take_token()
 
     def leave(self) -> Context | None:
         """Give one token back; return the request that has it now and must be started, if one was waiting."""
@@ -113,6 +105,15 @@ class Admission:
         """Wait, after `close`, until nobody is inside or waiting; return False if `timeout` seconds passed first."""
         with self._lock:
             return self._idle.wait_for(lambda: self._free == self._tokens and not self._line, timeout)
+
+    def _take_token(self) -> bool:
+        """Return whether there was one; with the lock held."""
+        if self._closed:
+            raise Closed("the pipeline is closed")
+        if self._free == 0:
+            return False
+        self._free -= 1
+        return True
 
     def _block(self, context: Context) -> None:
         remaining = None if context.deadline is None else context.deadline - time.monotonic()
