@@ -22,7 +22,7 @@ from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
 from cutset.profilers.gauge import gauge
 from cutset.profilers.session import Arrays, open_session, run, session_options
 from cutset.profilers.table import Latency, OptimizationLevel
-from cutset.profilers.timing import MIN_RUNS, Run, at_own_speed, repeat, summarise, take_turn, time_once, typical_s
+from cutset.profilers.timing import MIN_RUNS, Run, at_own_speed, await_calm, repeat, summarise, take_turn, time_once, typical_s
 from cutset.profilers.trace_cost import KernelRun, TraceCost, kernel_runs, measure_trace_cost, typical_run
 
 UNFUSED_RUNS = 3
@@ -174,22 +174,30 @@ class CpuRuns:
     def fused(self, feed: Mapping[str, Any], budget_s: float, beside: Callable[[], object] | None = None) -> Fused:
         """Return the groups and what they take.
 
+        As long as there is time for all runs, a round waits for the machine to be calm.
+
         Args:
             feed: From `feed`.
             budget_s: Seconds for all turns.
-            beside: A call of the model without a trace, in turns with the traced one; None for none.
+            beside: A call of the model without a trace, between two turns of the traced one; None for none.
         """
         most = min(TRACED_RUNS, max(MIN_TRACED_RUNS, TRACED_EVENTS // max(1, len(self.graph.nodes))))
-        rounds: list[list[list[Run]]] = []
+        rounds: list[tuple[list[Run], list[Run]]] = []
 
         def in_turns(call: Callable[[], object]) -> list[Run]:
             take_turn([call], most=WARMUP_RUNS)
-            end, made = time.perf_counter() + budget_s, 0
+            end, made, spent_s = time.perf_counter() + budget_s, 0, 0.0
             while made < MIN_RUNS or (made < most and time.perf_counter() < end):
-                turns = [_gauged_turn(what, most // MIN_TRACED_RUNS) for what in (call, beside) if what is not None]
-                rounds.append(turns)
-                made += len(turns[0])
-            return [entry for traced, *_ in rounds for entry in traced]
+                if made >= MIN_RUNS:
+                    await_calm(gauge(), end - (most - made) * spent_s / made)
+                begin = time.perf_counter()
+                traced = _gauged_turn(call, most // MIN_TRACED_RUNS)
+                plain = _gauged_turn(beside, most // MIN_TRACED_RUNS) if beside is not None else []
+                traced += _gauged_turn(call, most // MIN_TRACED_RUNS)
+                spent_s += time.perf_counter() - begin
+                rounds.append((traced, plain))
+                made += len(traced)
+            return [entry for traced, _ in rounds for entry in traced]
 
         events, runs = self._traced(feed, in_turns, optimized_model_filepath=str(self.optimised))
         kernels, groups = self.attributed()
@@ -201,13 +209,13 @@ class CpuRuns:
         shown = iter(typical.shown.tolist())
         ratios = [
             typical_s([replace(entry, wall_s=next(shown)) for entry in traced]) / typical_s(plain)
-            for traced, *others in rounds
-            for plain in others
+            for traced, plain in rounds
+            if plain
         ]
         return Fused(
             groups=tuple(groups),
             seconds=tuple(seconds),
-            beside=tuple(entry for _, *others in rounds for plain in others for entry in plain),
+            beside=tuple(entry for _, plain in rounds for entry in plain),
             ratio=median(ratios) if ratios else None,
         )
 

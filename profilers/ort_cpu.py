@@ -25,7 +25,8 @@ from cutset.profilers.table import Latency
 from cutset.profilers.timing import at_own_speed, repeat, summarise
 
 ALONE_SHARE, LOADED_SHARE, TRACED_SHARE, BODIES_SHARE = 0.1, 0.2, 0.5, 0.2
-"""How the time to repeat runs is divided among the measurements; in the third, traced runs take turns with others alone."""
+"""How the time to repeat runs is divided among the measurements; in the third, traced runs take turns with others alone, and
+it also has the time of the second where that is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +91,12 @@ def profile_cpu(
         progress("timing the whole model")
         call = partial(run, work.open(), feed)
         runs = repeat(call, budget_s=ALONE_SHARE * budget_s, speed=gauge())
-        loaded = work.loaded(call, LOADED_SHARE * budget_s, workers) if workers > 1 else None
+        loaded_s = LOADED_SHARE * budget_s if workers > 1 else 0.0
+        loaded = work.loaded(call, loaded_s, workers) if workers > 1 else None
         beside = call if fit_together([work.model, work.model]) else None
         del call
         progress("profiling its kernels")
-        fused = work.fused(feed, TRACED_SHARE * budget_s, beside)
+        fused = work.fused(feed, (TRACED_SHARE + LOADED_SHARE) * budget_s - loaded_s, beside)
         del beside
         observed = graph.with_measured({**shapes, **sizes_of(inputs)}, dtypes)
         body_s = time_bodies(

@@ -38,6 +38,9 @@ GAUGE_EVERY_S = 0.005
 TURN_S = 0.02
 """Least seconds of a turn."""
 
+PAUSE_S = 0.005
+"""Seconds between two looks at whether a disturbed machine has calmed down."""
+
 Z_95 = 1.96
 
 
@@ -114,6 +117,12 @@ def take_turn(calls: Sequence[Callable[[], object]], *, seconds: float = TURN_S,
     if len(passes) > 1:
         passes[0] = [replace(entry, quiet=False) for entry in passes[0]]
     return [list(runs) for runs in zip(*passes, strict=True)]
+
+
+def await_calm(speed: Gauge, until: float) -> None:
+    """Return once the machine is calm, or at the time `until` of `time.perf_counter`: its disturbances come and go."""
+    while time.perf_counter() < until and speed.slowness([speed.read()])[0] > CALM:
+        time.sleep(PAUSE_S)
 
 
 def typical_s(runs: Sequence[Run]) -> float:
