@@ -19,6 +19,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from cutset.profilers.compare import CLOCK_S
 from cutset.profilers.gauge import Gauge, gauge, slowdown
 from cutset.profilers.session import open_session, session_options
 from cutset.profilers.timing import CALM, MIN_QUIET_RUNS, Run, time_once, undisturbed
@@ -28,9 +29,6 @@ CHAIN = 128
 RUNS = 15
 ROUNDS, WAIT_S = 3, 0.4
 """Rounds that count, and how long to go on while fewer meet a calm machine."""
-
-INTERRUPTED, INTERRUPTION_S = 1.5, 10e-6
-"""A kernel that took so many times its median, and so much longer, was interrupted: a scheduler's slice is milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +125,23 @@ def lower_half(values: Iterable[float]) -> float:
     return float(ordered[: (len(ordered) + 1) // 2].mean())
 
 
+def winsorised_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the mean along the last axis, what lies outside its middle half by over a microsecond taken to there.
+
+    A mean sees below the microsecond in which onnxruntime counts, where a quartile is one of two numbers; and a kernel
+    that was interrupted, by the system or by the host of a virtual machine, which no count of preemptions shows, lies
+    outside.
+
+    Source:
+        Dixon, "Simplified estimation from censored normal samples", Annals of Mathematical Statistics 31 (1960).
+    """
+    ordered = np.sort(values, axis=-1)
+    quarter = ordered.shape[-1] // 4
+    low, high = ordered[..., quarter, None], ordered[..., -1 - quarter, None]
+    result: npt.NDArray[np.float64] = np.clip(values, low - CLOCK_S, high + CLOCK_S).mean(axis=-1)
+    return result
+
+
 def kernel_runs(trace: Path, cost: TraceCost) -> Iterator[KernelRun]:
     """Yield every run of every kernel in a trace of a sequential session, in the order in which they ended.
 
@@ -169,10 +184,8 @@ def typical_run(
 ) -> TypicalRun:
     """Return what each kernel takes in a typical run.
 
-    Whole runs are chosen, not single kernels, so that the times add up to what a run takes: of the undisturbed ones
-    those whose totals lie in the middle half, or, with too few of those, the quicker half of all. A kernel that was
-    interrupted counts as its median: by the system, or by the host of a virtual machine, which no count of preemptions
-    shows. Means over them see below the microsecond in which onnxruntime counts.
+    Of the undisturbed runs, or, with too few of those, of the quicker half of all. Each is first brought to the same total:
+    what slows a whole run says nothing about its kernels.
 
     Args:
         events: The trace.
@@ -196,13 +209,10 @@ def typical_run(
     seconds = seconds / slowdown(slowness)
     chosen_runs = np.flatnonzero(undisturbed(runs, slowness))
     enough = len(chosen_runs) >= MIN_QUIET_RUNS
-    candidates = chosen_runs if enough else np.arange(count)
-    ordered = candidates[np.argsort(seconds[:, candidates].sum(axis=0), kind="stable")]
-    quarter = len(ordered) // 4
-    kept = ordered[quarter : len(ordered) - quarter] if enough else ordered[: (count + 1) // 2]
-    chosen = seconds[:, kept]
-    usual = np.median(chosen, axis=1, keepdims=True)
-    chosen = np.where(chosen > INTERRUPTED * usual + INTERRUPTION_S, usual, chosen)
-    means = np.maximum(cost.node_s, chosen.mean(axis=1))
-    kernels = dict(zip(found, means.tolist(), strict=True))
-    return TypicalRun(kernels=kernels, totals=seconds[:, candidates].sum(axis=0), shown=shown)
+    quickest = np.argsort(seconds.sum(axis=0), kind="stable")
+    candidates = chosen_runs if enough else quickest[: (count + 1) // 2]
+    chosen = seconds[:, candidates]
+    whole = np.maximum(CLOCK_S, (times[:, candidates, 0] / slowdown(slowness[candidates])).sum(axis=0))
+    means = winsorised_mean(chosen * (winsorised_mean(whole) / whole))
+    kernels = dict(zip(found, np.maximum(cost.node_s, means).tolist(), strict=True))
+    return TypicalRun(kernels=kernels, totals=chosen.sum(axis=0), shown=shown)
