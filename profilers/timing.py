@@ -141,9 +141,17 @@ def _for_a_while(calls: Sequence[Callable[[], object]], seconds: float, most: in
 
 
 def at_own_speed(runs: Sequence[Run], speed: Gauge) -> list[Run]:
-    """Return the runs as they would have been had the machine been left alone, as far as the gauge knows."""
-    slow = slowdown(speed.slowness([entry.gauge_s for entry in runs])).tolist()
-    return [replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by) for entry, by in zip(runs, slow, strict=True)]
+    """Return the runs as they would have been had the machine been left alone, as far as the gauge knows.
+
+    Where as many as settle a median were made in calm moments, the others do not count as quiet.
+    """
+    slowness = speed.slowness([entry.gauge_s for entry in runs])
+    calm = _calm(runs, slowness)
+    counts = calm if np.count_nonzero(calm) >= SETTLED_RUNS else [entry.quiet for entry in runs]
+    return [
+        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=bool(quiet))
+        for entry, by, quiet in zip(runs, slowdown(slowness).tolist(), counts, strict=True)
+    ]
 
 
 def undisturbed(runs: Sequence[Run], slowness: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -1,12 +1,15 @@
 """What slows the whole machine is divided out of a measurement, and nothing else is."""
 
+import math
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutset.profilers.gauge import Gauge, slowdown
-from cutset.profilers.timing import Run, at_own_speed, repeat, summarise
+from cutset.profilers.gauge import USUAL_POWER, Gauge, slowdown
+from cutset.profilers.timing import SETTLED_RUNS, Run, at_own_speed, await_calm, repeat, summarise
 
 
 def test_a_reading_is_a_plausible_time():
@@ -55,7 +58,27 @@ def test_runs_on_a_slow_machine_count_as_if_it_had_been_left_alone():
     assert summarise(at_own_speed(runs, speed)).median == pytest.approx(0.1, rel=0.02)
 
 
+def test_what_was_made_in_calm_moments_counts_alone_where_it_is_enough():
+    """A correction is never exact: these took longer in disturbed moments than what the gauge explains."""
+    speed = Script([1.0])
+    speed.read()
+    disturbed = [Run(wall_s=0.4, cpu_s=0.4, quiet=True, gauge_s=2.0)] * 60
+    for calm, median in ((SETTLED_RUNS, 0.1), (SETTLED_RUNS - 1, 0.4 / 2.0**USUAL_POWER)):
+        found = at_own_speed([*disturbed, *[Run(wall_s=0.1, cpu_s=0.1, quiet=True, gauge_s=1.0)] * calm], speed)
+        assert summarise(found).median == pytest.approx(median)
+        assert summarise(found).runs == 60 + calm
+
+
 def test_the_gauge_is_read_between_the_runs():
     speed = Script(np.arange(1.0, 100.0))
     runs = repeat(lambda: None, budget_s=0.0, warmup=0, speed=speed)
     assert [run.gauge_s for run in runs] == [1.5, 2.5, 3.5, 4.5, 5.5]
+
+
+def test_a_calm_moment_is_waited_for_as_long_as_there_is_time():
+    speed = Script([2.0, 1.9, 1.1, 2.0])
+    speed.remember(1.0)
+    await_calm(speed, until=math.inf)
+    assert next(speed.script) == 2.0  # the third reading was calm
+    await_calm(speed, until=time.perf_counter())  # nor is it read when the time is up
+    assert list(speed.script) == []
