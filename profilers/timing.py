@@ -146,15 +146,16 @@ def at_own_speed(runs: Sequence[Run], speed: Gauge) -> list[Run]:
     Where as many as settle a median were made in calm moments, the others do not count as quiet.
     """
     slowness = speed.slowness([entry.gauge_s for entry in runs])
-    calm = _calm(runs, slowness)
-    counts = calm if np.count_nonzero(calm) >= SETTLED_RUNS else [entry.quiet for entry in runs]
+    counts = undisturbed(runs, slowness, enough=SETTLED_RUNS).tolist()
     return [
-        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=bool(quiet))
+        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=quiet)
         for entry, by, quiet in zip(runs, slowdown(slowness).tolist(), counts, strict=True)
     ]
 
 
-def undisturbed(runs: Sequence[Run], slowness: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def undisturbed(
+    runs: Sequence[Run], slowness: npt.NDArray[np.float64], *, enough: int = MIN_QUIET_RUNS
+) -> npt.NDArray[np.bool_]:
     """Return which runs nothing disturbed: not preempted, and on a calm machine, as long as there are enough of those.
 
     What slows the machine slows some kernels twice as much as others, so a run in a calm moment tells more than
@@ -163,9 +164,10 @@ def undisturbed(runs: Sequence[Run], slowness: npt.NDArray[np.float64]) -> npt.N
     Args:
         runs: The runs.
         slowness: How many times slower the machine was in each of them.
+        enough: How many have to be in calm moments for the others not to count.
     """
     calm = _calm(runs, slowness)
-    return calm if np.count_nonzero(calm) >= MIN_QUIET_RUNS else np.array([entry.quiet for entry in runs], bool)
+    return calm if np.count_nonzero(calm) >= enough else np.array([entry.quiet for entry in runs], bool)
 
 
 def _calm(runs: Sequence[Run], slowness: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
