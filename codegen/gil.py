@@ -16,18 +16,20 @@ from cutset.partitioner.plan import Stage
 from cutset.profilers.session import Arrays, open_session, run
 
 HELD_SHARE = 0.3
-"""Above this a stage holds the lock: pure Python code shares it evenly, so a second thread gets half of the time."""
+"""Above this a stage holds the lock: pure Python code gives it up after 5 ms, so who wants it every ms waits 5 of 6."""
 WORTH_S = 1e-3
 """A run below this is not worth the way to another process and back, some 0.2 ms."""
 _MEASURE_S = 0.05
+_SAMPLE_S = 1e-3
 _SCHEDULE = Path("/proc/thread-self/schedstat")
 _ATTEMPTS = 5
 
 
 def held_share(function: Callable[[], object]) -> float:
-    """Return the share of the time in which another thread cannot run Python code while `function` runs, 0 to 1.
+    """Return the share of the time, 0 to 1, that a thread which wakes every millisecond waits for the lock as `function` runs.
 
-    The median of several attempts. Other processes on the machine do not count, where the system tells waiting for a core.
+    The median of several attempts. Between, that thread sleeps: if it computed, it would want a core as well as the lock, and
+    the machine's other processes would decide who gets on. Its waiting for a core does not count, where the system tells.
     """
     return median(_held_once(function) for _ in range(_ATTEMPTS))
 
@@ -70,14 +72,16 @@ def _held_once(function: Callable[[], object]) -> float:
     busy.wait()
     try:
         begin, (ran, waited) = time.perf_counter(), _schedule()
-        while time.perf_counter() - begin < _MEASURE_S:
-            pass
+        slept = 0.0
+        while not slept or time.perf_counter() - begin < _MEASURE_S:
+            time.sleep(_SAMPLE_S)  # gives the lock back, and wants it again
+            slept += _SAMPLE_S
         wall, (ran_until, waited_until) = time.perf_counter() - begin, _schedule()
     finally:
         over.set()
         thread.join()
-    blocked = max(0.0, wall - (ran_until - ran) - (waited_until - waited))
-    return blocked / (blocked + ran_until - ran)
+    blocked = max(0.0, wall - (ran_until - ran) - (waited_until - waited) - slept)
+    return blocked / (blocked + slept)
 
 
 def _schedule() -> tuple[float, float]:
