@@ -128,6 +128,8 @@ class Repetition:
     Args:
         model: Its name.
         totals_s: Seconds of the whole session in both.
+        intervals_s: The 95 % intervals of these.
+        settled: Whether each interval is as narrow as was asked.
         moved: How many of the dearest groups of the first have another rank in the second, those aside that changed places
             only with groups whose cost is the same within `TIE`.
         largest_swap: How much more the dearer of two groups that changed places costs than the other, in the first
@@ -136,6 +138,8 @@ class Repetition:
 
     model: str
     totals_s: tuple[float, float]
+    intervals_s: tuple[tuple[float, float], tuple[float, float]]
+    settled: tuple[bool, bool]
     moved: int
     largest_swap: float
 
@@ -143,6 +147,11 @@ class Repetition:
     def difference(self) -> float:
         """Difference of the totals over the first."""
         return abs(self.totals_s[1] - self.totals_s[0]) / self.totals_s[0]
+
+    @property
+    def overlap(self) -> bool:
+        """Whether the intervals have a time in common: then the two profiles do not contradict each other."""
+        return max(low for low, _ in self.intervals_s) <= min(high for _, high in self.intervals_s)
 
 
 def subject(name: str, folder: Path) -> Subject:
@@ -277,8 +286,15 @@ def repetition(of: Subject, seconds: float) -> Repetition:
     options = ProfileOptions(budget_s=seconds, fresh=True, cache=CostCache(default_folder()))
     (_, first), (_, second) = (profile(of.graph, of.inputs, target=None, options=options) for _ in range(2))
     moved, largest = rank_changes(costs(first), costs(second))
-    totals_s = first.sessions[0].latency_s.median, second.sessions[0].latency_s.median
-    return Repetition(model=of.name, totals_s=totals_s, moved=moved, largest_swap=largest)
+    one, other = first.sessions[0].latency_s, second.sessions[0].latency_s
+    return Repetition(
+        model=of.name,
+        totals_s=(one.median, other.median),
+        intervals_s=((one.low or 0.0, one.high or 0.0), (other.low or 0.0, other.high or 0.0)),
+        settled=(one.settled, other.settled),
+        moved=moved,
+        largest_swap=largest,
+    )
 
 
 def costs(measured: CostTable) -> dict[tuple[str, ...], float]:
@@ -327,10 +343,14 @@ def markdown(result: dict[str, Any]) -> str:
         f"| {row.model} | {row.nodes} | {row.first_s:.2f} s | {row.again_s:.2f} s | {row.profile_again_s:.2f} s |"
         for row in result.get("time", ())
     ]
-    again = ["| model | first | second | differ by | of ten, moved | largest swap |", "|---|--:|--:|--:|--:|--:|"]
+    again = [
+        "| model | first | second | differ by | intervals | settled | of ten, moved | largest swap |",
+        "|---|--:|--:|--:|---|---|--:|--:|",
+    ]
     again += [
-        f"| {r.model} | {r.totals_s[0] * 1e3:.2f} ms | {r.totals_s[1] * 1e3:.2f} ms | {r.difference:.1%} | {r.moved}"
-        f" | {r.largest_swap:.1%} |"
+        f"| {r.model} | {r.totals_s[0] * 1e3:.2f} ms | {r.totals_s[1] * 1e3:.2f} ms | {r.difference:.1%}"
+        f" | {'overlap' if r.overlap else 'apart'} | {' and '.join('yes' if one else 'no' for one in r.settled)}"
+        f" | {r.moved} | {r.largest_swap:.1%} |"
         for r in result.get("repeated", ())
     ]
     return "\n\n".join([sums_table(result.get("sums", ())), "\n".join(timed), "\n".join(again)]) + "\n"

@@ -32,6 +32,10 @@ medians of 30 runs each agree best with each other (2 %; 3 % at powers of 0.5 an
 it comes out too small, for the gauge moves between two readings, and the medians agree worse (3 %)."""
 
 
+POWER_APART = 0.35
+"""How far a program's own power lies from that: from 0.3 to 1.0 for the networks that were looked at."""
+
+
 class Gauge:
     """A fixed computation of some tenths of a millisecond; thread-safe."""
 

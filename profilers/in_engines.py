@@ -98,7 +98,7 @@ def _group_cost(graph: ModelGraph, group: GroupCost, times: Sequence[SegmentTime
         return None
     alone = _node_seconds(home)
     seconds = sum(alone.get(name, 0.0) for name in live)
-    low, high = home.latency.p10 / home.latency.median, home.latency.p90 / home.latency.median
+    low, high = home.latency.spread
     return replace(
         group, device="gpu", backend=home.backend, latency_s=seconds, low_s=seconds * low, high_s=seconds * high,
         source="measured", unfused_s={name: alone.get(name, 0.0) for name in live}, reason="",

@@ -243,7 +243,7 @@ def group_costs(profile: DeviceProfile, groups: Sequence[GroupCost], *, batch: i
     """
     seconds_of = profile.node_seconds()
     latency = profile.session.latency
-    low, high = (latency.p10 / latency.median, latency.p90 / latency.median) if latency.median else (1.0, 1.0)
+    low, high = latency.spread
     found = []
     for group in groups:
         reasons = dict.fromkeys(profile.refused[name] for name in group.nodes if name in profile.refused)

@@ -168,8 +168,7 @@ def _loaded_cost(run: CpuProfile, options: ProfileOptions) -> tuple[SessionCost,
 
 
 def _cpu_groups(graph: ModelGraph, run: CpuProfile, batch: int) -> tuple[GroupCost, ...]:
-    low = run.session.p10 / run.session.median if run.session.median else 1.0
-    high = run.session.p90 / run.session.median if run.session.median else 1.0
+    low, high = run.session.spread
     return pooled(
         [
             replace(

@@ -74,7 +74,7 @@ def shared_out(
         unplaced: Nodes that no placement is about.
     """
     seconds, latency = profile.node_seconds(), profile.session.latency
-    low, high = (latency.p10 / latency.median, latency.p90 / latency.median) if latency.median else (1.0, 1.0)
+    low, high = latency.spread
 
     def share(group: GroupCost) -> GroupCost:
         live = [name for name in group.nodes if name not in unplaced]

@@ -45,6 +45,14 @@ class Latency:
     settled: bool = False
     clock: Literal["wall", "cpu", "model"] = "wall"
 
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Both ends of where runs and their median lie, over the median; one and one for a median of zero."""
+        if not self.median:
+            return 1.0, 1.0
+        low, high = min(self.p10, self.low or self.p10), max(self.p90, self.high or self.p90)
+        return low / self.median, high / self.median
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionCost:

@@ -11,11 +11,12 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from cutset.profilers.gauge import Gauge, slowdown
+from cutset.profilers.gauge import POWER_APART, Gauge, slowdown
 from cutset.profilers.table import Latency
 
 MIN_QUIET_RUNS = 5
@@ -53,12 +54,14 @@ class Run:
         cpu_s: CPU seconds of the calling thread.
         quiet: Whether the thread was not preempted.
         gauge_s: Mean of the gauge's readings before and after, zero without a gauge.
+        doubt: By what factor its time may be off, either way, because of what others did to the machine meanwhile.
     """
 
     wall_s: float
     cpu_s: float
     quiet: bool
     gauge_s: float = 0.0
+    doubt: float = 1.0
 
 
 def _preemptions() -> int:
@@ -147,9 +150,10 @@ def at_own_speed(runs: Sequence[Run], speed: Gauge) -> list[Run]:
     """
     slowness = speed.slowness([entry.gauge_s for entry in runs])
     counts = undisturbed(runs, slowness, enough=SETTLED_RUNS).tolist()
+    doubts = (np.maximum(1.0, slowness / CALM) ** POWER_APART).tolist()
     return [
-        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=quiet)
-        for entry, by, quiet in zip(runs, slowdown(slowness).tolist(), counts, strict=True)
+        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=quiet, doubt=doubt)
+        for entry, by, quiet, doubt in zip(runs, slowdown(slowness).tolist(), counts, doubts, strict=True)
     ]
 
 
@@ -208,29 +212,30 @@ def half_width(values: np.ndarray) -> float:
 
 
 def summarise(runs: list[Run], *, threads: int = 1) -> Latency:
-    """Return the latency that `runs` show.
+    """Return the latency that `runs` show; its interval holds what the correction for a disturbed machine may be off.
 
     Args:
         runs: From `repeat`.
         threads: Threads that did the work; above one, CPU time of the caller says nothing and wall time is used.
     """
-    quiet = [run.wall_s for run in runs if run.quiet]
-    if len(quiet) >= MIN_QUIET_RUNS or threads > 1:
-        values, clock = np.array(quiet if len(quiet) >= MIN_QUIET_RUNS else [run.wall_s for run in runs]), "wall"
-    else:
-        values, clock = np.array([run.cpu_s for run in runs]), "cpu"
-    p10, median, p90 = np.percentile(values, [10, 50, 90])
+    quiet = [run for run in runs if run.quiet]
+    enough = len(quiet) >= MIN_QUIET_RUNS
+    clock: Literal["wall", "cpu"] = "wall" if enough or threads > 1 else "cpu"
+    chosen = quiet if enough else runs
+    values = np.array([run.wall_s if clock == "wall" else run.cpu_s for run in chosen])
+    p10, median, p90 = np.percentile(values, [10, 50, 90]).tolist()
+    doubt = float(np.median([run.doubt for run in chosen]))
     low, high = median_interval(values)
     return Latency(
-        median=float(median),
-        p10=float(p10),
-        p90=float(p90),
-        low=low,
-        high=high,
-        settled=half_width(values) <= SETTLED,
+        median=median,
+        p10=p10,
+        p90=p90,
+        low=low / doubt,
+        high=high * doubt,
+        settled=high * doubt - low / doubt <= 2 * SETTLED * median,
         samples=len(values),
         runs=len(runs),
-        clock="wall" if clock == "wall" else "cpu",
+        clock=clock,
     )
 
 

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.harness import PATIENCE_S, load_inputs, whole_model
+from tests.e2e.harness import load_inputs, whole_model
 from tools import engines
 
 EVERY_EXPORT = "triton,ray,k8s,ort"
 SAMPLES = ("classifier-quarter", "detector", "tagger", "orientation-jpeg")
 """Plain, of outputs whose size the data decides, of strings, and of a custom operator."""
+PATIENCE_S = 240
+"""An engine starts a dozen processes, each of which imports for seconds: on a busy machine that takes minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)

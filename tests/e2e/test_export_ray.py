@@ -16,8 +16,10 @@ import tritonclient.http
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.exports import SAMPLES, Exported, free_ports, ray_serve, require, wait_ready
+from tests.e2e.exports import PATIENCE_S, SAMPLES, Exported, free_ports, ray_serve, require, wait_ready
 from tests.e2e.harness import assert_equal
+
+pytestmark = pytest.mark.timeout(3 * PATIENCE_S)  # the node, the applications and then the answers
 
 CASES = [pytest.param(name, marks=pytest.mark.network) if name == "orientation-jpeg" else name for name in SAMPLES]
 CLIENTS = 6

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutset.profilers.gauge import USUAL_POWER, Gauge, slowdown
-from cutset.profilers.timing import SETTLED_RUNS, Run, at_own_speed, await_calm, repeat, summarise
+from cutset.profilers.gauge import POWER_APART, USUAL_POWER, Gauge, slowdown
+from cutset.profilers.timing import CALM, SETTLED_RUNS, Run, at_own_speed, await_calm, repeat, summarise
 
 
 def test_a_reading_is_a_plausible_time():
@@ -67,6 +67,30 @@ def test_what_was_made_in_calm_moments_counts_alone_where_it_is_enough():
         found = at_own_speed([*disturbed, *[Run(wall_s=0.1, cpu_s=0.1, quiet=True, gauge_s=1.0)] * calm], speed)
         assert summarise(found).median == pytest.approx(median)
         assert summarise(found).runs == 60 + calm
+
+
+def test_the_interval_holds_what_the_correction_may_be_off():
+    """Ten equal runs: the interval is as wide as what programs differ in, and calm moments leave nothing to doubt."""
+    speed = Script([1.0])
+    speed.read()
+    for slowness, doubt in ((1.0, 1.0), (CALM, 1.0), (2 * CALM, 2.0**POWER_APART)):
+        runs = [Run(wall_s=0.1, cpu_s=0.1, quiet=True, gauge_s=slowness)] * 10
+        found = summarise(at_own_speed(runs, speed))
+        assert found.low == pytest.approx(found.median / doubt)
+        assert found.high == pytest.approx(found.median * doubt)
+        assert found.settled == (doubt == 1.0)
+
+
+def test_what_networks_take_on_a_slowed_machine_lies_in_the_interval():
+    """Whatever a program's own power is, from the least to the most that was seen, the truth is inside."""
+    speed = Script([1.0])
+    speed.read()
+    for power in (USUAL_POWER - POWER_APART, USUAL_POWER, USUAL_POWER + POWER_APART):
+        for slowness in (1.3, 1.6, 2.0):
+            calm = summarise(at_own_speed([Run(wall_s=CALM**power, cpu_s=1.0, quiet=True, gauge_s=CALM)] * 10, speed))
+            slow = summarise(at_own_speed([Run(wall_s=slowness**power, cpu_s=1.0, quiet=True, gauge_s=slowness)] * 10, speed))
+            assert slow.low <= calm.median * (1 + 1e-9)
+            assert slow.high >= calm.median * (1 - 1e-9)
 
 
 def test_the_gauge_is_read_between_the_runs():
