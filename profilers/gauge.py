@@ -26,14 +26,13 @@ SIZE = 192
 REFERENCE_PERCENTILE = 10
 """Of all readings: the machine at its own speed, but not at its luckiest."""
 
-USUAL_POWER = 0.65
-"""A program's slowdown as a power of the gauge's: of four networks that ran in turns on a disturbed machine, what makes
-medians of 30 runs each agree best with each other (2 %; 3 % at powers of 0.5 and 0.8). Fitted to one program's own runs
-it comes out too small, for the gauge moves between two readings, and the medians agree worse (3 %)."""
+USUAL_POWER = 0.75
+"""A program's slowdown as a power of the gauge's: what makes medians agree best (`benchmarks/gauge.py`, and a hundred recorded
+profiles of five networks). Fitted to one program's own runs it comes out too small or too great, for the gauge moves between
+two readings, and the medians agree worse."""
 
-
-POWER_APART = 0.35
-"""How far a program's own power lies from that: from 0.3 to 1.0 for the networks that were looked at."""
+POWER_APART = 0.25
+"""How far a program's own power lies from that, at most, for nearly all that were looked at."""
 
 
 class Gauge:

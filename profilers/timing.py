@@ -150,7 +150,7 @@ def at_own_speed(runs: Sequence[Run], speed: Gauge) -> list[Run]:
     """
     slowness = speed.slowness([entry.gauge_s for entry in runs])
     counts = undisturbed(runs, slowness, enough=SETTLED_RUNS).tolist()
-    doubts = (np.maximum(1.0, slowness / CALM) ** POWER_APART).tolist()
+    doubts = (slowness**POWER_APART).tolist()
     return [
         replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=quiet, doubt=doubt)
         for entry, by, quiet, doubt in zip(runs, slowdown(slowness).tolist(), counts, doubts, strict=True)
@@ -187,8 +187,11 @@ def settled(runs: Sequence[Run], speed: Gauge | None, *, within: float = SETTLED
         within: Half the width of the median's interval over the median that is narrow enough.
     """
     slowness = speed.slowness([entry.gauge_s for entry in runs]) if speed else np.ones(len(runs))
-    times = np.array([entry.wall_s / (entry.gauge_s or 1.0) for entry in runs])[_calm(runs, slowness)]
-    return len(times) >= SETTLED_RUNS and half_width(times) <= within
+    calm = _calm(runs, slowness)
+    if np.count_nonzero(calm) < SETTLED_RUNS:
+        return False
+    times = np.array([entry.wall_s for entry in runs])[calm] / slowdown(slowness[calm])
+    return half_width(times, doubt=float(np.median(slowness[calm] ** POWER_APART))) <= within
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
@@ -204,11 +207,16 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[max(0, low)]), float(ordered[min(n - 1, high)])
 
 
-def half_width(values: np.ndarray) -> float:
-    """Return half the width of the median's interval over the median, zero for a median of zero."""
+def half_width(values: np.ndarray, *, doubt: float = 1.0) -> float:
+    """Return half the width of the median's interval over the median, zero for a median of zero.
+
+    Args:
+        values: What the median is of.
+        doubt: By what factor all of them may be off, either way.
+    """
     low, high = median_interval(values)
     median = float(np.median(values))
-    return (high - low) / 2 / median if median > 0 else 0.0
+    return (high * doubt - low / doubt) / 2 / median if median > 0 else 0.0
 
 
 def summarise(runs: list[Run], *, threads: int = 1) -> Latency:
@@ -232,7 +240,7 @@ def summarise(runs: list[Run], *, threads: int = 1) -> Latency:
         p90=p90,
         low=low / doubt,
         high=high * doubt,
-        settled=high * doubt - low / doubt <= 2 * SETTLED * median,
+        settled=half_width(values, doubt=doubt) <= SETTLED,
         samples=len(values),
         runs=len(runs),
         clock=clock,
