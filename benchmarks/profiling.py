@@ -364,7 +364,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="write the tables to stdout, not JSON")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each repeated measurement")
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each repeated measurement")
     arguments = parser.parse_args()
     call_s = call_seconds()
     result: dict[str, Any] = {"environment": environment(), "load": os.getloadavg(), "call_s": call_s}
