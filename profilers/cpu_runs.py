@@ -145,26 +145,24 @@ class CpuRuns:
                 for output, entry in zip(node.outputs, event.outputs, strict=True):
                     (dtype, shape), *_ = entry.items()
                     shapes[output], dtypes[output] = tuple(shape), _ORT_TYPES.get(dtype, dtype)
-        missing = [
-            o for node in self.graph.placeable for o in node.outputs if o not in shapes and not self.graph.knows_shape(o)
-        ]
+        needed = [node for node in self.graph.nodes if node.name not in self.graph.dead_nodes]  # constant ones too
+        missing = [o for node in needed for o in node.outputs if o not in shapes and not self.graph.knows_shape(o)]
         self._observe(feed, missing, shapes, dtypes)
         return {name: max(self.cost.node_s, min(times)) for name, times in seconds.items()}, shapes, dtypes
 
     def _observe(self, feed: Mapping[str, Any], missing: Sequence[str], shapes: dict[str, Any], dtypes: dict[str, str]) -> None:
-        """Fetch the values that the trace did not show (operators that onnxruntime expands) as extra outputs."""
-        missing = [value for value in missing if value in self.anonymous]
-        if not missing:
+        """Fetch the values that the trace did not show (of operators that onnxruntime expands or folds) as outputs."""
+        names = [self.anonymous[value] for value in missing if value in self.anonymous]
+        if not names:
             return
         proto = onnx.load(str(self.model), load_external_data=False)
         declared = {value.name for value in proto.graph.output}
-        added = [self.anonymous[value] for value in missing if self.anonymous[value] not in declared]
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
         target = self.folder / "observed.onnx"
         onnx.save(proto, str(target))
         options = session_options(threads=self.threads, level="none")
         with contextlib.suppress(Exception):  # a type onnxruntime cannot infer: the shape stays unknown and cannot be cut
-            found = run(open_session(target, custom_ops=self.graph.custom_ops, options=options), feed, added)
+            found = run(open_session(target, custom_ops=self.graph.custom_ops, options=options), feed, names)
             for name, value in found.items():
                 if isinstance(value, np.ndarray):
                     original = self.originals[name]

@@ -1,6 +1,8 @@
 """Costs measured inside the running model cover it once and add up, whatever its names and types."""
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
@@ -9,6 +11,7 @@ from cutset.graph.load import load
 from cutset.profilers.inputs import draw
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_cpu import observe, observe_shapes, profile_cpu
+from cutset.profilers.signature import sign
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 BUDGET_S = 0.02
@@ -91,6 +94,30 @@ def test_sizes_that_depend_on_the_data_are_observed(save_model):
     shapes, dtypes = observe_shapes(load(path), {"x": np.eye(2, 3, dtype=np.float32)})
     assert shapes == {"x": (2, 3), "at": (2, 2), "y": (2, 2)}
     assert dtypes["at"] == "int64"
+
+
+def test_a_constant_whose_size_nobody_says_is_observed(tmp_path):
+    """Symbolic inference stops at this Loop, and what comes after it is declared without a size."""
+    path = tmp_path / "m.onnx"
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13]>
+        late (float[2,3] x) => (float[] seen, float[] table, float[] y) {
+            three = Constant <value = int64 {3}> ()
+            last, seen = Loop <body = body (int64 i, bool go, float[] acc) => (bool still, float[] next, float[] each) {
+                next = Add (acc, x)
+                still = Identity (go)
+                each = Neg (acc)
+            }> (three, , x)
+            table = Constant <value = float[3,3] {1, 2, 3, 4, 5, 6, 7, 8, 9}> ()
+            y = MatMul (last, table)
+        }
+    """)
+    onnx.save(model, path)
+    graph = load(path)
+    assert not graph.knows_shape("table")
+    graph = graph.with_measured(*observe_shapes(graph, {"x": np.ones((2, 3), np.float32)}))
+    assert graph.shape("table") == (3, 3)
+    assert all(sign(graph, [node.name]).digest for node in graph.nodes)
 
 
 def test_operators_that_onnxruntime_expands_are_observed(save_model):
