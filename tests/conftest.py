@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,5 +12,6 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:
     sys.path.append(ROOT)  # at the end: the installed packages go first
 
-settings.register_profile("cutset", deadline=None)
-settings.load_profile("cutset")
+settings.register_profile("explore", deadline=None)
+settings.register_profile("repeat", deadline=None, derandomize=True)  # whether a commit lands hangs on the commit alone
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "explore"))
