@@ -111,3 +111,13 @@ def slowdown(slowness: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """
     result: npt.NDArray[np.float64] = slowness**USUAL_POWER
     return result
+
+
+def doubt(slowness: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return by what factor a time that was divided by `slowdown` may still be off, either way.
+
+    Args:
+        slowness: The gauge's while it ran.
+    """
+    result: npt.NDArray[np.float64] = slowness**POWER_APART
+    return result

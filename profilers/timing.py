@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cutset.profilers.gauge import POWER_APART, Gauge, slowdown
+from cutset.profilers.gauge import Gauge, doubt, slowdown
 from cutset.profilers.table import Latency
 
 MIN_QUIET_RUNS = 5
@@ -150,10 +150,10 @@ def at_own_speed(runs: Sequence[Run], speed: Gauge) -> list[Run]:
     """
     slowness = speed.slowness([entry.gauge_s for entry in runs])
     counts = undisturbed(runs, slowness, enough=SETTLED_RUNS).tolist()
-    doubts = (slowness**POWER_APART).tolist()
+    factors = zip(slowdown(slowness).tolist(), doubt(slowness).tolist(), strict=True)
     return [
-        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=quiet, doubt=doubt)
-        for entry, by, quiet, doubt in zip(runs, slowdown(slowness).tolist(), counts, doubts, strict=True)
+        replace(entry, wall_s=entry.wall_s / by, cpu_s=entry.cpu_s / by, quiet=quiet, doubt=off)
+        for entry, quiet, (by, off) in zip(runs, counts, factors, strict=True)
     ]
 
 
@@ -191,7 +191,7 @@ def settled(runs: Sequence[Run], speed: Gauge | None, *, within: float = SETTLED
     if np.count_nonzero(calm) < SETTLED_RUNS:
         return False
     times = np.array([entry.wall_s for entry in runs])[calm] / slowdown(slowness[calm])
-    return half_width(times, doubt=float(np.median(slowness[calm] ** POWER_APART))) <= within
+    return half_width(times, off=float(np.median(doubt(slowness[calm])))) <= within
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
@@ -207,16 +207,16 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[max(0, low)]), float(ordered[min(n - 1, high)])
 
 
-def half_width(values: np.ndarray, *, doubt: float = 1.0) -> float:
+def half_width(values: np.ndarray, *, off: float = 1.0) -> float:
     """Return half the width of the median's interval over the median, zero for a median of zero.
 
     Args:
         values: What the median is of.
-        doubt: By what factor all of them may be off, either way.
+        off: By what factor all of them may be off, either way.
     """
     low, high = median_interval(values)
     median = float(np.median(values))
-    return (high * doubt - low / doubt) / 2 / median if median > 0 else 0.0
+    return (high * off - low / off) / 2 / median if median > 0 else 0.0
 
 
 def summarise(runs: list[Run], *, threads: int = 1) -> Latency:
@@ -232,15 +232,15 @@ def summarise(runs: list[Run], *, threads: int = 1) -> Latency:
     chosen = quiet if enough else runs
     values = np.array([run.wall_s if clock == "wall" else run.cpu_s for run in chosen])
     p10, median, p90 = np.percentile(values, [10, 50, 90]).tolist()
-    doubt = float(np.median([run.doubt for run in chosen]))
+    off = float(np.median([run.doubt for run in chosen]))
     low, high = median_interval(values)
     return Latency(
         median=median,
         p10=p10,
         p90=p90,
-        low=low / doubt,
-        high=high * doubt,
-        settled=half_width(values, doubt=doubt) <= SETTLED,
+        low=low / off,
+        high=high * off,
+        settled=half_width(values, off=off) <= SETTLED,
         samples=len(values),
         runs=len(runs),
         clock=clock,
