@@ -1,8 +1,8 @@
 """Prove which stages may run the rows of several requests as one: f(concat(a, b)) == concat(f(a), f(b)).
 
-Two things must hold. The first axis is one and the same symbolic dimension on every input and output of the stage. And on
-sample inputs, the rows of a joint run equal those of runs apart, within the tolerance of their type. The second alone
-could be luck; the first alone is not enough: a recurrent network over `num_tokens` has it, and mixes its rows.
+Two judges that know nothing of each other must both say yes. One follows the rows through the graph (`cutset.rowwise`): its
+yes holds for any inputs and any number of rows, if operators compute what ONNX says. The other compares joint runs with runs
+apart on requests that differ in scale, sign, order and content (`codegen.joint_runs`): its yes holds for what really ran.
 
 Where the first axis is fixed at one, as behind the decoding of one picture, a stage for a GPU is given a free one first. A
 GPU is quick only with many rows; a CPU gains nothing from them.
@@ -10,26 +10,35 @@ GPU is quick only with many rows; a CPU gains nothing from them.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
-from cutset.codegen.numerics import compare
-from cutset.codegen.runtime.batching import batch_key
+from cutset.codegen.joint_runs import judge
 from cutset.errors import CutsetError
 from cutset.graph.model import ModelGraph
 from cutset.graph.rows import with_free_rows
 from cutset.partitioner.plan import Stage
 from cutset.profilers.session import Arrays, open_session, release_memory, run
+from cutset.rowwise import RowFlow, follow_rows
 
 _MOST_SAMPLES = 3
-_MOST_JOINT_RUNS = 4
-_Function = Callable[[Arrays], Arrays]
+_MOST_WITNESSES = 16
+_WITNESS_BYTES = 64 << 20
+
+_FLATTENS = frozenset(
+    {
+        "ArgMax", "ArgMin", "Cast", "Ceil", "Clip", "Equal", "Erf", "Floor", "Greater", "GreaterOrEqual", "HardSigmoid",
+        "Hardmax", "Less", "LessOrEqual", "LogSoftmax", "QuantizeLinear", "Round", "Sigmoid", "Sign", "Softmax", "Softsign",
+        "Tanh", "TopK",
+    }
+)  # fmt: skip
+"""Operators behind which different values may look the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,36 +73,35 @@ def prove_all(
         keep: Indices of the stages whose files must stay as they are.
     """
     live = [dict(sample) for sample in samples[:_MOST_SAMPLES]]
-    found = []
+    findings = []
     for stage in stages:
         session = open_session(folder / stage.model, custom_ops=graph.custom_ops)
         feeds = [{name: values[name] for name in stage.inputs} for values in live]
         results = [run(session, feed, stage.outputs) for feed in feeds]
+        del session
         reason, axis = _axis(graph, stage)
         if axis:
-            finding = prove(partial(run, session, outputs=stage.outputs), feeds, results)
-            finding = replace(finding, axis=axis if finding.proven else "")
+            finding = _prove(graph, folder / stage.model, stage.outputs, feeds, axis)
         elif stage.device == "gpu" and stage.index not in keep:
             finding = free(graph, folder / stage.model, stage.outputs, feeds, results)
         else:
             finding = Batchability(proven=False)
-        found.append(finding if finding.proven or finding.reason else Batchability(proven=False, reason=reason))
+        findings.append(finding if finding.proven or finding.reason else Batchability(proven=False, reason=reason))
         for values, outputs in zip(live, results, strict=True):
             values.update(outputs)
-        del session
     release_memory()
-    return found
+    return findings
 
 
 def free(
     graph: ModelGraph, model: Path, outputs: Sequence[str], feeds: Sequence[Arrays], results: Sequence[Arrays]
 ) -> Batchability:
-    """Give a stage of one row free rows in its file, if runs prove that they stay apart; else leave the file as it is.
+    """Give a stage of one row free rows in its file, if both judges say that rows stay apart; else leave the file as it is.
 
     Args:
         graph: The whole model.
         model: The stage's file.
-        outputs: What it writes.
+        outputs: Names of its outputs.
         feeds: Its inputs, one entry a sample.
         results: What it gave for each.
 
@@ -110,74 +118,80 @@ def free(
     trial = model.with_name(f"{model.stem}.free.onnx")
     trial.write_bytes(freed.SerializeToString())
     try:
-        session = open_session(trial, custom_ops=graph.custom_ops)
-        finding = prove(partial(run, session, outputs=outputs), feeds, results)
-        del session
-    except CutsetError as error:
-        finding = Batchability(proven=False, reason=f"with free rows onnxruntime refuses it: {error.cause or error.what}"[:300])
-    if finding.proven:
-        trial.replace(model)
-        return replace(finding, axis=axis)
-    trial.unlink()
-    return replace(finding, reason=f"its rows are fixed at one, and freed {finding.reason}")
+        finding = _prove(graph, trial, outputs, feeds, axis)
+        if finding.proven:
+            trial.replace(model)
+            return finding
+        return replace(finding, reason=f"its rows are fixed at one, and freed {finding.reason}")
+    finally:
+        trial.unlink(missing_ok=True)
 
 
-def prove(function: _Function, feeds: Sequence[Arrays], results: Sequence[Arrays]) -> Batchability:
-    """Return whether joint runs of `function` equal runs apart.
+def _prove(graph: ModelGraph, model: Path, outputs: Sequence[str], feeds: Sequence[Arrays], axis: str) -> Batchability:
+    """Return what both judges say of a stage whose inputs and outputs have a free first dimension.
 
     Args:
-        function: One stage.
+        graph: The whole model.
+        model: The stage's file; another one is written beside it for a moment.
+        outputs: Names of its outputs.
         feeds: Its inputs, one entry a sample.
-        results: What it gave for each.
+        axis: Name of the dimension.
     """
-    feeds, results = list(feeds), list(results)
-    for feed in list(feeds):
-        backwards = {name: np.flip(value, axis=tuple(range(1, np.ndim(value)))).copy() for name, value in feed.items()}
-        feeds.append(backwards)
-        try:
-            results.append(function(backwards))
-        except CutsetError:
-            feeds.pop()  # reversed rows are no valid input everywhere
-    shared = [found[0] for found in (batch_key(list(feed.values())) for feed in feeds) if found is not None]
-    if len(shared) != len(feeds):
-        return Batchability(proven=False, reason="the inputs of a sample have no common number of rows")
-    rows, largest, compared = 0, 0.0, 0
-    for one, other in itertools.permutations(range(len(feeds)), 2):
-        if compared == _MOST_JOINT_RUNS:
-            break
-        if shared[one] != shared[other] or _same(feeds[one], feeds[other]):
-            continue
-        order = (one, other, one)
-        finding = _joint(function, [feeds[index] for index in order], [results[index] for index in order])
-        if not finding.proven:
-            return finding
-        rows, largest, compared = max(rows, finding.rows), max(largest, finding.max_abs), compared + 1
-    if not compared:
-        return Batchability(proven=False, reason="no two different samples have the same shapes")
-    return Batchability(proven=True, rows=rows, max_abs=largest)
-
-
-def _joint(function: _Function, feeds: Sequence[Arrays], results: Sequence[Arrays]) -> Batchability:
-    """Compare one joint run with runs apart."""
-    joint = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
-    rows = len(next(iter(joint.values())))
+    part = ir.load(model)
+    flow = follow_rows(part, {name: spec.shape for name, spec in graph.values.items()}, axis)
+    if flow.reason:
+        return Batchability(proven=False, reason=f"its rows may mix: {flow.reason}"[:300])
+    witnesses = _witnesses(part, flow, outputs, graph)
+    names = list(dict.fromkeys([*outputs, *(name for inner in witnesses.values() for name in inner)]))
+    proto = onnx.load(str(model), load_external_data=False)
+    for name in names[len(outputs) :]:
+        proto.graph.output.add().name = name
+    trial = model.with_name(f"{model.stem}.witness.onnx")
+    trial.write_bytes(proto.SerializeToString())
     try:
-        outputs = function(joint)
+        session = open_session(trial, custom_ops=graph.custom_ops)
+        found = judge(partial(run, session, outputs=names), feeds, witnesses)
+        del session
     except CutsetError as error:
-        return Batchability(proven=False, reason=f"a joint run fails: {error.cause or error.what}"[:300])
-    largest = 0.0
-    for name, value in outputs.items():
-        try:
-            expected = np.concatenate([result[name] for result in results])
-        except ValueError as error:
-            return Batchability(proven=False, reason=f"output `{name}`: {error}")
-        if expected.shape[:1] != (rows,):
-            return Batchability(proven=False, reason=f"output `{name}` has {len(expected)} rows for {rows} of the inputs")
-        difference = compare(name, expected, value)
-        if difference.reason:
-            return Batchability(proven=False, reason=f"output `{name}` of a joint run differs: {difference.reason}")
-        largest = max(largest, difference.max_abs)
-    return Batchability(proven=True, rows=rows, max_abs=largest)
+        return Batchability(proven=False, reason=f"onnxruntime refuses it: {error.cause or error.what}"[:300])
+    finally:
+        trial.unlink(missing_ok=True)
+    return Batchability(
+        proven=not found.reason, reason=found.reason, rows=found.rows, max_abs=found.max_abs, axis="" if found.reason else axis
+    )
+
+
+def _witnesses(part: ir.Model, flow: RowFlow, outputs: Sequence[str], graph: ModelGraph) -> dict[str, list[str]]:
+    """Return for each output the inner float values with rows first that an operator in front of the output may flatten.
+
+    Those nearest to the outputs come first, for they have passed most of the stage; large and surplus ones are left out.
+    """
+    rows, budget = set(flow.row_values()), _WITNESS_BYTES
+    inner: list[str] = []
+    for node in reversed(list(part.graph)):
+        value = node.inputs[0] if node.inputs else None
+        name = str(value.name) if value is not None else ""
+        if node.op_type not in _FLATTENS or name not in rows or name in (*outputs, *inner) or not _is_float(graph, name):
+            continue
+        size = graph.nbytes(name) if graph.knows_shape(name) else 0
+        if value is None or value.is_graph_input() or size > budget or len(inner) == _MOST_WITNESSES:
+            continue
+        budget -= size
+        inner.append(name)
+    return {output: [name for name in inner if name in _ancestors(part, output)] for output in outputs}
+
+
+def _is_float(graph: ModelGraph, name: str) -> bool:
+    return name in graph.values and "float" in graph.values[name].dtype
+
+
+def _ancestors(part: ir.Model, output: str) -> set[str]:
+    """Return the names of the values that an output is computed from."""
+    needed = {output}
+    for node in reversed(list(part.graph)):
+        if any(value.name in needed for value in node.outputs):
+            needed.update(str(value.name) for value in node.inputs if value is not None)
+    return needed
 
 
 def _axis(graph: ModelGraph, stage: Stage) -> tuple[str, str]:
@@ -195,7 +209,3 @@ def _axis(graph: ModelGraph, stage: Stage) -> tuple[str, str]:
     if len(symbols) > 1:
         return f"the first axes are different dimensions: {', '.join(sorted(symbols))}", ""
     return "", symbols.pop()
-
-
-def _same(one: Arrays, other: Arrays) -> bool:
-    return all(np.array_equal(one[name], other[name]) for name in one)
