@@ -26,7 +26,6 @@ def skip_normalization(operation: Operation) -> list[Flow]:
     return [total, statistics, statistics, total]
 
 
-@rule("BiasAdd", "BiasSplitGelu", domain=_MICROSOFT)
 @rule("SimplifiedLayerNormalization", "LayerNormalization", domain=_MICROSOFT)
 def last_dimension(operation: Operation) -> Flow:
     """Over the last dimension, with constants."""
@@ -87,16 +86,20 @@ def attention(operation: Operation) -> list[Flow]:
 @rule("RotaryEmbedding")
 @rule("RotaryEmbedding", domain=_MICROSOFT)
 def rotary(operation: Operation) -> Flow:
-    """Turned by tables; positions are each sequence's own, or the same for all."""
-    tables, positions = ((2, 3), 1) if operation.node.domain else ((1, 2), 3)
-    require_constant(operation, *tables)
-    given = operation.get(positions)
-    if given is not None and given.rows is None:
-        require_constant(operation, positions)
-        if given.shape not in {(), (ONE,)}:
+    """Turned by tables: those of each row's own without positions, else constants in which positions look up."""
+    tables, at = ((2, 3), 1) if operation.node.domain else ((1, 2), 3)
+    positions = operation.get(at)
+    if positions is None:
+        places = {0: 0} | dict.fromkeys(tables, 0)
+    elif positions.rows is not None:
+        require_constant(operation, *tables)
+        places = {0: 0, at: 0}
+    else:
+        require_constant(operation, *tables, at)
+        places = {0: 0}
+        if positions.shape not in {(), (ONE,)}:
             raise MixingError("its positions are not each row's own")
-    axis = _first_axes(operation, {0: 0, **({positions: 0} if given is not None and given.rows is not None else {})})
-    return carrying(axis, (None,) * operation.need(0).rank)
+    return carrying(_first_axes(operation, places), (None,) * operation.need(0).rank)
 
 
 def _first_axes(operation: Operation, places: Mapping[int, int]) -> RowAxis:
