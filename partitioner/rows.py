@@ -1,7 +1,7 @@
 """Which nodes could run the rows of several requests as one: those whose values all have one row a request, at every cut.
 
 A request's picture becomes a row of a batch somewhere behind its decoding, and the network behind that is mostly row by row.
-What is found here is a proposal by shapes; runs must prove it (`codegen.batchability`).
+What is found here is a proposal by shapes; two judges must prove it (`codegen.batchability`).
 """
 
 from __future__ import annotations

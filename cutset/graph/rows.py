@@ -1,6 +1,6 @@
 """Give a model that was made for one sample a first dimension for any number of them.
 
-Whether its rows then stay apart is not asked here: a rewrite is as good as the runs that prove it.
+Whether its rows then stay apart is not asked here: `codegen.batchability` has two judges for that.
 """
 
 from __future__ import annotations
