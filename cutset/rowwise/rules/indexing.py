@@ -129,7 +129,7 @@ def _slice_data(operation: Operation, flow: Flow) -> Flow:
             starts, ends, steps = operation.numbers(1), operation.numbers(2), operation.numbers(4)
         return from_data(flow.data[slice(starts[0], ends[0], (steps or [1])[0])], scalar=False)
     require_constant_rest(operation, 0)
-    return Flow()
+    return Flow(shape=None if flow.shape is None else (None,) * flow.rank)
 
 
 @rule("Gather")
@@ -158,7 +158,9 @@ def _gather_data(operation: Operation, flow: Flow, places: Flow) -> Flow:
         if all(-len(flow.data) <= number < len(flow.data) for number in numbers):
             return from_data(tuple(flow.data[number] for number in numbers), scalar=places.shape == ())
     require_constant_rest(operation, 0)
-    return Flow()
+    if flow.shape is None or places.shape is None:
+        return Flow()
+    return Flow(shape=(None,) * (flow.rank - 1 + places.rank))
 
 
 @rule("GatherElements")

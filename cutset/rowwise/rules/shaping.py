@@ -129,7 +129,7 @@ def transpose(operation: Operation) -> Flow:
     """The rows go where their dimension goes."""
     flow = operation.need(0)
     if flow.rows is None:
-        return replace(flow, shape=None, data=None)
+        return replace(flow, shape=None if flow.shape is None else (None,) * flow.rank, data=None)
     order = list(operation.attribute("perm") or reversed(range(flow.rank)))
     return carrying(replace(flow.rows, axis=order.index(flow.rows.axis)), tuple(flow.sizes[axis] for axis in order))
 
