@@ -13,10 +13,12 @@ from cutset.graph.types import Dim
 from cutset.rowwise import rules
 from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying
 from cutset.rowwise.operation import RULES, Operation
+from cutset.rowwise.places import KEEPS_PLACES, Places, bounded, columns_of, combine, marked
 from cutset.rowwise.rules.arithmetic import evaluate
 from cutset.rowwise.size import ONE_ROW, Size, named, opaque
 
 _FEW = 64
+_MANY = 1 << 20
 _STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _SAYS_SIZES = frozenset({"Shape", "Size"})
 _KEEPS_ELEMENTS = _SAYS_SIZES | {"Concat", "ConstantOfShape", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
@@ -40,7 +42,7 @@ class RowFlow:
     def row_values(self) -> list[str]:
         """Return the values that carry one entry a row on the first dimension, in graph order."""
         plain = RowAxis(axis=0)
-        return [name for name, flow in self.flows.items() if flow.rows == plain]
+        return [name for name, flow in self.flows.items() if flow.rows == plain and not flow.mixed and not flow.numbers_rows]
 
 
 def follow_rows(model: ir.Model, shapes: Mapping[str, Sequence[Dim] | None], axis: str = "") -> RowFlow:
@@ -76,6 +78,8 @@ def _fault(name: str, flow: Flow) -> str:
         return flow.mixed
     if flow.rows is None:
         return f"output `{name}` does not carry the rows"
+    if flow.numbers_rows:
+        return f"output `{name}` numbers the rows"
     return "" if flow.rows == RowAxis(axis=0) else f"output `{name}` does not have one entry a row on its first dimension"
 
 
@@ -92,11 +96,33 @@ def _of_constant(tensor: ir.TensorProtocol | None) -> Flow:
     shape = tuple(Size(int(size)) for size in tensor.shape.numpy())
     few = len(shape) < 2 and (not shape or (shape[0].number or 0) <= _FEW)
     number = tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL
+    places = _places_of(tensor) if number else None
     if not few or not (number or tensor.dtype in {ir.DataType.FLOAT, ir.DataType.DOUBLE}):
-        return Flow(shape=shape)
+        return Flow(shape=shape, places=places)
     elements = tensor.numpy().reshape(-1).tolist()
     data: tuple[Element, ...] = tuple(Size(int(element)) if number else float(element) for element in elements)
-    return Flow(shape=shape, data=data)
+    return Flow(shape=shape, data=data, places=places)
+
+
+def _places_of(tensor: ir.TensorProtocol) -> Places | None:
+    """Return the bounds of the integers of a weight that may say places; large ones say none."""
+    if tensor.dtype not in {ir.DataType.INT32, ir.DataType.INT64} or not 0 < tensor.size <= _MANY:
+        return None
+    array = tensor.numpy()
+    return bounded(int(array.min()), int(array.max()))
+
+
+def _with_places(operation: Operation, flow: Flow) -> Flow:
+    """Return a result with what its integers say as places; a rule that hands its input on knows nothing of them."""
+    kind = operation.node.op_type
+    if kind == "Range":
+        return flow
+    kept = operation.need(0).places if kind in KEEPS_PLACES and not _to_truth(operation) else combine(operation)
+    return replace(flow, places=kept, columns=())
+
+
+def _to_truth(operation: Operation) -> bool:
+    return operation.node.op_type == "Cast" and operation.attribute("to") == ir.DataType.BOOL
 
 
 class _Analysis:
@@ -141,8 +167,8 @@ class _Analysis:
         given = [flow for flow in inputs if flow is not None]
         count = len(node.outputs)
         mixed = next((flow for flow in given if flow.mixed), None)
-        if mixed is not None:
-            return [mixed] * count
+        if mixed is not None and not (node.op_type in _SAYS_SIZES and mixed.rows is not None):
+            return [Flow(mixed=mixed.mixed)] * count
         if node.op_type == "Constant" and node.domain in {"", "ai.onnx"}:
             return [_of_attribute(node)]
         operation = Operation(node=node, version=version, flows=tuple(inputs))
@@ -158,9 +184,23 @@ class _Analysis:
             raise MixingError("nobody described what it does to rows")
         made = rule(operation)
         flows = [made] * count if isinstance(made, Flow) else list(made)[:count]
+        if any(flow.numbers_rows for flow in operation.given):
+            return self._numbered(operation, flows)
         if node.op_type not in _SAYS_SIZES and any(flow.rows is None and not flow.mixed for flow in flows):
             raise MixingError("its result does not carry the rows of its inputs")
-        return flows
+        return [_with_places(operation, flow) for flow in flows]
+
+    def _numbered(self, operation: Operation, flows: list[Flow]) -> list[Flow]:
+        """Return the flows of a node that reads row numbers; beyond layouts, sums, products and indices a shape is left."""
+        kind, first = operation.node.op_type, operation.need(0)
+        if kind in _SAYS_SIZES or (kind in {"Gather", "GatherND"} and not first.numbers_rows):
+            return flows
+        if kind in KEEPS_PLACES and first.places is not None and not _to_truth(operation):
+            return [marked(operation, flow, first.places) for flow in flows]
+        if kind == "Concat":
+            columns = columns_of(operation, operation.given)
+            return [replace(flow, columns=columns) if columns else marked(operation, flow, None) for flow in flows]
+        return [marked(operation, flow, combine(operation)) for flow in flows]
 
     def _without_rows(self, operation: Operation, count: int) -> list[Flow]:
         """Return the flows of a node that no row's content reaches: the elements of small tensors are followed."""
@@ -169,7 +209,8 @@ class _Analysis:
             raise MixingError("it may draw at random, or nobody described it")
         found = evaluate(operation)
         if found is not None:
-            return [found] * count
+            kept = operation.need(0).places if node.op_type in {"Identity", "Cast"} and not _to_truth(operation) else None
+            return [replace(found, places=kept or combine(operation))] * count
         try:
             flows = self._described_rowless(operation, count)
         except MixingError:
@@ -178,6 +219,7 @@ class _Analysis:
             return [Flow()] * count
         if node.op_type not in _KEEPS_ELEMENTS:
             flows = [replace(flow, data=None) for flow in flows]
+        flows = [_with_places(operation, flow) for flow in flows]
         return [replace(flow, counted=True) if counted and flow.rows is None and flow.data is None else flow for flow in flows]
 
     def _described_rowless(self, operation: Operation, count: int) -> list[Flow]:

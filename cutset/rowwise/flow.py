@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from cutset.rowwise.places import Places
 from cutset.rowwise.size import ONE, ONE_ROW, Size
 
 Element: TypeAlias = Size | float | None
@@ -53,6 +54,8 @@ class Flow:
         data: The elements of a small tensor (rank zero or one) that no row's content reaches; None where unknown.
         counted: Whether the content depends on the number of rows. Such a value may say a size, and nothing else.
         mixed: Why rows may have mixed in this value; empty where they have not.
+        places: What the integers say as places; None where nothing is known.
+        columns: The same for each column of the last dimension, where columns differ.
     """
 
     rows: RowAxis | None = None
@@ -60,6 +63,13 @@ class Flow:
     data: tuple[Element, ...] | None = None
     counted: bool = False
     mixed: str = ""
+    places: Places | None = None
+    columns: tuple[Places | None, ...] = ()
+
+    @property
+    def numbers_rows(self) -> bool:
+        """Whether the content tells rows apart by their place."""
+        return any(places is not None and places.number_rows for places in (self.places, *self.columns))
 
     @property
     def rank(self) -> int:

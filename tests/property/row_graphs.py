@@ -230,6 +230,33 @@ def _einsum(g: RowGraph, x: str) -> str:
     )
 
 
+def _row_numbers(g: RowGraph, x: str, *ones: int) -> str:
+    """Count the rows, with dimensions of one behind."""
+    rows = g.op("Gather", g.op("Shape", x), g.const(0, np.int64), axis=0)
+    return g.op("Unsqueeze", g.op("Range", g.const(0, np.int64), rows, g.const(1, np.int64)), g.ints(*ones))
+
+
+def _by_flat_index(g: RowGraph, x: str) -> str:
+    """Pick each row's elements out of all of them, by the row's number times its size."""
+    size = int(np.prod(g.shape))
+    starts = g.op("Mul", _row_numbers(g, x, 1), g.const(size, np.int64))
+    places = g.op("Add", starts, g.const(g.numbers.permutation(size)[None], np.int64))
+    return g.op("Reshape", g.op("Gather", g.op("Reshape", x, g.ints(-1)), places), g.ints(-1, *g.shape))
+
+
+def _by_index_pairs(g: RowGraph, x: str, *, shift: bool = False) -> str:
+    """Index rows and columns together, as a framework broadcasts the two."""
+    flat, size = g.op("Flatten", x, axis=1), int(np.prod(g.shape))
+    numbers = _row_numbers(g, x, 1)
+    if shift:
+        last = g.op("Sub", g.op("Gather", g.op("Shape", x), g.const(0, np.int64)), g.const(1, np.int64))
+        numbers = g.op("Sub", last, numbers)
+    columns = g.const(g.numbers.permutation(size)[None], np.int64)
+    shape = g.op("Shape", g.op("Max", numbers, columns))
+    pair = [g.op("Unsqueeze", g.op("Expand", part, shape), g.ints(2)) for part in (numbers, columns)]
+    return g.op("Reshape", g.op("GatherND", flat, g.op("Concat", *pair, axis=-1)), g.ints(-1, *g.shape))
+
+
 def _recurrent(g: RowGraph, x: str) -> str:
     steps = g.op("Transpose", g.op("Reshape", x, g.ints(0, 2, 4)), perm=[1, 0, 2])
     hidden = g.op("GRU", steps, g.random(1, 12, 4), g.random(1, 12, 4), hidden_size=4)
@@ -237,7 +264,7 @@ def _recurrent(g: RowGraph, x: str) -> str:
 
 
 _COMMON = [_unary, _binary, _residual, _normalise, _softmax, _centre, _own_peak, _there_and_back, _there_and_back_transposed]
-_COMMON += [_pieces, _picked, _prefix, _attention, _gated, _quantised, _einsum]
+_COMMON += [_pieces, _picked, _prefix, _attention, _gated, _quantised, _einsum, _by_flat_index, _by_index_pairs]
 _FLAT: list[Step] = [*_COMMON, _dense, _dense, _recurrent]
 _IMAGE: list[Step] = [*_COMMON, _conv, _conv, _pool, _squeeze_excite, _resized, _padded]
 
@@ -541,6 +568,38 @@ def _found(g: RowGraph, x: str) -> str:
     return g.op("Add", x, count)
 
 
+def _next_row(g: RowGraph, x: str) -> str:
+    """As a flat index, one element too far: the last one is the next row's first, or a constant behind the last row."""
+    size = int(np.prod(g.shape))
+    starts = g.op("Mul", _row_numbers(g, x, 1), g.const(size, np.int64))
+    places = g.op("Add", starts, g.const(np.arange(1, size + 1)[None], np.int64))
+    flat = g.op("Flatten", x, axis=1)
+    behind = g.op("Slice", flat, g.ints(-1), g.ints(1 << 40), g.ints(0))
+    flat = g.op("Reshape", g.op("Concat", flat, g.op("Neg", behind), axis=0), g.ints(-1))
+    return g.op("Reshape", g.op("Gather", flat, places), g.ints(-1, *g.shape))
+
+
+def _padded_flat(g: RowGraph, x: str) -> str:
+    """As a flat index, with a step of half a row."""
+    size = int(np.prod(g.shape))
+    starts = g.op("Mul", _row_numbers(g, x, 1), g.const(size // 2, np.int64))
+    places = g.op("Add", starts, g.const(np.arange(size)[None], np.int64))
+    return g.op("Reshape", g.op("Gather", g.op("Reshape", x, g.ints(-1)), places), g.ints(-1, *g.shape))
+
+
+def _looked_up(g: RowGraph, x: str) -> str:
+    """Add the constants that a table has for a row's number."""
+    size = int(np.prod(g.shape))
+    found = g.op("Gather", g.random(64, size), _row_numbers(g, x, 1), axis=0)
+    return g.op("Add", x, g.op("Reshape", found, g.ints(-1, *g.shape)))
+
+
+def _number_values(g: RowGraph, x: str) -> str:
+    """Scale each row by its number."""
+    numbers = g.op("Cast", _row_numbers(g, x, *range(1, len(g.shape) + 1)), to=FLOAT)
+    return g.op("Mul", x, g.op("Add", numbers, g.const(1.0, np.float32)))
+
+
 MIXERS: dict[str, Step] = {
     **{f"minus {kind} over rows": _reduced(kind) for kind in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2")},
     **{f"minus {kind} of all": _reduced(kind, keep=False, axes=()) for kind in ("ReduceMean", "ReduceLogSumExp")},
@@ -563,4 +622,6 @@ MIXERS: dict[str, Step] = {
     "equal to the first": _all_equal, "sorted": _sorted_rows, "covariance": _transposed_matmul,
     "covariance by Gemm": _gemm_rows, "rows as channels": _depthwise, "one scale": _one_scale,
     "triangle": _trimmed_triangle, "how many": _found,
+    "flat index with half a step": _padded_flat, "flat index into the next row": _next_row,
+    "index pairs in another order": lambda g, x: _by_index_pairs(g, x, shift=True), "row numbers as values": _number_values, "looked-up numbers": _looked_up,
 }  # fmt: skip

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cutset.rowwise.flow import Element, Flow, MixingError, Shape, carrying, from_data
+from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying, from_data
 from cutset.rowwise.operation import Operation, normal, require_constant, require_constant_rest, rule
+from cutset.rowwise.places import Places
 from cutset.rowwise.rules.reductions import keep_rows_from, with_size
-from cutset.rowwise.size import Size
+from cutset.rowwise.size import ONE, Size
 
 _TO_THE_END = 10**9
 """Ends of a Slice from here on stand for the whole dimension: exporters write such numbers, and no run has as many rows."""
@@ -139,8 +140,10 @@ def gather(operation: Operation) -> Flow:
     axis = int(operation.attribute("axis", 0))
     if flow.rows is None and places.rows is None:
         return _gather_data(operation, flow, places)
+    if places.numbers_rows and flow.rows is None:
+        raise MixingError("it looks up the number of a row")
     if flow.rows is not None and places.rows is not None:
-        raise MixingError("its places come from rows and its elements too: one row may pick another's")
+        return _own_elements(flow, places, axis)
     if not (flow.constant or places.constant):
         raise MixingError("it picks places that hang on the number of rows")
     axis = normal(axis, flow.rank)
@@ -150,6 +153,19 @@ def gather(operation: Operation) -> Flow:
         return carrying(replace(places.rows, axis=axis + places.rows.axis), shape)
     shift = places.rank - 1 if axis < flow.carried.axis else 0
     return carrying(replace(flow.carried, axis=flow.carried.axis + shift), shape)
+
+
+def _own_elements(flow: Flow, places: Flow, axis: int) -> Flow:
+    """Return the flow of a gather along merged rows, whose places are counted from the row's own first element.
+
+    Raises:
+        MixingError: If that is not known of the places.
+    """
+    rows, known = flow.carried, places.places
+    own = known is not None and rows.before == ONE and axis % flow.rank == rows.axis == 0
+    if not own or known is None or not known.stay_within(rows.after):
+        raise MixingError("its places come from rows and its elements too: one row may pick another's")
+    return carrying(places.carried, (*places.sizes, *flow.sizes[1:]))
 
 
 def _gather_data(operation: Operation, flow: Flow, places: Flow) -> Flow:
@@ -189,7 +205,10 @@ def gather_nd(operation: Operation) -> Flow:
         raise MixingError("it picks elements by place among the rows")
     keep_rows_from(places, [places.rank - 1])
     shared = flow.rows is not None and flow.rows == places.rows and places.rows.axis < batch
-    if not shared and not (flow.constant and (places.rows.axis >= batch)):
+    numbered = flow.rows == RowAxis(axis=0) and not batch and places.columns[:1] == (Places(ONE, ONE),)
+    if places.numbers_rows and not numbered:
+        raise MixingError("it looks up the number of a row")
+    if not shared and not numbered and not (flow.constant and (places.rows.axis >= batch)):
         raise MixingError("its places come from rows and its elements too: one row may pick another's")
     return carrying(places.rows, (*places.sizes[:-1], *flow.sizes[batch + picked :]))
 

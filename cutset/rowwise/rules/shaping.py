@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying, from_data
 from cutset.rowwise.operation import Operation, normal, require_constant, rule
-from cutset.rowwise.size import ONE, Size, product
+from cutset.rowwise.places import Places
+from cutset.rowwise.size import ONE, ONE_ROW, Size, product
 
 
 @rule("Shape")
@@ -35,7 +36,6 @@ def reshape(operation: Operation) -> Flow:
     """The rows must be one factor of one dimension of the result, with as many neighbours as they have."""
     flow, target = operation.need(0), operation.need(1)
     if flow.rows is None:
-        require_constant(operation, 0)
         return _reshape_rowless(flow, target)
     if target.rows is not None or target.data is None:
         raise MixingError("the shape it gives is unknown")
@@ -55,6 +55,8 @@ def _reshape_rowless(flow: Flow, target: Flow) -> Flow:
         raise MixingError("it lays out a constant by the number of rows")
     if flow.data is not None and target.data is not None and len(target.data) < 2:
         return replace(flow, shape=() if not target.data else (Size(len(flow.data)),))
+    if flow.counted:
+        raise MixingError("it lays out the number of rows")
     return Flow(shape=None if target.data is None else _known(target.data))
 
 
@@ -331,9 +333,20 @@ def eye_like(operation: Operation) -> Flow:
 @rule("Range")
 def numbering(operation: Operation) -> Flow:
     """Numbers up to a limit; up to the number of rows, they number the rows."""
-    if any(not flow.constant for flow in operation.given):
+    if any(flow.rows is not None for flow in operation.given):
+        raise MixingError("its limits come from rows")
+    start, limit, step = (flow.data[0] if flow.data else None for flow in operation.given)
+    from_zero = start == Size(0) and step == ONE
+    if all(flow.constant for flow in operation.given):
+        known = from_zero and isinstance(limit, Size) and limit.factor >= 0
+        return Flow(shape=(limit if known and isinstance(limit, Size) else None,), places=_below(limit) if known else None)
+    if not from_zero or limit != ONE_ROW:
         raise MixingError("it numbers the rows")
-    return Flow(shape=(None,))
+    return Flow(rows=RowAxis(axis=0), shape=(ONE_ROW,), places=Places(ONE, ONE))
+
+
+def _below(limit: Element) -> Places | None:
+    return Places(Size(0), limit) if isinstance(limit, Size) else None
 
 
 @rule("OneHot")

@@ -192,3 +192,22 @@ def test_an_input_with_a_default_is_one_value_for_all():
     )  # fmt: skip
     found = follow_rows(ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])), {}, "n")
     assert "`gain` is one value for all rows" in found.reason
+
+
+def test_row_numbers_may_be_an_index_and_nothing_else():
+    """As exporters write `flat[batch * width + channel]`: channels stay below the width, the step is the width."""
+    nodes = [
+        op("Shape", "x", "sizes"), op("Gather", "sizes i0", "rows", axis=0), op("Range", "i0 rows i1", "numbers"),
+        op("Mul", "numbers step", "starts"), op("Unsqueeze", "starts axis", "column"), op("Add", "column channels", "places"),
+        op("Reshape", "x minus", "flat"), op("Gather", "flat places", "y"),
+    ]  # fmt: skip
+    weights = constants(i0=0, i1=1, step=4, axis=[1], minus=[-1], channels=[[3, 0, 1, 2]])
+    assert reason(nodes, weights, x=["n", 4]) == ""
+    for name, array in {"step": 3, "channels": [[3, 0, 1, 4]], "i1": 2, "minus": [-1]}.items():
+        found = reason(nodes, weights | constants(**{name: array}), x=["n", 4])
+        assert bool(found) == (name != "minus"), name
+    assert "computes with numbers of rows" in reason(nodes, weights | constants(channels=[[3, 0, 1, -1]]), x=["n", 4])
+    numbers = [*nodes[:3], op("Cast", "numbers", "y", to=FLOAT)]
+    assert "`y` numbers the rows" in reason(numbers, weights, x=["n", 4])
+    table = [*nodes[:3], op("Gather", "table numbers", "y")]
+    assert "`y`" in reason(table, weights | {"table": np.ones((9, 4), np.float32)}, x=["n", 4])
