@@ -623,5 +623,6 @@ MIXERS: dict[str, Step] = {
     "covariance by Gemm": _gemm_rows, "rows as channels": _depthwise, "one scale": _one_scale,
     "triangle": _trimmed_triangle, "how many": _found,
     "flat index with half a step": _padded_flat, "flat index into the next row": _next_row,
-    "index pairs in another order": lambda g, x: _by_index_pairs(g, x, shift=True), "row numbers as values": _number_values, "looked-up numbers": _looked_up,
+    "index pairs in another order": lambda g, x: _by_index_pairs(g, x, shift=True), "row numbers as values": _number_values,
+    "looked-up numbers": _looked_up,
 }  # fmt: skip
