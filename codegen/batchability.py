@@ -195,15 +195,22 @@ def _ancestors(part: ir.Model, output: str) -> set[str]:
 
 
 def _axis(graph: ModelGraph, stage: Stage) -> tuple[str, str]:
-    """Return why the shapes alone rule batching out, or the name of the first axis; one of them is empty."""
+    """Return why the declared shapes rule batching out, or the name of the inputs' first axis; one of them is empty.
+
+    Only the inputs' first axes must be known for one dimension: where the outputs carry the rows, the judges find.
+    """
     symbols = set()
     for name in (*stage.inputs, *stage.outputs):
         spec = graph.values[name]
-        if not spec.is_tensor or not spec.shape:
+        if not spec.is_tensor or spec.shape == ():
             return f"`{name}` has no first axis", ""
-        if not isinstance(spec.shape[0], str):
-            return f"the first axis of `{name}` is {'fixed' if isinstance(spec.shape[0], int) else 'unknown'}", ""
-        symbols.add(spec.shape[0])
+        first = spec.shape[0] if spec.shape else None
+        if isinstance(first, int):
+            return f"the first axis of `{name}` is fixed", ""
+        if name in stage.inputs:
+            if first is None:
+                return f"the first axis of `{name}` is unknown", ""
+            symbols.add(first)
     if not stage.inputs:
         return "it reads no input", ""
     if len(symbols) > 1:

@@ -66,7 +66,7 @@ def judge(function: Function, samples: Sequence[Arrays], witnesses: Mapping[str,
     key = batch_key(list(samples[0].values()))
     if key is None:
         return Judgement(reason="the inputs of a sample have no common number of rows")
-    requests = _requests(function, samples)
+    requests = _requests(function, samples, list(witnesses))
     if len(requests) < _LEAST_DIFFERENT:
         return Judgement(reason=f"only {len(requests)} requests of the sample's shapes give finite numbers: too few to tell")
     rng = np.random.default_rng(0)
@@ -83,8 +83,11 @@ def judge(function: Function, samples: Sequence[Arrays], witnesses: Mapping[str,
     return Judgement(rows=rows, max_abs=largest)
 
 
-def _requests(function: Function, samples: Sequence[Arrays]) -> list[Request]:
-    """Return the samples that share the first one's shapes, and variations of the first; those that give finite numbers."""
+def _requests(function: Function, samples: Sequence[Arrays], outputs: Sequence[str]) -> list[Request]:
+    """Return the samples that share the first one's shapes, and variations of the first; those that give finite numbers.
+
+    Inner values may be infinite, as attention scores under a mask are.
+    """
     first = batch_key(list(samples[0].values()))
     found: list[Request] = []
     for feed in (samples[0], *vary(samples[0]), *samples[1:]):
@@ -97,7 +100,7 @@ def _requests(function: Function, samples: Sequence[Arrays]) -> list[Request]:
             alone = function(feed)
         except CutsetError:
             continue  # not every variation is a valid input
-        if all(_is_finite(value) for value in alone.values()):
+        if all(_is_finite(alone[name]) for name in outputs):
             found.append(Request(feed=feed, alone=alone, rows=key[1]))
     return found
 
@@ -145,5 +148,9 @@ def _is_far(one: Any, other: Any) -> bool:
     if a.dtype.kind in "biuOUS":
         return not np.array_equal(a, b)
     a, b = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)):
+        return True
+    a, b = a[finite], b[finite]
     scale = max(float(np.abs(a).max(initial=0.0)), float(np.abs(b).max(initial=0.0)))
     return float(np.abs(a - b).max(initial=0.0)) > FAR * TOLERANCES.get(str(np.asarray(one).dtype), 1e-3) * scale

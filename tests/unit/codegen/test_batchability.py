@@ -112,7 +112,7 @@ def test_an_index_from_outside_may_pick_another_row(save_model, tmp_path):
             ],
             ["n", 2],
             ["k", 2],
-            "the first axes are different dimensions: k, n",
+            "its rows may mix: at `NonZero_0` (ai.onnx::NonZero): nobody described what it does to rows",
         ),
     ],
     ids=["fixed", "scalar", "transposed", "selected"],
@@ -120,6 +120,32 @@ def test_an_index_from_outside_may_pick_another_row(save_model, tmp_path):
 def test_shapes_that_rule_it_out(save_model, tmp_path, nodes, shape, out, reason):
     found = one(save_model, tmp_path, nodes, shape=shape, out=out)
     assert (found.proven, found.reason) == (False, reason)
+
+
+def test_inputs_whose_first_axes_may_differ(save_model, tmp_path):
+    nodes = [helper.make_node("Add", ["x", "z"], ["y"])]
+    inputs = [("x", FLOAT, ["n", 4]), ("z", FLOAT, ["k", 4])]
+    found = findings(save_model, tmp_path, nodes, inputs, [("y", FLOAT, ["n", 4])])
+    assert [finding.reason for finding in found] == ["the first axes are different dimensions: k, n"]
+
+
+def test_an_output_of_unknown_shape_is_judged_by_its_rows(save_model, tmp_path):
+    def scaler(name):
+        return helper.make_node("Scaler", ["x"], [name], domain="ai.onnx.ml", offset=[0.0], scale=[2.0])
+
+    assert one(save_model, tmp_path, [scaler("y")], out=None).proven
+    lost = [scaler("s"), helper.make_node("Softmax", ["s"], ["y"], axis=0)]
+    assert "carries the rows" in one(save_model, tmp_path, lost, out=None).reason
+
+
+def test_an_attention_mask_of_infinities_hides_nothing(save_model, tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Add", ["h", "mask"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["y"], axis=-1),
+    ]
+    weights = {"w": np.eye(4, dtype=np.float32), "mask": np.float32([0, 0, 0, -np.inf])}
+    assert one(save_model, tmp_path, nodes, weights=weights).proven
 
 
 def test_a_network_over_its_tokens_is_not_batchable(tmp_path):
