@@ -87,7 +87,15 @@ def lay_out(flow: Flow, sizes: Sequence[Element]) -> Flow:
     inner = None if outer is None or around is None else around.divide(outer)
     if outer is None or inner is None:
         raise MixingError("the shape it gives does not keep rows together for sure")
-    return carrying(RowAxis(axis=holder, before=outer, after=inner), _known(sizes))
+    return carrying(RowAxis(axis=holder, before=outer, after=inner), _filled_in(flow, sizes, holder, size))
+
+
+def _filled_in(flow: Flow, sizes: Sequence[Element], holder: int, size: Size) -> Shape:
+    """Return the new shape, in which a size of -1 other than the rows' is what is left of the elements."""
+    made = [*sizes[:holder], size, *sizes[holder + 1 :]]
+    total, others = _product_of(flow.sizes), _product_of([each for each in made if each != Size(-1)])
+    left = None if total is None or others is None else total.divide(others)
+    return tuple(left if each == Size(-1) else known for each, known in zip(made, _known(made), strict=True))
 
 
 def _row_dimension(flow: Flow, sizes: list[Element]) -> tuple[int, Size]:
