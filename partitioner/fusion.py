@@ -107,7 +107,7 @@ def _proposals(
 
 
 def _products(graph: ModelGraph, names: Iterable[str]) -> int:
-    return sum(graph.by_name[name].op.op_type in ANCHORS for name in names)
+    return sum(graph.by_name[name].op.known_type in ANCHORS for name in names)
 
 
 def _contract(size: int, merges: Iterable[Sequence[int]]) -> list[int]:
@@ -166,7 +166,7 @@ def _grow(graph: ModelGraph, start: OpNode, ops: frozenset[str], roots: frozense
     while waiting and len(order) < MAX_REGION:
         _, name = heapq.heappop(waiting)
         node = graph.by_name[name]
-        fits = node.op.op_type in ops and all(value in known for value in _placeable_inputs(graph, node))
+        fits = node.op.known_type in ops and all(value in known for value in _placeable_inputs(graph, node))
         if name in members or name in graph.unplaced or not fits:
             continue
         members.add(name)
@@ -183,16 +183,16 @@ def _grow(graph: ModelGraph, start: OpNode, ops: frozenset[str], roots: frozense
 def _epilogues(graph: ModelGraph) -> Iterator[list[str]]:
     """Convolution or matrix product with the batch normalisation, bias and activation behind it."""
     for node in graph.placeable:
-        if node.op.op_type in ANCHORS:
+        if node.op.known_type in ANCHORS:
             yield _grow(graph, node, EPILOGUE)
 
 
 def _norms(graph: ModelGraph) -> Iterator[list[str]]:
     """Layer and root-mean-square normalisation written out: mean, deviation, square, mean, root, quotient."""
     for node in graph.placeable:
-        if node.op.op_type in {"ReduceMean", "Pow", "Cast"}:
+        if node.op.known_type in {"ReduceMean", "Pow", "Cast"}:
             region = _grow(graph, node, NORM, frozenset(_placeable_inputs(graph, node)))
-            ops = {graph.by_name[name].op.op_type for name in region}
+            ops = {graph.by_name[name].op.known_type for name in region}
             if {"ReduceMean", "Sqrt"} <= ops and ops & {"Div", "Reciprocal"}:
                 yield region
 
@@ -200,7 +200,7 @@ def _norms(graph: ModelGraph) -> Iterator[list[str]]:
 def _attentions(graph: ModelGraph) -> Iterator[list[str]]:
     """Scores, scaling, mask, softmax and the product with the values."""
     for node in graph.placeable:
-        if node.op.op_type == "Softmax":
+        if node.op.known_type == "Softmax":
             before, after = _scores(graph, node), _weighted(graph, node)
             if before and after:
                 yield [*before, node.name, *after]
@@ -213,8 +213,8 @@ def _scores(graph: ModelGraph, softmax: OpNode) -> list[str]:
     while len(found) < MAX_REGION:
         makers = [graph.by_name[graph.producer[v]] for v in _placeable_inputs(graph, node) if v in graph.producer]
         own = [maker for maker in makers if any(_sole_reader(graph, value) is node for value in maker.outputs)]
-        product = next((maker for maker in own if maker.op.op_type == "MatMul"), None)
-        following = product or next((maker for maker in own if maker.op.op_type in SCORES), None)
+        product = next((maker for maker in own if maker.op.known_type == "MatMul"), None)
+        following = product or next((maker for maker in own if maker.op.known_type in SCORES), None)
         if following is None:
             return []
         found.append(following.name)
@@ -230,10 +230,10 @@ def _weighted(graph: ModelGraph, softmax: OpNode) -> list[str]:
     node: OpNode | None = softmax
     while node is not None and len(found) < MAX_REGION:
         node = _sole_reader(graph, node.outputs[0])
-        if node is None or node.op.op_type not in WEIGHTS | {"MatMul"}:
+        if node is None or node.op.known_type not in WEIGHTS | {"MatMul"}:
             return []
         found.append(node.name)
-        if node.op.op_type == "MatMul":
+        if node.op.known_type == "MatMul":
             return found
     return []
 
@@ -241,11 +241,11 @@ def _weighted(graph: ModelGraph, softmax: OpNode) -> list[str]:
 def _quantised(graph: ModelGraph) -> Iterator[list[str]]:
     """An operator with the DequantizeLinear that only it reads, or with the QuantizeLinear that alone reads it."""
     for node in graph.placeable:
-        if node.op.op_type == "DequantizeLinear":
+        if node.op.known_type == "DequantizeLinear":
             reader = _sole_reader(graph, node.outputs[0])
             if reader is not None:
                 yield [node.name, reader.name]
-        elif node.op.op_type == "QuantizeLinear":
+        elif node.op.known_type == "QuantizeLinear":
             maker = graph.producer.get(node.inputs[0])
             if maker is not None and _sole_reader(graph, node.inputs[0]) is node and maker not in graph.unplaced:
                 yield [maker, node.name]

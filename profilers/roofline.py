@@ -70,7 +70,7 @@ def is_shape_arithmetic(graph: ModelGraph, node: OpNode) -> bool:
     """
     if node.has_body or not all(_is_shape_tensor(graph, name) for name in node.outputs):
         return False
-    return node.op.op_type in flops.SHAPE_READERS or all(_is_shape_tensor(graph, name) for name in node.inputs)
+    return node.op.known_type in flops.SHAPE_READERS or all(_is_shape_tensor(graph, name) for name in node.inputs)
 
 
 def model_group(
@@ -105,13 +105,13 @@ def model_group(
         for node in map(graph.by_name.__getitem__, nodes)
         if node.name not in graph.constant_nodes and not is_shape_arithmetic(graph, node)
     ]
-    kernels = [node for node in group if node.op.op_type not in flops.VIEWS]
+    kernels = [node for node in group if node.op.known_type not in flops.VIEWS]
     if not kernels:
         return Modelled(latency_s=0.0, low_s=0.0, high_s=0.0, flops=0, bytes=0)
     if precision == "int8" and not any(node.name in quantised or _is_quantized(graph, node) for node in group):
         precision = "fp32"
     counts = {node.name: flops.count(graph, node).flops for node in kernels}
-    matrix = sum(counts[node.name] for node in kernels if node.op.op_type in flops.MATRIX_OPS)
+    matrix = sum(counts[node.name] for node in kernels if node.op.known_type in flops.MATRIX_OPS)
     total = sum(counts.values())
     traffic = _traffic_bytes(graph, group, _FLOAT_BYTES[precision])
     launches = 1 + sum(flops.launches(graph, node) - 1 for node in kernels)
@@ -147,8 +147,8 @@ def _is_shape_tensor(graph: ModelGraph, name: str) -> bool:
 
 def _is_quantized(graph: ModelGraph, node: OpNode) -> bool:
     writers = (graph.producer.get(name) for name in node.inputs)
-    return node.op.op_type in _QUANTIZERS or any(
-        writer is not None and graph.by_name[writer].op.op_type in _QUANTIZERS for writer in writers
+    return node.op.known_type in _QUANTIZERS or any(
+        writer is not None and graph.by_name[writer].op.known_type in _QUANTIZERS for writer in writers
     )
 
 

@@ -73,20 +73,20 @@ def class_of(graph: ModelGraph, node: OpNode) -> str:
     Renamed memory and arithmetic on shapes are a ``view``; matrix products in 8 bits, of whatever operator, are
     ``quantised``; control flow and what is in no table is ``other``.
     """
-    if node.op.op_type in flops.VIEWS or is_shape_arithmetic(graph, node):
+    if node.op.known_type in flops.VIEWS or is_shape_arithmetic(graph, node):
         return VIEW
     if node.op.domain not in _MODELLED_DOMAINS:
         return OTHER
-    if node.op.op_type in flops.MATRIX_OPS and _is_quantised(graph, node):
+    if node.op.known_type in flops.MATRIX_OPS and _is_quantised(graph, node):
         return QUANTISED
-    return _CLASS_OF.get(node.op.op_type, OTHER)
+    return _CLASS_OF.get(node.op.known_type, OTHER)
 
 
 def _is_quantised(graph: ModelGraph, node: OpNode) -> bool:
     """Return whether `node` multiplies 8-bit activations; weights that are stored in 8 bits are not enough."""
     writers = (graph.producer.get(value, "") for value in node.inputs)
-    return node.op.op_type in _INTEGER_OPS or any(
-        writer not in graph.unplaced and graph.by_name[writer].op.op_type == "DequantizeLinear" for writer in writers if writer
+    return node.op.known_type in _INTEGER_OPS or any(
+        writer not in graph.unplaced and graph.by_name[writer].op.known_type == "DequantizeLinear" for writer in writers if writer
     )
 
 
@@ -103,7 +103,7 @@ def work_of(graph: ModelGraph, nodes: Sequence[str]) -> dict[str, ClassWork]:
     """
     live = [graph.by_name[name] for name in nodes if name not in graph.unplaced]
     real = [node for node in live if not is_shape_arithmetic(graph, node)]
-    kernels = {node.name: class_of(graph, node) for node in real if node.op.op_type not in flops.VIEWS}
+    kernels = {node.name: class_of(graph, node) for node in real if node.op.known_type not in flops.VIEWS}
     if not kernels:
         return {VIEW: ClassWork(launches=1, flops=0, bytes=0)} if live else {}
     try:
@@ -136,11 +136,11 @@ def _gathered(graph: ModelGraph, node: OpNode) -> int:
     Source:
         Chellapilla, Puri and Simard, "High performance convolutional neural networks for document processing", 2006.
     """
-    if node.op.op_type not in {"Conv", "ConvTranspose", "FusedConv"}:
+    if node.op.known_type not in {"Conv", "ConvTranspose", "FusedConv"}:
         return 0
     inner = graph.ir_nodes[node.name]
     data, weight = (graph.shape(str(value.name)) for value in inner.inputs[:2] if value is not None)
-    transposed = node.op.op_type == "ConvTranspose"
+    transposed = node.op.known_type == "ConvTranspose"
     out = graph.shape(node.outputs[0])
     if len(weight) == 4 and out[1] >= BLOCK_CHANNELS and not transposed:
         return 0

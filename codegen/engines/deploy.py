@@ -12,7 +12,7 @@ from cutset.codegen.runtime.backends.cuda import Gpu
 from cutset.codegen.runtime.backends.engine_cache import Builder, EngineCache, ingredients
 from cutset.codegen.runtime.engine_config import EngineConfig
 from cutset.errors import UsageError
-from cutset.partitioner.support import TABLE_SOURCE
+from cutset.partitioner.tensorrt_table import TABLE_SOURCE
 from cutset.profilers.capability import Oracle
 from cutset.serde import to_builtins
 

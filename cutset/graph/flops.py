@@ -72,7 +72,7 @@ def count(graph: ModelGraph, node: OpNode) -> OpCount:
     """
     inner = graph.ir_nodes[node.name]
     flops = _flops(graph, inner)
-    if node.op.op_type in VIEWS:
+    if node.op.known_type in VIEWS:
         return OpCount(flops=flops, read_bytes=0, written_bytes=0, weight_bytes=0)
     constant = graph.constant_values
     reads = {name: touched_bytes(graph, node, name) for name in node.inputs}
@@ -97,10 +97,10 @@ def touched_bytes(graph: ModelGraph, node: OpNode, value: str) -> int:
     Raises:
         UnknownShapeError: If a shape is not known.
     """
-    if node.op.op_type in SHAPE_READERS:
+    if node.op.known_type in SHAPE_READERS:
         return 0
     full = graph.nbytes(value)
-    if node.op.op_type in GATHERING and value == node.inputs[0]:
+    if node.op.known_type in GATHERING and value == node.inputs[0]:
         return min(full, sum(graph.nbytes(name) for name in node.outputs))
     return full
 
@@ -116,7 +116,7 @@ def launches(graph: ModelGraph, node: OpNode) -> int:
     Source:
         Appleyard, Kocisky and Blunsom, "Optimizing performance of recurrent neural networks on GPUs", arXiv:1604.01946, 2016.
     """
-    if node.op.op_type not in _GATES:
+    if node.op.known_type not in _GATES:
         return 1
     operands = _Operands(graph, graph.ir_nodes[node.name])
     return 1 + 2 * max(1, operands.shape(0)[1 if operands.integer("layout", 0) else 0])

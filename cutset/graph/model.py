@@ -101,7 +101,7 @@ class ModelGraph:
         constant = set(self.initializers)
         found = set()
         for node in self.nodes:
-            if node.op.op_type not in RANDOM_OPS and not node.has_body and all(name in constant for name in node.inputs):
+            if node.op.standard_type not in RANDOM_OPS and not node.has_body and all(name in constant for name in node.inputs):
                 found.add(node.name)
                 constant.update(node.outputs)
         return frozenset(found)
@@ -116,8 +116,8 @@ class ModelGraph:
         """Values that follow from weights and from shapes of tensors, never from elements of an input."""
         known = set(self.constant_values)
         for node in self.nodes:
-            pure = node.op.op_type not in RANDOM_OPS and not node.has_body
-            if node.op.op_type in {"Shape", "Size"} or (pure and all(name in known for name in node.inputs)):
+            pure = node.op.standard_type not in RANDOM_OPS and not node.has_body
+            if node.op.standard_type in {"Shape", "Size"} or (pure and all(name in known for name in node.inputs)):
                 known.update(node.outputs)
         return frozenset(known)
 

@@ -25,13 +25,34 @@ _NUMPY: dict[str, np.dtype] = {
 }
 
 
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+"""Names of the domain of ONNX's own operators."""
+
+_KNOWN_DOMAINS = STANDARD_DOMAINS | {"com.microsoft", "com.ms.internal.nhwc"}
+"""Domains whose operators have a documented meaning: ONNX's own, and onnxruntime's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpId:
-    """Identity of an operator: domain (empty for ai.onnx), type and overload."""
+    """Identity of an operator: domain (empty for ai.onnx), type and overload.
+
+    A table of operators is asked for `standard_type` or `known_type`, never for the bare type: a custom operator may be
+    called as any other one, and computes what its library says.
+    """
 
     domain: str
     op_type: str
     overload: str = ""
+
+    @property
+    def standard_type(self) -> str:
+        """Type of an operator of ONNX's own domain; empty for every other operator."""
+        return self.op_type if self.domain in STANDARD_DOMAINS else ""
+
+    @property
+    def known_type(self) -> str:
+        """Type of an operator of ONNX or of onnxruntime; empty for a custom operator."""
+        return self.op_type if self.domain in _KNOWN_DOMAINS else ""
 
     def __str__(self) -> str:
         return f"{self.domain or 'ai.onnx'}::{self.op_type}"

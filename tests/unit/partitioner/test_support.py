@@ -9,11 +9,10 @@ from cutset.graph.load import load
 from cutset.partitioner.support import (
     CERTIFIED_SOURCE,
     DEFAULT_SOURCE,
-    TABLE_SOURCE,
     gpu_support,
     open_questions,
-    support_table,
 )
+from cutset.partitioner.tensorrt_table import TABLE_SOURCE, support_table
 from cutset.profilers.capability import Verdict
 
 FLOAT, DOUBLE, INT64, INT32 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32
@@ -85,11 +84,11 @@ VECTOR = ("x", FLOAT, [4])
 QUANTISED = {"s": np.float32(1), "z": np.int8(3)}
 ROIS = [IMAGE, ("r", FLOAT, [2, 4]), ("i", INT64, [2])]
 REFUSED = {
-    "custom domain": ([node("Blur", "x", domain="my.ops")], [VECTOR], ("y", FLOAT, [4]), {}, "my.ops", TABLE_SOURCE),
+    "custom domain": ([node("Blur", "x", domain="my.ops")], [VECTOR], ("y", FLOAT, [4]), {}, "my.ops", CERTIFIED_SOURCE),
     "contributed": ([node("Gelu", "x", domain="com.microsoft")], [VECTOR], ("y", FLOAT, [4]), {}, "com.microsoft",
-                    TABLE_SOURCE),
-    "machine learning": ([node("Binarizer", "x", domain="ai.onnx.ml")], [VECTOR], ("y", FLOAT, [4]), {}, "Plugin",
-                         TABLE_SOURCE),
+                    CERTIFIED_SOURCE),
+    "machine learning": ([node("Binarizer", "x", domain="ai.onnx.ml")], [VECTOR], ("y", FLOAT, [4]), {}, "plugin",
+                         CERTIFIED_SOURCE),
     "random": ([node("RandomNormalLike", "x")], [VECTOR], ("y", FLOAT, [4]), {}, "random", CERTIFIED_SOURCE),
     "untested": ([node("GlobalLpPool", "x")], [IMAGE], ("y", FLOAT, None), {}, "not in the table", TABLE_SOURCE),
     "double": ([node("Relu", "x")], [("x", DOUBLE, [4])], ("y", DOUBLE, [4]), {}, "float32", TABLE_SOURCE),
