@@ -13,13 +13,16 @@ from cutset.cli.workflow import Measured, Progress
 from cutset.devices import GpuBackendRequest
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.pins import Pin
-from cutset.partitioner.support import Support, gpu_support, open_questions
+from cutset.partitioner.support import Support, cuda_support, gpu_support, open_questions
 from cutset.profilers.cache import CostCache
 from cutset.profilers.capability import ask
 from cutset.profilers.gpu_backend import Gpu, GpuBackend, choose_backend
 from cutset.profilers.in_engines import engine_options, with_engine_costs
+from cutset.profilers.on_device import seen_on_device
+from cutset.profilers.ort_cuda import CUDA_BACKEND
 from cutset.profilers.profile import batched
 from cutset.profilers.session import Arrays
+from cutset.profilers.table import CostTable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,6 +53,8 @@ def choose(request: GpuBackendRequest, gpu: Gpu, output: Output) -> GpuBackend:
 def backend_support(measured: Measured, backend: GpuBackend, pins: Mapping[str, Pin], progress: Progress) -> dict[str, Support]:
     """Return which nodes of a measured model the backend takes; pins to the GPU overrule Cutset's own defaults."""
     insisted = {name for name, pin in pins.items() if pin.device == "gpu"}
+    if backend.name == CUDA_BACKEND:
+        return session_support(measured.graph, measured.table, insisted)
     return capability(measured.graph, measured.samples.samples[0], backend, measured.options.cache, progress, insisted)
 
 
@@ -65,6 +70,11 @@ def in_engines(measured: Measured, backend: GpuBackend, support: Mapping[str, Su
     return replace(measured, table=with_engine_costs(graph, measured.table, inputs, taken, options, progress))
 
 
+def session_support(graph: ModelGraph, table: CostTable | None, insisted: Collection[str] = ()) -> dict[str, Support]:
+    """Return which nodes onnxruntime's CUDA provider takes: by what a GPU was seen to run, else by the list of kernels."""
+    return cuda_support(graph, insisted, frozenset() if table is None else seen_on_device(table))
+
+
 def capability(
     graph: ModelGraph,
     sample: Arrays,
@@ -73,7 +83,7 @@ def capability(
     progress: Progress,
     insisted: Collection[str] = (),
 ) -> dict[str, Support]:
-    """Return which nodes the GPU backend takes, by its library where one answers, else by the recorded table.
+    """Return which nodes the GPU backend takes, by its library where one answers, else by its list or table.
 
     Args:
         graph: The model, with the shapes of one run on `sample`.
@@ -83,6 +93,8 @@ def capability(
         progress: Told what is being asked.
         insisted: Nodes that the user pinned to the GPU.
     """
+    if backend.name == CUDA_BACKEND:
+        return session_support(graph, None, insisted)
     if backend.oracle is None:
         return gpu_support(graph, insisted=insisted)
     verdicts = ask(graph, sample, open_questions(graph, insisted), backend.oracle, cache, progress)

@@ -76,10 +76,11 @@ def cuda_support(graph: ModelGraph, insisted: Collection[str] = (), seen: Collec
     Args:
         graph: The model.
         insisted: Nodes that the user pinned to the GPU: refusals of the source `DEFAULT_SOURCE` do not hold for them.
-        seen: Nodes that ran on a GPU in this provider when they were measured: a list of kernels says nothing against them.
+        seen: Nodes that ran on a GPU in this provider when they were measured: neither the list of kernels nor refusals of
+            the source `DEFAULT_SOURCE` hold for them.
     """
     found = {}
-    for case in _cases(graph, insisted):
+    for case in _cases(graph, {*insisted, *seen}):
         refusals = [_policy(case, _CUDA_POLICY)]
         if case.node.name not in seen:
             refusals += [_refusal(rule, case, cuda_source()) for rule in CUDA_RULES]
@@ -165,6 +166,12 @@ def _session_control_flow(case: NodeCase) -> str | None:
     return f"{case.op_type} is control flow: the host waits for the GPU before every decision"
 
 
+def _counted_results(case: NodeCase) -> str | None:
+    if case.op_type not in _COUNTED_RESULTS:
+        return None
+    return f"the host waits for the number of results of {case.op_type}, which no model of a GPU prices"
+
+
 def _under_a_cast(case: NodeCase) -> bool:
     """Whether a node only moves uint8 elements that nothing but a Cast reads, perhaps through more of its kind."""
     return case.op_type in MOVEMENT and case.dtype(0) == "uint8" and _cast_below(case.graph, case.node)
@@ -179,7 +186,9 @@ def _cast_below(graph: ModelGraph, node: OpNode) -> bool:
     return reader.op.standard_type == "Cast" or (reader.op.standard_type in MOVEMENT and _cast_below(graph, reader))
 
 
-_DATA_DEPENDENT = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "RoiAlign"})
+_COUNTED_RESULTS = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress"})
+"""Operators that find as many results as there are."""
+_DATA_DEPENDENT = _COUNTED_RESULTS | {"RoiAlign"}
 
 _SHAPE_OPERANDS: Mapping[str, tuple[int, ...]] = {
     "Reshape": (1,), "Expand": (1,), "Tile": (1,), "ConstantOfShape": (0,), "Range": (0, 1, 2), "Slice": (1, 2, 3, 4),
@@ -212,4 +221,9 @@ _TENSORRT_POLICY: Policy = (
     (_engine_control_flow, DEFAULT_SOURCE),
     (_data_dependent, DEFAULT_SOURCE),
 )
-_CUDA_POLICY: Policy = (*_ALWAYS, (_library, DEFAULT_SOURCE), (_session_control_flow, DEFAULT_SOURCE))
+_CUDA_POLICY: Policy = (
+    *_ALWAYS,
+    (_library, DEFAULT_SOURCE),
+    (_session_control_flow, DEFAULT_SOURCE),
+    (_counted_results, DEFAULT_SOURCE),
+)

@@ -15,8 +15,8 @@ from cutset.profilers.child import Failure, run_in_child
 from cutset.profilers.tensorrt_library import LibraryInfo, library_info
 
 STATIC_NOTICE = (
-    "neither tensorrt nor tensorrt-rtx answers here: what TensorRT takes is read from a recorded table, and GPU stages run "
-    "in onnxruntime's CUDA provider (pip install 'cutset[tensorrt-rtx]' asks the library itself, without a GPU)"
+    "neither tensorrt nor tensorrt-rtx answers here: GPU stages run in onnxruntime's CUDA provider, and the published list of "
+    "its kernels says what it takes (pip install 'cutset[tensorrt-rtx]' builds engines, without a GPU)"
 )
 
 

@@ -76,6 +76,16 @@ def with_measured_gpu(
     )
 
 
+def seen_on_device(table: CostTable) -> frozenset[str]:
+    """Return the nodes that a GPU was seen to run in the CUDA provider, here or where the costs were recorded."""
+    ran = (
+        group
+        for group in table.groups_on("gpu")
+        if group.backend == CUDA_BACKEND and group.source != "modelled" and group.latency_s is not None
+    )
+    return frozenset(name for group in ran for name in group.nodes)
+
+
 def _unavailable(gpu: MeasuredGpu, failure: Failure) -> UnavailableError:
     return UnavailableError(
         f"GPU {gpu.device} of this machine could not be measured",

@@ -21,8 +21,10 @@ from typing import Any, Literal
 
 import networkx as nx
 import numpy as np
+import onnx
 
 from cutset.errors import EngineBuildError, ProfileError
+from cutset.graph.domains import refusal_of
 from cutset.profilers.cuda_driver import CudaDevice
 from cutset.profilers.gpu_state import GpuState, gpu_state
 from cutset.profilers.ort_child import summarise_device
@@ -208,12 +210,16 @@ def compile_network(
         EngineBuildError: If the parser or the builder refuses; the cause has the library's words.
     """
     trt = library.trt
+    where = None if isinstance(model, bytes) else str(model)
+    loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
+    custom = refusal_of(loaded)
+    if custom:
+        raise EngineBuildError("the parser refuses the part", where=where, cause=custom)
     trt.init_libnvinfer_plugins(library.logger, "")
     builder = trt.Builder(library.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, library.logger)
     parsed = parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model))
-    where = None if isinstance(model, bytes) else str(model)
     if not parsed:
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         words = "; ".join(f"{error.node_operator()}: {error.desc()}" for error in errors) or library.last_error()

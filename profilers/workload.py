@@ -86,7 +86,9 @@ def _is_quantised(graph: ModelGraph, node: OpNode) -> bool:
     """Return whether `node` multiplies 8-bit activations; weights that are stored in 8 bits are not enough."""
     writers = (graph.producer.get(value, "") for value in node.inputs)
     return node.op.known_type in _INTEGER_OPS or any(
-        writer not in graph.unplaced and graph.by_name[writer].op.known_type == "DequantizeLinear" for writer in writers if writer
+        writer not in graph.unplaced and graph.by_name[writer].op.standard_type == "DequantizeLinear"
+        for writer in writers
+        if writer
     )
 
 

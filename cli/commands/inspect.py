@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cutset.cli.arguments import ModelArguments, split_arguments
-from cutset.cli.backend import backend_option, capability, choose
+from cutset.cli.backend import backend_option, capability, choose, session_support
 from cutset.cli.options import cost_options, model_options, shared
 from cutset.cli.output import Output, count, seconds, size
 from cutset.cli.workflow import Progress, Target, choose_target, gpu_of, inputs_of, profile_options, read_model
@@ -21,6 +21,7 @@ from cutset.graph.model import ModelGraph, OpNode
 from cutset.partitioner.support import Support, gpu_support
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.ort_cpu import observe_shapes
+from cutset.profilers.ort_cuda import CUDA_BACKEND
 from cutset.profilers.profile import profile
 from cutset.profilers.session import Arrays
 from cutset.profilers.table import CostTable, GroupCost
@@ -44,17 +45,19 @@ def command(model: Path, output: Output, show_all: bool, costs: bool, gpu_backen
 
     Shapes come from inference and, where sample inputs are at hand, from running the model. Costs are those that
     `partition` plans with. Which nodes the GPU takes is asked of TensorRT or TensorRT-RTX where one is installed, else
-    read from a recorded table.
+    read from a table; of onnxruntime's CUDA provider, from the published list of its kernels.
     """
     about, measuring = split_arguments(model, arguments)
     target = choose_target(measuring.target, output, measuring.precision)
     options = profile_options(measuring)
     with output.progress() as progress:
         seen = _look(about, options if costs else None, target, output, progress)
-        if seen.sample is None:
+        backend = None if seen.sample is None else choose(gpu_backend, gpu_of(target), output)
+        if (gpu_backend if backend is None else backend.name) == CUDA_BACKEND:
+            support = session_support(seen.graph, seen.table)
+        elif backend is None or seen.sample is None:
             support = gpu_support(seen.graph)
         else:
-            backend = choose(gpu_backend, gpu_of(target), output)
             support = capability(seen.graph, seen.sample, backend, options.cache, progress)
     groups = () if seen.table is None else seen.table.groups_on("cpu")
     group_of = {name: index for index, group in enumerate(groups) for name in group.nodes}

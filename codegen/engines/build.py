@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import onnx
+
 from cutset.codegen.engines.cleanup import clean
 from cutset.codegen.runtime.backends.engine_build import BuildJob, BuildReport, build, environment_of
 from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.errors import UnavailableError
+from cutset.graph.domains import refusal_of
 from cutset.graph.model import ModelGraph
 from cutset.profilers.capability import Oracle
 from cutset.profilers.child import Failure, Limits, map_in_child
@@ -77,7 +80,13 @@ def build_parts(
         )
         for part in parts
     ]  # fmt: skip
-    found = map_in_child(build, jobs, limits=limits, environment=environment_of(oracle.backend))
+    custom = {part.model: refusal_of(onnx.load(part.model, load_external_data=False)) for part in parts}
+    asked = [job for job, part in zip(jobs, parts, strict=True) if not custom[part.model]]
+    answers = iter(map_in_child(build, asked, limits=limits, environment=environment_of(oracle.backend)))
+    found = [
+        Failure(kind="raised", detail=f"{_REFUSALS[0]} the part: {why}") if (why := custom[part.model]) else next(answers)
+        for part in parts
+    ]
     for one in found:
         if isinstance(one, Failure) and one.kind == "raised" and not one.detail.startswith(_REFUSALS):
             hint = "see `cutset doctor`, or use --gpu-backend onnxruntime-cuda"

@@ -12,6 +12,7 @@ from cutset.codegen.runtime.backends.cuda import Gpu
 from cutset.codegen.runtime.backends.engine_cache import Builder, EngineCache, ingredients
 from cutset.codegen.runtime.engine_config import EngineConfig
 from cutset.errors import UsageError
+from cutset.partitioner.cuda_kernels import cuda_source
 from cutset.partitioner.tensorrt_table import TABLE_SOURCE
 from cutset.profilers.capability import Oracle
 from cutset.serde import to_builtins
@@ -63,7 +64,7 @@ def summary(made: Engineered) -> dict[str, Any]:
     oracle = made.backend.oracle
     return {
         "backend": made.backend.name,
-        "answered_by": oracle.title if oracle else TABLE_SOURCE,
+        "answered_by": oracle.title if oracle else cuda_source() if made.backend.name == "onnxruntime-cuda" else TABLE_SOURCE,
         "built": [ready.stage.index for ready in made.stages if ready.engine is not None],
         "deployed": oracle is not None and not made.backend.proxy,
         "stages": [_stage(ready) for ready in made.stages],

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cutset.partitioner.cuda_kernels import cuda_source
 from tests.e2e.harness import QUICK, package_of
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
@@ -68,17 +69,17 @@ def test_engines_are_in_the_package_and_the_package_builds_others(cutset, alone,
     assert alone.answers(out / "serving", mixed.with_suffix(".npz"))["y"].shape == expected
 
 
-def test_without_a_library_the_table_answers_and_says_so(cutset, mixed, tmp_path, without_libraries):
+def test_without_a_library_the_list_of_cuda_kernels_answers_and_says_so(cutset, mixed, tmp_path, without_libraries):
     out = tmp_path / "out"
     done = cutset("partition", mixed, "-o", out, "--target", "l4", *ON_GPU, env=without_libraries)
     assert done.code == 0, done.err
     assert "neither tensorrt nor tensorrt-rtx answers here" in done.err
     plan = json.loads((out / "plan.json").read_text())
-    assert plan["engines"]["answered_by"] == "TensorRT-RTX 1.7.1, recorded"
+    assert plan["engines"]["answered_by"] == cuda_source()
     assert [stage["backend"] for stage in plan["stages"]] == ["onnxruntime-cpu", "onnxruntime-cuda"]
     assert not (package_of(out / "serving") / "engines").exists()
     inspected = cutset("inspect", mixed, "--json", env=without_libraries).json
-    assert {node["source"] for node in inspected["nodes"]} == {"TensorRT-RTX 1.7.1, recorded", "cutset default"}
+    assert {node["source"] for node in inspected["nodes"]} == {cuda_source(), "cutset default"}
 
 
 @pytest.fixture(scope="module")
