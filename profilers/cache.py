@@ -19,7 +19,7 @@ from cutset.digest import sha256_json
 
 logger = logging.getLogger(__name__)
 
-METHOD = 14
+METHOD = 15
 """Part of the keys: raise it when what is measured or modelled changes, so that no older number is taken for a new one."""
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, value TEXT NOT NULL, made TEXT DEFAULT CURRENT_TIMESTAMP)"

@@ -19,8 +19,8 @@ _CLASSES: Mapping[str, tuple[str, ...]] = {
     "conv": ("Conv", "ConvInteger", "ConvTranspose", "FusedConv", "QLinearConv"),
     "recurrent": ("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"),
     "matmul": (
-        "Attention", "DynamicQuantizeMatMul", "Einsum", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger",
-        "MatMulIntegerToFloat", "QLinearMatMul",
+        "Attention", "DynamicQuantizeMatMul", "Einsum", "FusedGemm", "FusedMatMul", "Gemm", "GroupQueryAttention", "MatMul",
+        "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QAttention", "QLinearMatMul",
     ),
     "normalisation": (
         "BatchNormalization", "GroupNormalization", "Hardmax", "InstanceNormalization", "LRN", "LayerNormalization",

@@ -37,8 +37,8 @@ GATHERING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 
 MATRIX_OPS = frozenset({
     "Attention", "Conv", "ConvInteger", "ConvTranspose", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "Einsum",
-    "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "MatMulInteger", "MatMulIntegerToFloat",
-    "QLinearConv", "QLinearMatMul", "RNN",
+    "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "GroupQueryAttention", "LSTM", "MatMul", "MatMulInteger",
+    "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "QAttention", "QLinearConv", "QLinearMatMul", "RNN",
 })  # fmt: skip
 """Operators whose work is matrix products, the part that tensor cores speed up."""
 
@@ -183,8 +183,9 @@ def _flops(graph: ModelGraph, node: ir.Node) -> int:
     operands = _Operands(graph, node)
     if node.domain not in {"", "com.microsoft"}:
         return operands.out_size
-    if node.op_type in _RULES:
-        return _RULES[node.op_type](operands)
+    rule = _RULES.get(node.op_type) if node.domain == "" else _CONTRIBUTED.get(node.op_type, _RULES.get(node.op_type))
+    if rule is not None:
+        return rule(operands)
     if node.op_type in _PER_INPUT:
         return _PER_INPUT[node.op_type] * operands.size(0)
     if node.op_type in _MOVES:
@@ -239,6 +240,34 @@ def _attention(o: _Operands) -> int:
     queries = o.size(0) // o.shape(0)[-1]
     heads = o.integer("q_num_heads", 1) if len(o.shape(0)) == 3 else 1
     return 2 * keys * (o.size(0) + o.out_size) + _PER_OUTPUT["Softmax"] * queries * heads * keys
+
+
+def _scores(o: _Operands, keys: int) -> int:
+    """Queries times keys, softmax, and its product with the values, of onnxruntime's attention operators."""
+    queries = math.prod(o.shape(0)[:2])
+    width = o.out[-1]
+    return 2 * 2 * queries * keys * width + _PER_OUTPUT["Softmax"] * queries * o.integer("num_heads", 1) * keys
+
+
+def _fused_attention(past: int) -> _Rule:
+    """Attention over one input, with its projection to queries, keys and values."""
+
+    def rule(o: _Operands) -> int:
+        keys = o.shape(0)[1] + (o.shape(past)[-2] if o.has(past) else 0)
+        return 2 * math.prod(o.shape(0)[:2]) * o.size(1) + _scores(o, keys)
+
+    return rule
+
+
+def _headed_attention(past: int) -> _Rule:
+    """Attention over queries and keys that come projected, [batch, length, width] or [batch, heads, length, width]."""
+
+    def rule(o: _Operands) -> int:
+        shape = o.shape(1) if o.has(1) else o.shape(0)
+        keys = shape[2] if o.has(1) and len(shape) == 4 else shape[1]
+        return _scores(o, keys + (o.shape(past)[-2] if o.has(past) else 0))
+
+    return rule
 
 
 _GATES: Mapping[str, int] = {"LSTM": 4, "DynamicQuantizeLSTM": 4, "GRU": 3, "RNN": 1}
@@ -303,6 +332,13 @@ _RULES: Mapping[str, _Rule] = {
     "Resize": _resize, "Upsample": _resize, "LRN": _lrn, "TopK": _topk, "DFT": _fourier, "STFT": _fourier,
     "ScatterElements": _scatter, "ScatterND": _scatter, "Scatter": _scatter,
 }  # fmt: skip
+
+_CONTRIBUTED: Mapping[str, _Rule] = {
+    "Attention": _fused_attention(4), "QAttention": _fused_attention(8),
+    "MultiHeadAttention": _headed_attention(6), "GroupQueryAttention": _headed_attention(3),
+    "MatMulNBits": lambda o: 2 * o.out_size * o.integer("K", 1),
+}  # fmt: skip
+"""Operators of onnxruntime that ONNX lacks, or has under the same name with other operands."""
 
 _PER_INPUT: Mapping[str, int] = {
     **dict.fromkeys(

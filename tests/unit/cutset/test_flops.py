@@ -212,7 +212,7 @@ def test_every_operator_of_the_tables_exists_in_onnx():
         "MatMulIntegerToFloat", "QuickGelu", "SimplifiedLayerNormalization", "SkipLayerNormalization",
     }  # fmt: skip
     tabled = set(flops._RULES) | set(flops._PER_INPUT) | set(flops._PER_OUTPUT) | flops._MOVES | flops.MATRIX_OPS
-    assert tabled - known <= contrib
+    assert tabled - known <= contrib | set(flops._CONTRIBUTED)
     assert not set(flops._RULES) & set(flops._PER_INPUT)
     assert not set(flops._PER_INPUT) & set(flops._PER_OUTPUT)
 
@@ -222,3 +222,22 @@ def test_the_count_does_not_change_the_model(tmp_path):
     before = ir.to_proto(graph.source).SerializeToString()
     flops.count(graph, graph.by_name["n"])
     assert ir.to_proto(graph.source).SerializeToString() == before
+
+
+def test_attention_of_onnxruntime_is_another_operator_than_that_of_onnx(tmp_path):
+    """The same name, other operands: onnxruntime's projects its one input, ONNX's takes queries, keys and values."""
+    softmax = flops.TRANSCENDENTAL + flops.DIVIDE + 3
+    scores = 4 * (2 * 5) * 5 * 16 + softmax * (2 * 5) * 4 * 5
+    projected = one(
+        tmp_path, "Attention", [[2, 5, 16]], [2, 5, 16], {"w": zeros(16, 48), "b": zeros(48)},
+        domain="com.microsoft", num_heads=4,
+    )  # fmt: skip
+    assert projected.flops == 2 * (2 * 5) * 16 * 48 + scores
+    given = one(tmp_path, "MultiHeadAttention", [[2, 5, 16]] * 3, [2, 5, 16], domain="com.microsoft", num_heads=4)
+    assert given.flops == scores
+
+
+def test_a_custom_operator_counts_as_no_operator_of_onnx(tmp_path):
+    for op in ("MatMul", "Shape", "Gather", "Identity"):
+        got = one(tmp_path, op, [[4, 4], [4, 4]], [4, 4], domain="my")
+        assert (got.flops, got.read_bytes, got.written_bytes) == (16, 2 * 64, 64), op
