@@ -1,8 +1,9 @@
 """Ask TensorRT, node by node, what it takes: its parser first, then its builder, which refuses things the parser accepts.
 
 Each node is asked alone, as a model of its own, in a child process: one refusal makes the parser report every later node
-as refused too, and some nodes end the process that asks. Answers are kept in the cost cache, keyed by what the node
-computes, by the library and by the GPU's compute capability, so a model is asked about once.
+as refused too, and some nodes end the process that asks. Answers are kept in the cost cache, keyed by everything that the
+node's own model holds (the node, its constants and what makes them), by the library and by the GPU's compute capability,
+so a model is asked about once and answers for nothing but itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from onnx import numpy_helper
 
 from cutset.errors import CutsetError, EngineBuildError, UnavailableError, UnknownShapeError
@@ -21,6 +21,7 @@ from cutset.graph.extract import extract, give_ranks
 from cutset.graph.model import ModelGraph, OpNode
 from cutset.profilers.cache import CostCache
 from cutset.profilers.child import Failure, Limits, map_in_child
+from cutset.profilers.probed import MAX_SHAPE_ELEMENTS, Probed
 from cutset.profilers.roofline import is_shape_arithmetic
 from cutset.profilers.segments import Segment, boundary_values, segment_of
 from cutset.profilers.session import Arrays
@@ -38,8 +39,7 @@ PORTABLE_CAPABILITY = "8.0"
 PROBE_LIMITS = Limits(time_s=60.0)
 MAX_PROBE_BYTES = 1 << 28
 """Nodes with more weights than this are not asked about one by one; building the engine has the last word anyway."""
-MAX_SHAPE_ELEMENTS = 64
-_PROBE_FORMAT = 4  # a new number makes every kept answer a stranger
+_PROBE_FORMAT = 5  # part of every key: a new number makes every kept answer a stranger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,8 @@ def ask(
     """
     vectors = small_vectors(graph, inputs, [graph.by_name[name] for name in nodes])
     elements = {name: vector.tolist() for name, vector in vectors.items()}
-    found = {name: kind_of(graph, [name], elements.get, oracle) for name in nodes}
+    probed = Probed(graph)
+    found = {name: kind_of(probed, [name], elements.get, oracle) for name in nodes}
     keys = {name: key for name, key in found.items() if key is not None}
     kinds = {repr(key): name for name, key in reversed(keys.items())}
     answers = {kind: str(answer) for kind, name in kinds.items() if (answer := cache.get(keys[name])) is not None}
@@ -151,40 +152,46 @@ def _shape_ranges(probe: NodeProbe) -> dict[str, tuple[tuple[int, ...], tuple[in
     return {name: (shape, probe.values.get(name, ())) for name, shape in probe.shapes.items()}
 
 
-def kind_of(graph: ModelGraph, nodes: Sequence[str], given: Callable[[str], Any], oracle: Oracle) -> Any | None:
-    """Return what the library's answer about nodes depends on, as plain JSON, or None where something of it is not known.
+def kind_of(
+    probed: Probed, nodes: Sequence[str], given: Callable[[str], Any], oracle: Oracle, builder: str = "probe"
+) -> Any | None:
+    """Return all that the library's answer about nodes depends on, as plain JSON, or None where some of it is not known.
 
     Args:
-        graph: The model, with the shapes of one run.
+        probed: What probes hold of the model, which has the shapes of one run.
         nodes: Names, in graph order.
         given: Returns what is said of a value that they read besides its type and shape.
         oracle: The library.
+        builder: What asks, where it is not the probe: each configures the library in its own way.
     """
+    graph = probed.graph
     signature = sign(graph, nodes)
     if not signature.digest:
         return None
     members = [graph.by_name[name] for name in signature.canonical]
     return [
-        "tensorrt", _PROBE_FORMAT, oracle.backend, oracle.version, oracle.compute_capability,
-        sorted(graph.opset_imports.items()), signature.digest,
-        [[_small_constants(graph, node), _open_dims(graph, node), [given(name) for name in node.inputs]] for node in members],
+        "tensorrt", _PROBE_FORMAT, builder, oracle.backend, oracle.version, oracle.compute_capability,
+        sorted(graph.opset_imports.items()), graph.source.ir_version, signature.digest, _declared(graph, members),
+        [[probed.node(node), [given(name) for name in node.inputs]] for node in members],
     ]  # fmt: skip
 
 
-def _small_constants(graph: ModelGraph, node: OpNode) -> list[Any]:
-    """Return the elements of the node's small weights: axes, sizes, zero points, K."""
+def _declared(graph: ModelGraph, nodes: Sequence[OpNode]) -> list[Any]:
+    """Return the shapes of what the nodes read and write as the probe declares them; symbols by their order of appearance."""
+    symbols: dict[str, str] = {}
     found: list[Any] = []
-    for value in graph.ir_nodes[node.name].inputs:
-        tensor = None if value is None else ir.convenience.get_const_tensor(value)
-        small = tensor is not None and tensor.size <= MAX_SHAPE_ELEMENTS and tensor.dtype != ir.DataType.STRING
-        found.append(np.asarray(tensor.numpy()).astype(object).tolist() if tensor is not None and small else None)
-    return [repr(item) for item in found]
-
-
-def _open_dims(graph: ModelGraph, node: OpNode) -> list[Any]:
-    """Return which dimensions of what crosses the node's border are symbolic."""
-    shapes = (graph.values[name].shape for name in (*node.inputs, *node.outputs))
-    return [None if shape is None else [isinstance(dim, int) for dim in shape] for shape in shapes]
+    for name in (name for node in nodes for name in (*node.inputs, *node.outputs)):
+        shape, measured = graph.values[name].shape, graph.measured.get(name)
+        if shape is None or (measured is not None and len(measured) != len(shape)):
+            found.append(None)
+            continue
+        wrong = [measured is not None and isinstance(dim, int) and dim != measured[axis] for axis, dim in enumerate(shape)]
+        found.append([
+            dim if isinstance(dim, int) and not wrong[axis]
+            else symbols.setdefault(dim, f"s{len(symbols)}") if isinstance(dim, str) else "?"
+            for axis, dim in enumerate(shape)
+        ])  # fmt: skip
+    return found
 
 
 def small_vectors(graph: ModelGraph, inputs: Arrays, nodes: Iterable[OpNode]) -> dict[str, np.ndarray]:

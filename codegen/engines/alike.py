@@ -22,6 +22,7 @@ from cutset.graph.model import ModelGraph
 from cutset.profilers.cache import CostCache
 from cutset.profilers.capability import PROBE_LIMITS, Oracle, kind_of, small_vectors
 from cutset.profilers.child import Failure
+from cutset.profilers.probed import Probed
 from cutset.profilers.segments import segment_of
 from cutset.profilers.session import Arrays
 
@@ -52,6 +53,7 @@ class Neighbourhoods:
         self._stage = {name: index for index, nodes in enumerate(stages) for name in nodes}
         self._vectors = small_vectors(graph, sample, [graph.by_name[name] for name in self._stage])
         self._elements = {name: vector.tolist() for name, vector in self._vectors.items()}
+        self._probed = Probed(graph)
         self._kinds: dict[Pattern, Any] = {}
 
     def refuse(self, culprit: Culprit, progress: Callable[[str], None] = lambda _text: None) -> dict[str, str]:
@@ -114,7 +116,7 @@ class Neighbourhoods:
     def _kind(self, nodes: Pattern) -> Any | None:
         """Return what the library's answer about nodes depends on, None where it is not known."""
         if nodes not in self._kinds:
-            self._kinds[nodes] = kind_of(self._graph, nodes, self._elements.get, self._oracle)
+            self._kinds[nodes] = kind_of(self._probed, nodes, self._elements.get, self._oracle, builder="engine")
         return self._kinds[nodes]
 
     def _given(self, name: str) -> EngineInput:
