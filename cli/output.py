@@ -7,7 +7,7 @@ import copy
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -130,6 +130,29 @@ def count(value: float) -> str:
         if value >= factor:
             return f"{value / factor:.1f} {unit}"
     return f"{value:.0f}"
+
+
+def print_held_back(held: Mapping[str, Any], source: str, output: Output) -> None:
+    """Write what keeps a model off the GPU, and what to do about it.
+
+    Args:
+        held: As plan.json holds it.
+        source: Where the GPU's costs came from.
+        output: Where to write.
+    """
+    rows = [
+        (
+            f"{entry['what']} in {entry['nodes']} nodes",
+            ", ".join(entry["first"]),
+            f"{entry['share']:.0%}",
+            entry["way_out"] or "-",
+        )
+        for entry in held["obstacles"]
+    ]
+    title = f"What keeps {held['share']:.0%} of the CPU's time off the GPU"
+    output.table(title, ("what", "first nodes", "of the time", "way out"), rows)
+    if held["gain"] is not None:
+        output.line(f"without these refusals a plan would reach {held['gain']:.1f}x as much ({source})")
 
 
 def describe_coverage(coverage: Coverage) -> str:

@@ -19,6 +19,7 @@ from cutset.partitioner.batches import between, fitted_steps
 from cutset.partitioner.calibrate import calibrate
 from cutset.partitioner.cost import Machine
 from cutset.partitioner.decide import MIN_GAIN, Case, candidate_of
+from cutset.partitioner.obstacles import held_back
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import resolve, resolve_kept
 from cutset.partitioner.plan import Operating, Plan
@@ -237,6 +238,10 @@ class Planning:
         """Return the plan, and what it was chosen from, with the verdicts in `refusals` in place of the backend's."""
         self.sized, self.outcome = self.planner.plan(self.sized, {**self.support, **refusals})
         return self.outcome
+
+    def final(self, plan: Plan) -> Plan:
+        """Return the last plan with what holds it back, for which it is made again without these refusals."""
+        return plan if self.outcome is None else replace(plan, held_back=held_back(self.outcome, self.backend.name))
 
     def __call__(self, refusals: Mapping[str, Support]) -> Plan:
         """Return the plan alone, which is what the engines' feedback asks for."""

@@ -78,12 +78,12 @@ def atoms_of(evidence: Evidence, *, gpu_scale: str = "mid") -> list[Atom]:
     Raises:
         PlanError: If a pin asks for what a device cannot do, or nodes are kept together that cannot be.
     """
-    refusals = _refusals(evidence.graph, evidence.table, evidence.support)
+    refusals = gpu_refusals(evidence.graph, evidence.table, evidence.support)
     _check_pins(evidence.pins, refusals)
     return _merged(evidence, _atoms(evidence, refusals, gpu_scale))
 
 
-def _refusals(graph: ModelGraph, table: CostTable, support: Mapping[str, Support]) -> dict[str, str]:
+def gpu_refusals(graph: ModelGraph, table: CostTable, support: Mapping[str, Support]) -> dict[str, str]:
     """Return why each node cannot run on the GPU, for those that cannot."""
     found = {}
     uncosted = {name: group.reason for group in table.groups_on("gpu") if group.latency_s is None for name in group.nodes}
@@ -132,7 +132,7 @@ def broken_pieces(evidence: Evidence) -> list[tuple[str, ...]]:
     Raises:
         PlanError: If a pin asks for what a device cannot do.
     """
-    refusals = _refusals(evidence.graph, evidence.table, evidence.support)
+    refusals = gpu_refusals(evidence.graph, evidence.table, evidence.support)
     _check_pins(evidence.pins, refusals)
     found = []
     for group in sorted(evidence.table.groups_on("cpu"), key=lambda group: -(group.latency_s or 0.0)):

@@ -103,6 +103,42 @@ class Operating:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """One kind of refusal that keeps nodes off the GPU.
+
+    Args:
+        what: The kind, for people.
+        nodes: How many nodes it refuses.
+        first: Names of the first of them.
+        share: Share of the CPU's time that it holds there.
+        reason: The refusal of the first node, in the words of who refused it.
+        way_out: What to do about it, empty where nothing helps.
+    """
+
+    what: str
+    nodes: int
+    first: tuple[str, ...]
+    share: float
+    reason: str
+    way_out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBack:
+    """What keeps a model off the GPU, the dearest first.
+
+    Args:
+        share: Share of the CPU's time that cannot leave it.
+        gain: How many times better a plan without these refusals would be, by the same costs; None where it would not.
+        obstacles: The kinds of refusals.
+    """
+
+    share: float
+    gain: float | None
+    obstacles: tuple[Obstacle, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Where every node runs and why, as `plan.json` shows it. Times are seconds, sizes bytes."""
 
@@ -133,6 +169,7 @@ class Plan:
     pareto: tuple[Operating, ...] = ()
     calibration: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    held_back: HeldBack | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as `plan.json` holds it (schema ``cutset.plan/1``)."""
@@ -171,6 +208,7 @@ class Plan:
             "robustness": dict(self.robustness),
             "calibration": dict(self.calibration) or None,
             "notes": list(self.notes),
+            "held_back": None if self.held_back is None else serde.to_builtins(self.held_back),
             "placement": dict(self.placement),
             "reasons": dict(self.reasons),
             "pins": dict(self.pins),

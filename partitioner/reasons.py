@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ WEIGHED = "with what crosses, the whole is best with it on the"
 """In the reason of every node that had a choice."""
 
 _NAMES = ("CPU", "GPU")
+_QUOTED = re.compile(r"`[^`]*`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,11 @@ def describe(move: Move, device: int) -> str:
     if move.latency_s > 0:
         return f"moving it would cost +{_us(move.latency_s)} of latency and nothing at the bottleneck"
     return "moving it alone would gain less than a stage must"
+
+
+def kind_of_reason(reason: str) -> str:
+    """Return a reason with its quoted names left out: reasons that differ in names alone are of one kind."""
+    return _QUOTED.sub("`…`", reason)
 
 
 def _us(seconds: float) -> str:

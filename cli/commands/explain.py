@@ -14,7 +14,7 @@ from cutset import serde
 from cutset.cli.arguments import split_arguments
 from cutset.cli.backend import backend_option
 from cutset.cli.options import cost_options, model_options, shared
-from cutset.cli.output import Output, seconds, size
+from cutset.cli.output import Output, print_held_back, seconds, size
 from cutset.cli.packages import read_plan_document
 from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
 from cutset.cli.planning import Planner, prepare
@@ -77,12 +77,15 @@ def command(subject: Path, nodes: str | None, output: Output, **arguments: Any) 
     if output.as_json:
         output.json(
             {
-                "verdict": document["verdict"], "nodes": rows, "crossings": serde.to_builtins(crossings(study)),
+                "verdict": document["verdict"], "held_back": document.get("held_back"), "nodes": rows,
+                "crossings": serde.to_builtins(crossings(study)),
                 "prices": dict(study.prices), **serde.to_builtins(answers),
             }
         )  # fmt: skip
         return
     output.line(document["verdict"])
+    if document.get("held_back") is not None:
+        print_held_back(document["held_back"], str(document["target"]["source"]), output)
     _show_crossings(crossings(study), document, output)
     _show_answers(answers, study, output)
     output.line("why a node is where it is: cutset explain " + f"{subject} 'NODE-GLOB'")
@@ -102,8 +105,10 @@ def _plan(model: Path, arguments: dict[str, Any], output: Output) -> tuple[dict[
     about, costs = split_arguments(model, arguments)
     with output.progress() as progress:
         planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress)
-        outcome = prepare(planner, gpu_backend).outcome_of({})
-    return outcome.plan.as_json(), study_of(outcome)
+        planning = prepare(planner, gpu_backend)
+        outcome = planning.outcome_of({})
+        made = planning.final(outcome.plan)
+    return made.as_json(), study_of(outcome)
 
 
 def _nodes(document: dict[str, Any], pattern: str | None) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from cutset.cli.backend import backend_option
 from cutset.cli.engines import EngineArguments, Session, engine_lines, engine_options, engineer
 from cutset.cli.export import export_options, take_exports
 from cutset.cli.options import Number, cost_options, model_options, shared
-from cutset.cli.output import Output, seconds, size
+from cutset.cli.output import Output, print_held_back, seconds, size
 from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
 from cutset.cli.planning import Planner, Planning, prepare
 from cutset.codegen.atomic import check_target
@@ -29,7 +29,7 @@ from cutset.partitioner.pins import resolve_kept
 from cutset.partitioner.pins_file import write_pins
 from cutset.partitioner.plan import PLAN_SCHEMA, Plan
 from cutset.partitioner.study import dump_study, study_of
-from cutset.serde import read_json
+from cutset.serde import read_json, to_builtins
 
 LOAD_S = 1.5
 """Seconds that a package is run at full load, to see what it reaches."""
@@ -69,7 +69,7 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
         planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress)
         planning = prepare(planner, gpu_backend)
         if target is None:
-            made, proof = planning.outcome_of({}).plan, None
+            made, proof = planning.final(planning.outcome_of({}).plan), None
         else:
             emission = EmitOptions(
                 force=force,
@@ -133,6 +133,7 @@ def _emit(planning: Planning, of_engines: EngineArguments, emission: EmitOptions
             progress=emission.progress,
         )
         engines = engineer(session, of_engines, planning, Path(work))
+        engines = replace(engines, plan=planning.final(engines.plan))
         measured = planning.sized.measured
         emission = replace(
             emission,
@@ -184,6 +185,8 @@ def describe_calibration(found: Mapping[str, Any]) -> str:
 def print_plan(made: Plan, output: Output) -> None:
     """Write the verdict, the stages, what crosses between them, and the baselines."""
     output.line(made.verdict)
+    if made.held_back is not None:
+        print_held_back(to_builtins(made.held_back), str(made.target["source"]), output)
     note = {"modelled": " (modelled)", "recorded": " (recorded)"}
     output.table(
         "Stages",

@@ -159,6 +159,7 @@ def _variables(material: Material) -> dict[str, Any]:
         "dearest_max": max((value for unit in top for value in (unit.cpu_s, unit.gpu_s) if value), default=0.0),
         "dearest_share": sum(placed_s(unit) or 0.0 for unit in top) / total if total else 0.0,
         "unit_count": sum(unit.stage is not None for unit in found),
+        "held_back": document.get("held_back"),
         "refusals": kinds[:FIRST_REFUSALS],
         "more_refusals": kinds[FIRST_REFUSALS:],
         "first_nodes": FIRST_NODES,

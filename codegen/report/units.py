@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cutset.partitioner.reasons import WEIGHED
+from cutset.partitioner.reasons import WEIGHED, kind_of_reason
 from cutset.profilers.table import CostTable, GroupCost
 from cutset.profilers.workload import CLASSES, OTHER
-
-_QUOTED = re.compile(r"`[^`]*`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +155,7 @@ def refusals(found: list[Unit]) -> list[Refusal]:
     kinds: dict[str, list[Unit]] = {}
     for unit in found:
         if unit.reason:
-            kinds.setdefault(kind_of(unit.reason), []).append(unit)
+            kinds.setdefault(kind_of_reason(unit.reason), []).append(unit)
     ordered = sorted(kinds.items(), key=lambda item: -sum(len(unit.nodes) for unit in item[1]))
     return [
         Refusal(
@@ -170,8 +167,3 @@ def refusals(found: list[Unit]) -> list[Refusal]:
         )
         for number, (kind, members) in enumerate(ordered, start=1)
     ]
-
-
-def kind_of(reason: str) -> str:
-    """Return a reason with its quoted names left out."""
-    return _QUOTED.sub("`…`", reason)

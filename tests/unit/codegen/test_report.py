@@ -26,11 +26,12 @@ from cutset.codegen.report.spent import shares, sources
 from cutset.codegen.report.text import MAX_TEXT, counted, rate, seconds, size, visible
 from cutset.codegen.report.timeline import simulated
 from cutset.codegen.report.topology import dump_topology
-from cutset.codegen.report.units import kind_of, placed_s, refusals, units
+from cutset.codegen.report.units import placed_s, refusals, units
 from cutset.codegen.report.whatif import charts
 from cutset.digest import sha256_file
 from cutset.errors import UsageError
 from cutset.graph.load import load, with_operators
+from cutset.partitioner.reasons import kind_of_reason
 from cutset.partitioner.support import Support, gpu_support
 from tests.reports import Case, enlarged, planned
 
@@ -450,7 +451,7 @@ def test_lone_surrogates_can_be_written() -> None:
         (seconds(None), "–"), (seconds(0.0), "0.0 µs"), (seconds(0.0012345), "1.23 ms"), (seconds(2), "2.00 s"),
         (size(None), "–"), (size(1023), "1023 B"), (size(602112), "588.0 KiB"), (size(3 * 2**40), "3072.0 GiB"),
         (rate(12.34), "12.3"), (rate(12345.6), "12,346"), (counted(1, "node"), "1 node"), (counted(0, "node"), "0 nodes"),
-        (kind_of("`a` is uint8, `b` too"), "`…` is uint8, `…` too"),
+        (kind_of_reason("`a` is uint8, `b` too"), "`…` is uint8, `…` too"),
     ],
 )  # fmt: skip
 def test_formats(shown: str, expected: str) -> None:
