@@ -71,7 +71,7 @@ def expected(x):
 
 def test_the_function_is_for_the_cpu_and_says_why(emitted):
     assert emitted["placement"]["named/name"] == "cpu"
-    assert "custom" in emitted["reasons"]["named/name"] or "operator" in emitted["reasons"]["named/name"]
+    assert "Python function" in emitted["reasons"]["named/name"]
     assert [stage["device"] for stage in emitted["stages"]] == ["gpu", "cpu", "gpu", "cpu"]
     assert emitted["verification"]["passed"]
     assert emitted["name"] == "p"

@@ -1,5 +1,8 @@
 """What onnxruntime's CUDA provider takes: the list of its kernels, on real one-node models, and what a GPU was seen to run."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +12,7 @@ from cutset.partitioner.cuda_kernels import cuda_source, kernel_list
 from cutset.partitioner.support import CERTIFIED_SOURCE, DEFAULT_SOURCE, SEEN_SOURCE, cuda_support
 from tests.unit.partitioner.test_support import IMAGE, VECTOR, build, node
 
+TOOL = Path(__file__).parents[3] / "tools" / "write_cuda_kernels.py"
 FLOAT, DOUBLE, INT64, INT32 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32
 UINT8, INT8, BOOL, STRING = TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL, TensorProto.STRING
 SEQUENCE = ("x", FLOAT, [4, 1, 8])
@@ -158,3 +162,36 @@ def test_the_list_is_whole():
         for kernel in kernels:
             assert kernel.last is None or kernel.first <= kernel.last, name
             assert {dtype for allowed in kernel.types.values() for dtype in allowed} <= types, name
+
+
+LIST = """
+## Operators implemented by CPUExecutionProvider
+|**Operator Domain:** *ai.onnx*||||
+|Celu|*in* X:**T**<br> *out* Y:**T**|12+|**T** = tensor(float)|
+## Operators implemented by CUDAExecutionProvider
+|**Operator Domain:** *ai.onnx*||||
+|Neg|*in* X:**T**<br> *out* Y:**T**|13+|**T** = tensor(double), tensor(float16)|
+|||[6, 12]|**T** = tensor(float), seq(tensor(float))|
+|**Operator Domain:** *com.microsoft*||||
+|Both|*in* a:**T**<br> *in* b:**M**<br> *out* c:**T**<br><br>or<br><br>|1+|**M** = tensor(int8)<br/> **T** = tensor(float)|
+## Operators implemented by DmlExecutionProvider
+|**Operator Domain:** *ai.onnx*||||
+|Abs|*in* X:**T**<br> *out* Y:**T**|13+|**T** = tensor(float)|
+"""
+
+
+def test_the_list_is_read_as_onnxruntime_writes_it():
+    spec = importlib.util.spec_from_file_location("write_cuda_kernels", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    later = LIST.replace("|13+|", "|[13, 24]|").replace("[6, 12]", "25+")
+    found = tool.merged([LIST, later])
+    assert {name: [tool.compact(name, kernel) for kernel in kernels] for name, kernels in found.items()} == {
+        "ai.onnx::Neg": [
+            [25, None, {"T": "float32"}], [13, 24, {"T": "float16 float64"}], [6, 12, {"T": "float32"}],
+        ],
+        "com.microsoft::Both": [[1, None, {"M": "int8", "T": "float32"}, "T M", "T"]],
+    }  # fmt: skip
+    assert "Celu" not in tool.expanded([LIST], found), "the CPU has a kernel of it"
