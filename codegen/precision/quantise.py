@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from cutset.errors import ModelError
+from cutset.graph.types import STANDARD_DOMAINS
 from cutset.profilers.session import Arrays
 
 QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -55,7 +56,7 @@ def quantise(
                 per_channel=per_channel,
                 activation_type=ort.QuantType.QInt8,
                 weight_type=ort.QuantType.QInt8,
-                nodes_to_exclude=sorted(keep),
+                nodes_to_exclude=excluded(model, keep),
                 extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
             )
         except Exception as error:  # it raises whatever onnx and onnxruntime raise
@@ -63,6 +64,16 @@ def quantise(
         finally:
             logging.getLogger().setLevel(level)
         return onnx.load(target)
+
+
+def excluded(model: onnx.ModelProto, keep: Collection[str]) -> list[str]:
+    """Return the nodes that stay in float32: onnxruntime's quantiser looks at an operator's type alone, not at its domain.
+
+    Args:
+        model: The part.
+        keep: Names of nodes to leave in float32.
+    """
+    return sorted({*keep, *(node.name for node in model.graph.node if node.domain not in STANDARD_DOMAINS)})
 
 
 def is_quantised(model: onnx.ModelProto) -> bool:

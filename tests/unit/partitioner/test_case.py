@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cutset.codegen.engines.build import Part, build_parts
 from cutset.codegen.precision.floats import narrow
+from cutset.codegen.precision.quantise import excluded
 from cutset.codegen.precision.tf32 import emulated_tf32
 from cutset.errors import EngineBuildError, PlanError
 from cutset.graph.load import HOOK_DOMAIN, load
@@ -161,3 +162,4 @@ def test_precisions_leave_it_alone():
     rounded, names = emulated_tf32(model)
     assert [node.input[0] for node in rounded.graph.node if node.name == "custom"] == ["x"]
     assert "custom" not in names
+    assert excluded(model, ["kept"]) == ["custom", "kept"]
