@@ -4,8 +4,9 @@ The facts come from docs/OperatorKernels.md, which onnxruntime generates from th
 
     python tools/write_cuda_kernels.py 1.21.0=OperatorKernels.md [LABEL=MORE.md ...]
 
-Later lists add to earlier ones, so that a model for which any of these versions has a kernel is not refused; a kernel
-that a later list closes (`11+` becomes `[11, 21]`) is closed. The label is the version or the commit of a list.
+Later lists, or parts of lists, add to earlier ones, so that a model for which any of these versions has a kernel is not
+refused; a kernel that a later list closes (`11+` becomes `[11, 21]`) is closed. The label is the version or the commit of a
+list; the file says how many kernels were read from each.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ def main(arguments: list[str]) -> None:
     for argument in arguments:
         label, _, path = argument.partition("=")
         texts.append(Path(path).read_text("utf-8"))
-        digest = hashlib.sha256(texts[-1].encode()).hexdigest()
-        sources.append({"list": "onnxruntime docs/OperatorKernels.md", "version": label, "sha256": digest})
+        about = {"list": "onnxruntime docs/OperatorKernels.md", "version": label}
+        about["sha256"] = hashlib.sha256(texts[-1].encode()).hexdigest()
+        sources.append({**about, "kernels": len(list(rows_of(texts[-1], "CUDAExecutionProvider")))})
     kernels = merged(texts)
     lines = [f"  {json.dumps(name)}: {json.dumps([compact(name, one) for one in kernels[name]])}" for name in kernels]
     head = {"schema": SCHEMA, "sources": sources, "expanded": expanded(texts, kernels)}
