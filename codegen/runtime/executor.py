@@ -109,6 +109,7 @@ class Executor:
             failed=recorders.waited.failed,
             runs=runs,
             replaced=getattr(phase.backend, "replaced", 0),
+            fallbacks=getattr(phase.backend, "fallbacks", {}),
             busy_s=recorders.service.total,
             service=recorders.service.service(),
             waited=recorders.waited.service(),

@@ -86,6 +86,15 @@ class _Collector:
             for label, stage in zip(labels, stages, strict=True):
                 counter.add_metric(label, getattr(stage, attribute))
             yield counter
+        fallbacks = CounterMetricFamily(
+            "cutset_stage_fallbacks",
+            "Runs that the stage's backend refused, as an engine does outside its range, and that another backend did.",
+            labels=["stage", "backend"],
+        )
+        for stage in stages:
+            for backend, count in sorted(stage.fallbacks.items()):
+                fallbacks.add_metric([str(stage.index), backend], count)
+        yield fallbacks
         queue = GaugeMetricFamily("cutset_stage_queue", "Requests that wait for the stage.", labels=["stage", "device"])
         for label, stage in zip(labels, stages, strict=True):
             queue.add_metric(label, stage.queue)

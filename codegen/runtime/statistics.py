@@ -48,6 +48,7 @@ class StageStats:
         failed: Requests that failed in it.
         runs: Runs that succeeded; fewer than `count` where requests were batched.
         replaced: Times its backend died and was loaded anew.
+        fallbacks: Runs that the stage's backend refused and a later one did, by the name of the later one.
         busy_s: Sum of the time of all runs.
         service: Time of one run.
         waited: Time a request waited for its run.
@@ -62,6 +63,7 @@ class StageStats:
     failed: int
     runs: int
     replaced: int
+    fallbacks: Mapping[str, int]
     busy_s: float
     service: ServiceTime
     waited: ServiceTime

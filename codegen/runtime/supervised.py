@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from .backends.base import BackendDied, BackendError, StageBackend
@@ -34,6 +35,7 @@ class Supervised:
         self._held = _Held(load())
         self._deaths = 0
         self.replaced = 0
+        self._past_fallbacks: Counter[str] = Counter()
         self.device = self._held.backend.device
         self.slots: int = getattr(self._held.backend, "slots", 1)
         self.max_batch: int | None = getattr(self._held.backend, "max_batch", None)
@@ -43,6 +45,11 @@ class Supervised:
     def substitution(self) -> str | None:
         """Why the stage is not on its planned device."""
         return self._held.backend.substitution
+
+    @property
+    def fallbacks(self) -> dict[str, int]:
+        """How many runs a later backend of the stage did, by the backend's name; see `FallbackBackend`."""
+        return dict(self._past_fallbacks + Counter(getattr(self._held.backend, "fallbacks", {})))
 
     @property
     def healthy(self) -> bool:
@@ -91,6 +98,7 @@ class Supervised:
             if self.substitution is not None:
                 _log.warning("it now runs on the %s: %s", self._held.backend.device, self.substitution)
             self.replaced += 1
+            self._past_fallbacks.update(getattr(dead.backend, "fallbacks", {}))
             dead.retired = True  # the threads inside close it, this one among them
 
 

@@ -245,6 +245,15 @@ TENSORS = (np.ndarray, DeviceTensor)
 """What can be a row of a batch."""
 
 
+def shape_of(value: Value) -> Shape:
+    """Return the shape of a tensor, or of the parts of a batch once they are joined."""
+    if not isinstance(value, Parts):
+        return tuple(value.shape)
+    if len(value) == 1:
+        return shape_of(value[0])
+    return (sum(shape_of(part)[0] for part in value), *shape_of(value[0])[1:])
+
+
 def as_array(value: Value) -> Value:
     """Return a value as the CPU takes it: tensors of a device are fetched, parts of a batch joined."""
     if isinstance(value, np.ndarray):

@@ -64,10 +64,10 @@ class SizedBackend:
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Return the outputs of one run; see `StageBackend.run`."""
         rows = {_rows(value) for value in feeds.values()}
-        if len(rows) != 1 or rows == {0}:
-            raise BackendError(f"its inputs have {sorted(rows)} rows, expected the same number of each, at least one")
+        if len(rows) != 1:
+            raise BackendError(f"its inputs have {sorted(rows)} rows, expected the same number of each")
         (given,) = rows
-        size = next((size for size in self._sized if size >= given), None)
+        size = next((size for size in self._sized if size >= given), None) if given else None  # no row to fill up with
         if size is None or size == given:
             return self._backend(size).run(feeds)
         filled = {name: _filled(value, size - given) for name, value in feeds.items()}

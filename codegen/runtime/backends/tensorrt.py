@@ -4,7 +4,8 @@ Written against what TensorRT 10, TensorRT 11 and TensorRT-RTX have in common. R
 executor; the shape of an output may depend on the data. Where every shape is fixed, runs are recorded as CUDA graphs.
 
 An engine that fits this GPU, driver and library is loaded; where none does, it is built from the stage's ONNX file; where
-that fails, or there is no GPU, onnxruntime runs the stage, on its CUDA provider or on the CPU, and says why.
+that fails, or there is no GPU, onnxruntime runs the stage, on its CUDA provider or on the CPU, and says why. Inputs whose
+shapes are outside the engine's range go the same way (`fallback`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,12 @@ from ..dtypes import ELEMENT_TYPES, Value
 from ..engine_config import EngineConfig
 from . import onnxruntime_cuda
 from .base import BackendDied, BackendError, BackendOptions, StageBackend
-from .device import Buffer, Device, DeviceTensor, Shape, array_over
+from .device import Buffer, Device, DeviceTensor, Shape, array_over, shape_of
 from .engine_build import MODULES, BuildJob, build_apart
 from .engine_cache import Builder, EngineCache, ingredients, key_of
+from .fallback import Candidate, load_first
 from .gpu import GRAPHS, SLOTS, Flight, GpuExecutor, open_gpu
+from .onnxruntime import OnnxRuntimeBackend
 from .tensorrt_run import RecordedRun, output_allocator
 
 _ELEMENTS = {
@@ -42,18 +46,29 @@ _log = logging.getLogger(__name__)
 
 
 def load(stage: StageConfig, options: BackendOptions) -> StageBackend:
-    """Return the stage as an engine, or in onnxruntime with the reason why not.
+    """Return the stage as an engine with onnxruntime behind it, or in onnxruntime with the reason why not as an engine.
 
     Raises:
         BackendError: If onnxruntime cannot load it either.
     """
-    try:
-        return TensorRtBackend.load(stage, options)
-    except BackendError as error:
-        fallback = onnxruntime_cuda.load(stage, options)
-        also = f"; {fallback.substitution}" if fallback.substitution else ""
-        fallback.substitution = f"no engine runs it: {error}{also}"
-        return fallback
+    return load_first(candidates(stage, options))
+
+
+def candidates(stage: StageConfig, options: BackendOptions) -> tuple[Candidate, ...]:
+    """Return the backends that may run a stage which is planned as an engine, the engine first."""
+    return (
+        Candidate(name=stage.backend, load=partial(TensorRtBackend.load, stage, options), failure="no engine runs it"),
+        Candidate(
+            name="onnxruntime-cuda",
+            load=partial(onnxruntime_cuda.load, stage, options),
+            failure="onnxruntime's CUDA provider does not run it",
+        ),
+        Candidate(
+            name="onnxruntime-cpu",
+            load=partial(OnnxRuntimeBackend.load, stage, options),
+            failure="onnxruntime's CPU provider does not run it",
+        ),
+    )
 
 
 class TensorRtBackend:
@@ -103,6 +118,7 @@ class TensorRtBackend:
         if set(self._types) != expected:
             raise BackendError(f"the engine's tensors are {sorted(self._types)}, the plan says {sorted(expected)}")
         self._on_host = {name for name in self._types if self._engine.get_tensor_location(name) == trt.TensorLocation.HOST}
+        self._ranges = {name: self._range(name) for name in stage.inputs if name not in self._on_host}
         self._scratch = gpu.memory.take(self._engine.device_memory_size_v2)
         self._context = self._create_context()
         self._allocator = output_allocator(trt)
@@ -114,6 +130,7 @@ class TensorRtBackend:
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Return the outputs of one run; see `StageBackend.run`."""
+        self._check_shapes(feeds)
         with Flight(self._gpu) as flight:
             recorded = self._recorded() if self.no_graph is None else None
             if recorded is not None:
@@ -159,10 +176,27 @@ class TensorRtBackend:
         context.set_device_memory(self._scratch.address, self._scratch.size)
         return context
 
+    def _range(self, name: str) -> tuple[Shape, Shape]:
+        """Return the least and the largest shape that the engine takes at an input."""
+        least, _, most = self._engine.get_tensor_profile_shape(name, 0)
+        return tuple(least), tuple(most)
+
+    def _check_shapes(self, feeds: Mapping[str, Value]) -> None:
+        """Check shapes before anything is queued: after a failed run the whole GPU would be waited for."""
+        for name, (least, most) in self._ranges.items():
+            shape = shape_of(feeds[name])
+            if len(shape) != len(least) or not all(
+                low <= size <= high for low, size, high in zip(least, shape, most, strict=True)
+            ):
+                raise self._out_of_range(name, shape)
+
+    def _out_of_range(self, name: str, shape: Shape) -> BackendError:
+        least, most = self._range(name)
+        return BackendError(f"the engine takes {name!r} of shape {least} to {most}, not {shape}")
+
     def _set_shape(self, context: Any, name: str, shape: Shape) -> None:
         if not context.set_input_shape(name, shape):
-            least, _, most = self._engine.get_tensor_profile_shape(name, 0)
-            raise BackendError(f"the engine takes {name!r} of shape {tuple(least)} to {tuple(most)}, not {shape}")
+            raise self._out_of_range(name, shape)
 
     def _queue(
         self, flight: Flight, stream: int, given: Mapping[str, DeviceTensor], staged: Mapping[str, np.ndarray]

@@ -224,8 +224,7 @@ def test_a_session_for_each_size_of_a_batch(package, gpu, wanted):
 
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(work, range(3)))
-    with pytest.raises(BackendError, match="rows"):
-        backend.run({"x": np.zeros((0, 2), np.float32)})
+    assert backend.run({"x": np.zeros((0, 2), np.float32)})["z"].shape == (0, 2)
     backend.close()
 
 

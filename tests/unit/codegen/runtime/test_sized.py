@@ -51,6 +51,13 @@ def test_rows_are_filled_with_valid_ones_and_cut_off_again(rows):
     assert all(one.closed for one in loaded.values())
 
 
+def test_no_rows_run_where_any_number_of_rows_does():
+    loaded: dict[int | None, Doubling] = {}
+    backend = SizedBackend(lambda size: loaded.setdefault(size, Doubling(size)), 2)
+    assert backend.run({"x": np.zeros((0, 2))})["y"].shape == (0, 2)
+    assert [one.rows for one in loaded.values() if one.given] == [None]
+
+
 def test_a_device_too_small_for_all_sizes():
     def load(rows):
         if rows in (None, 4):
