@@ -23,6 +23,7 @@ from cutset.codegen.export.source import Source
 from cutset.codegen.export.write import Exports, write_exports
 from cutset.codegen.full_load import full_load
 from cutset.codegen.gil import executions
+from cutset.codegen.least_sizes import add_least_sizes
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.project import write_project
 from cutset.codegen.report import write_report
@@ -115,7 +116,10 @@ def emit(
         (package / "plan.json").write_text(serde.dumps(document), "utf-8")
         _copy_runtime(package)
         write_project(plan, samples, serving, package.name, custom_ops)
+        options.progress("trying inputs of no rows")
+        add_least_sizes(graph, package, samples.samples[0], document)
         options.progress("verifying that the parts equal the whole")
+        (package / "plan.json").write_text(serde.dumps(document), "utf-8")
         proof, rate = _verify(graph, package, samples, options)
         document = document | {"verification": serde.to_builtins(proof)}
         if rate is not None:

@@ -155,8 +155,11 @@ def _show(made: Plan, proof: Verification | None, target: Path | None, output: O
     print_plan(made, output)
     if proof is None or target is None:
         return
-    for line in engine_lines(read_json(target / "plan.json", schema=PLAN_SCHEMA)["engines"]):
+    document = read_json(target / "plan.json", schema=PLAN_SCHEMA)
+    for line in engine_lines(document["engines"]):
         output.line(line)
+    for note in document["least_sizes"]:
+        output.line(f"refused when smaller: {note}")
     what = f"{proof.samples} sample(s), {proof.inputs}: largest difference {proof.max_abs:.3g}"
     output.line(f"verified: the parts equal the whole on {what}")
     for name in proof.unrepeatable:

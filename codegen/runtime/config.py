@@ -34,11 +34,14 @@ class TensorConfig:
         name: The tensor's name in the model; any characters.
         dtype: Element type as in `ELEMENT_TYPES`, or a non-tensor ONNX type such as ``"seq(map(int64,float32))"``.
         shape: Sizes; a string is a symbolic dimension, None an unknown one. None for the whole is unknown rank.
+        least: Least size of each dimension, found when the package was written: kernels of the model end the process on less.
+            None where every size is allowed.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str | None, ...] | None
+    least: tuple[int, ...] | None = None
 
     @property
     def element(self) -> ElementType | None:
@@ -74,6 +77,7 @@ class StageConfig:
         execution: ``"thread"``, or ``"process"`` for a stage that would hold Python's interpreter lock.
         engine: How to come by its engine, None for a stage that needs none.
         wanted: Where each output is taken, for a stage on a GPU; one that is not in it is taken as a `RESULT`.
+        least: Least size of each dimension of an input on less of which the stage's kernels end the process, by input.
     """
 
     index: int
@@ -88,6 +92,7 @@ class StageConfig:
     execution: str = "thread"
     engine: EngineConfig | None = None
     wanted: Mapping[str, Wanted] = field(default_factory=dict)
+    least: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,18 +244,25 @@ def _stage(item: object, position: int, folder: Path) -> StageConfig:
     if not 0 <= service_s < float("inf"):
         raise ConfigError(f"service_s is {service_s}, expected seconds", where=where)
     batching = _object(entry.get("batching", {}), where)
+    inputs = _names(entry, "inputs", where)
+    least = {
+        name: _least(sizes, f"{where}.least")
+        for name, sizes in _object(entry.get("least", {}), where).items()
+        if name in inputs
+    }
     return StageConfig(
         index=index,
         device=_choice(entry, "device", _DEVICES, where),
         backend=_get(entry, "backend", str, where),
         model=_inside(_get(entry, "model", str, where), folder, where),
-        inputs=_names(entry, "inputs", where),
+        inputs=inputs,
         outputs=outputs,
         service_s=service_s,
         batchable=bool(batching.get("proven", False)),
         rows_axis=_get({"axis": "", **batching}, "axis", str, f"{where}.batching"),
         execution=_choice({"execution": "thread", **entry}, "execution", _EXECUTIONS, where),
         engine=_engine(entry["engine"], folder, f"{where}.engine") if entry.get("engine") else None,
+        least=least,
     )
 
 
@@ -292,7 +304,16 @@ def _tensor(item: object, where: str) -> TensorConfig:
         bad = [size for size in shape if not (size is None or isinstance(size, str) or (type(size) is int and size >= 0))]
         if bad:
             raise ConfigError(f"{bad[0]!r} is no dimension", where=where, hint="a size, a symbol, or null")
-    return TensorConfig(name=_get(entry, "name", str, where), dtype=dtype, shape=shape)
+    least = None if entry.get("least") is None else _least(entry["least"], where)
+    if least is not None and (shape is None or len(least) != len(shape)):
+        raise ConfigError("`least` has another rank than `shape`", where=where, hint="compile the package again")
+    return TensorConfig(name=_get(entry, "name", str, where), dtype=dtype, shape=shape, least=least)
+
+
+def _least(sizes: object, where: str) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ConfigError(f"`least` is {sizes!r}, expected sizes", where=where, hint="compile the package again")
+    return tuple(sizes)
 
 
 def _name(top: Mapping[str, Any]) -> str:

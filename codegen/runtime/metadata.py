@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +32,43 @@ def model_metadata(name: str, inputs: Sequence[TensorConfig], outputs: Sequence[
     }
 
 
+def with_bounds(document: dict[str, Any], plan: PlanConfig) -> dict[str, Any]:
+    """Return the signature over HTTP: with the least shape of inputs that have one, and what the engines take.
+
+    The protocol's messages of gRPC have no place for them; `model_config` has, for both.
+    """
+    least = {tensor.name: list(tensor.least) for tensor in plan.inputs if tensor.least is not None}
+    inputs = [
+        {**entry, "parameters": {"least_shape": least[entry["name"]]}} if entry["name"] in least else entry
+        for entry in document["inputs"]
+    ]
+    engines = engine_ranges(plan)
+    return {**document, "inputs": inputs} | ({"parameters": {"engines": engines}} if engines else {})
+
+
+def engine_ranges(plan: PlanConfig) -> list[dict[str, Any]]:
+    """Return what each engine takes: the least, usual and largest shape of every input. Other shapes run in onnxruntime."""
+    return [
+        {
+            "stage": stage.index,
+            "backend": stage.backend,
+            "inputs": {given.name: [list(sizes) for sizes in given.shapes] for given in stage.engine.inputs},
+        }
+        for stage in plan.stages
+        if stage.engine is not None
+    ]
+
+
 def model_config(plan: PlanConfig, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig]) -> dict[str, Any]:
-    """Return the model's configuration in Triton's words; clients and load generators read it."""
+    """Return the model's configuration in Triton's words; clients and load generators read it.
+
+    Triton's parameters are texts: ``least_shapes`` and ``engines`` hold JSON, see `with_bounds`.
+    """
+    texts: dict[str, object] = {"decision": plan.decision, "stages": len(plan.stages), "tokens": plan.tokens}
+    least = {tensor.name: tensor.least for tensor in inputs if tensor.least is not None}
+    for key, value in (("least_shapes", least), ("engines", engine_ranges(plan))):
+        if value:
+            texts[key] = json.dumps(value)
     return {
         "name": plan.name,
         "platform": PLATFORM,
@@ -40,10 +76,7 @@ def model_config(plan: PlanConfig, inputs: Sequence[TensorConfig], outputs: Sequ
         "max_batch_size": 0,
         "input": [_triton_tensor(tensor) for tensor in inputs],
         "output": [_triton_tensor(tensor) for tensor in outputs],
-        "parameters": {
-            key: {"string_value": str(value)}
-            for key, value in (("decision", plan.decision), ("stages", len(plan.stages)), ("tokens", plan.tokens))
-        },
+        "parameters": {key: {"string_value": str(value)} for key, value in texts.items()},
     }
 
 

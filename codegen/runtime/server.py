@@ -66,7 +66,9 @@ class Application:
             "/v2/models/stats": ("GET", self._stats),
         }
         self._of_model: Mapping[str, Callable[[], object]] = {
-            "": lambda: metadata.model_metadata(service.name, service.inputs, service.outputs),
+            "": lambda: metadata.with_bounds(
+                metadata.model_metadata(service.name, service.inputs, service.outputs), self._pipeline.plan
+            ),
             "ready": self._ready,
             "config": lambda: metadata.model_config(self._pipeline.plan, service.inputs, service.outputs),
             "stats": self._stats,

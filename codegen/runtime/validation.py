@@ -1,4 +1,9 @@
-"""Check one request's inputs against the model's signature, before anything runs."""
+"""Check one request's inputs against the model's signature, before anything runs.
+
+Two sizes that bear the same symbol should be equal, by ONNX's rules. onnxruntime runs a model all the same where the kernels
+can, as a sum can of one row and many, so a request is not refused for unequal sizes alone: `disagreement` names the sizes,
+and a request that failed and has unequal sizes is the client's fault, not the server's.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +51,14 @@ def check_value(tensor: TensorConfig, value: Value) -> Value:
             raise InputError(tensor.name, got="an array", expected=describe(tensor))
         return value
     array = _as_tensor(tensor, element, value)
-    if not fits(tensor.shape, array.shape):
+    if not fits(tensor.shape, array.shape) or (tensor.least is not None and below(tensor.least, array.shape)):
         raise InputError(tensor.name, got=f"shape {list(array.shape)}", expected=describe(tensor))
     return array
+
+
+def below(least: Sequence[int], shape: Sequence[int]) -> bool:
+    """Return whether a size is smaller than the least one of its dimension."""
+    return any(size < low for low, size in zip(least, shape, strict=True))
 
 
 def fits(expected: tuple[int | str | None, ...] | None, shape: tuple[int, ...]) -> bool:
@@ -69,8 +79,38 @@ def describe(tensor: TensorConfig) -> str:
         return tensor.dtype
     if tensor.shape is None:
         return f"{tensor.dtype} of any shape"
-    sizes = ", ".join("?" if size is None else str(size) for size in tensor.shape)
-    return f"{tensor.dtype} of shape [{sizes}]"
+    sizes = ["?" if size is None else str(size) for size in tensor.shape]
+    if tensor.least is not None:
+        bounds = zip(sizes, tensor.shape, tensor.least, strict=True)
+        sizes = [f"{text} >= {low}" if low and not isinstance(size, int) else text for text, size, low in bounds]
+    return f"{tensor.dtype} of shape [{', '.join(sizes)}]"
+
+
+def shared_symbols(signature: Sequence[TensorConfig]) -> tuple[tuple[str, tuple[tuple[str, int], ...]], ...]:
+    """Return each symbol that several dimensions of the inputs bear, with the input and the axis of each dimension."""
+    places: dict[str, list[tuple[str, int]]] = {}
+    for tensor in signature:
+        for axis, size in enumerate(tensor.shape or ()):
+            if isinstance(size, str):
+                places.setdefault(size, []).append((tensor.name, axis))
+    return tuple((symbol, tuple(where)) for symbol, where in places.items() if len(where) > 1)
+
+
+def disagreement(shared: Sequence[tuple[str, Sequence[tuple[str, int]]]], inputs: Mapping[str, Value]) -> InputError | None:
+    """Return the error of a request whose inputs disagree on a symbol, None where all agree.
+
+    Args:
+        shared: From `shared_symbols`.
+        inputs: The checked inputs.
+    """
+    for symbol, places in shared:
+        sizes = [(name, axis, inputs[name].shape[axis]) for name, axis in places if name in inputs]
+        for name, axis, size in sizes[1:]:
+            first, other, expected = sizes[0]
+            if size != expected:
+                got = f"size {size} for {symbol!r} on dimension {axis}"
+                return InputError(name, got=got, expected=f"{expected}, which input {first!r} has on dimension {other}")
+    return None
 
 
 def _as_tensor(tensor: TensorConfig, element: ElementType, value: Value) -> Tensor:
