@@ -7,7 +7,7 @@ import pytest
 
 from cutset.codegen.runtime import InputError
 from cutset.codegen.runtime.config import TensorConfig
-from cutset.codegen.runtime.validation import check_inputs
+from cutset.codegen.runtime.validation import check_inputs, disagreement, shared_symbols
 
 SIGNATURE = (
     TensorConfig(name="a", dtype="float32", shape=("batch", 3, None)),
@@ -50,3 +50,30 @@ def test_missing_and_unknown_names_are_refused():
         check_inputs(SIGNATURE, {name: value for name, value in GOOD.items() if name != "any"})
     with pytest.raises(InputError, match="'extra': got an unknown name"):
         check_inputs(SIGNATURE, {**GOOD, "extra": 1})
+
+
+def test_a_size_below_the_least_one_is_refused():
+    signature = (TensorConfig(name="a", dtype="float32", shape=("batch", 3, None), least=(1, 0, 2)),)
+    check_inputs(signature, {"a": np.zeros((1, 3, 2), np.float32)})
+    for shape in ((0, 3, 2), (1, 3, 1)):
+        with pytest.raises(InputError, match=r"expected float32 of shape \[batch >= 1, 3, \? >= 2\]"):
+            check_inputs(signature, {"a": np.zeros(shape, np.float32)})
+
+
+def test_inputs_that_disagree_on_a_symbol():
+    signature = (
+        TensorConfig(name="a", dtype="float32", shape=("n", "m")),
+        TensorConfig(name="b", dtype="float32", shape=("k", "n")),
+        TensorConfig(name="c", dtype="float32", shape=("m", "m")),
+        TensorConfig(name="d", dtype="float32", shape=None),
+    )
+    shared = shared_symbols(signature)
+    assert shared == (("n", (("a", 0), ("b", 1))), ("m", (("a", 1), ("c", 0), ("c", 1))))
+    shapes = {"a": (2, 3), "b": (9, 2), "c": (3, 3), "d": (1,)}
+    good = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    assert disagreement(shared, good) is None
+    for name, shape, words in (("b", (9, 3), "size 3 for 'n' on dimension 1"), ("c", (3, 4), "size 4 for 'm' on dimension 1")):
+        error = disagreement(shared, {**good, name: np.zeros(shape, np.float32)})
+        assert error is not None
+        assert (error.tensor, error.got) == (name, f"{words}")
+    assert disagreement(shared, {name: array for name, array in good.items() if name != "a"}) is None
