@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,16 +14,18 @@ from cutset.cli.arguments import ModelArguments
 from cutset.cli.options import Number
 from cutset.cli.workflow import Measured, Progress
 from cutset.codegen.engines.cleanup import CLEAN_UPS, DEFAULT, CleanUp
+from cutset.codegen.engines.default_ranges import default_ends
 from cutset.codegen.engines.feedback import Engineered, Replan, plan_what_builds
 from cutset.codegen.engines.gain import Model
 from cutset.codegen.engines.prepare import Recipe
 from cutset.codegen.engines.ranges import Runs
 from cutset.codegen.numerics import ABSOLUTE_SHARE, Tolerance
 from cutset.codegen.precision.error import TOLERANCES
+from cutset.codegen.runtime.engine_config import ENGINE_BACKENDS
 from cutset.errors import UsageError
 from cutset.profilers.datasheets import PRECISIONS, Precision, datasheets
 from cutset.profilers.gpu_backend import GpuBackend
-from cutset.profilers.inputs import draw, parse_shape_range, read_samples
+from cutset.profilers.inputs import parse_shape_range, read_samples
 from cutset.profilers.profile import batched
 from cutset.profilers.session import Arrays
 
@@ -119,8 +122,8 @@ def engineer(session: Session, wanted: EngineArguments, replan: Replan, work: Pa
         replan: Plans again with other verdicts.
         work: Folder for engines.
     """
-    measured, about = session.measured, session.about
-    runs = Runs(usual=measured.samples.samples, extremes=extremes(measured, about.shapes, about.seed))
+    measured = session.measured
+    runs = Runs(usual=measured.samples.samples, ends=cache(partial(ends_of, session)))
     recipe = Recipe(
         runs=runs,
         precision=wanted.precision,
@@ -141,14 +144,34 @@ def _gpu_model(measured: Measured) -> Model | None:
     return None if sheet is None else Model(sheet=sheet, groups=groups)
 
 
-def extremes(measured: Measured, shapes: Sequence[str], seed: int) -> list[Arrays]:
-    """Return inputs of the batch that is planned for, and drawn ones of the ends of the ranges of shapes that were given."""
-    ranges = dict(parse_shape_range(text) for text in shapes)
-    sized: list[Arrays] = [batched(measured.graph, measured.samples.samples[0], measured.batch)] if measured.batch > 1 else []
-    if all(least == most for least, _, most in ranges.values()):
-        return sized
-    ends: list[Mapping[str, tuple[int, ...]]] = [{name: sizes[end] for name, sizes in ranges.items()} for end in (0, 2)]
-    return sized + [draw(measured.graph.inputs, end, seed=seed) for end in ends]
+def ends_of(session: Session) -> list[Arrays]:
+    """Return inputs of the batch that is planned for, and of the least and the largest sizes that engines should take.
+
+    Ranges of shapes that the command line gives win over the default ones.
+    """
+    measured, about = session.measured, session.about
+    if session.backend.name not in ENGINE_BACKENDS:  # onnxruntime takes every size
+        return []
+    graph, sample = measured.graph, measured.samples.samples[0]
+    ranges = dict(parse_shape_range(text) for text in about.shapes if ":" in text.rpartition("=")[2])
+    session.progress("trying which sizes the model takes")
+    planned: list[Arrays] = [batched(graph, sample, measured.batch)] if measured.batch > 1 else []
+    return planned + default_ends(graph, sample, rows=measured.batch, given=ranges)
+
+
+def range_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what each engine takes, a line for each of its inputs.
+
+    Args:
+        stages: The plan's ``stages``.
+    """
+    lines = []
+    for stage in stages:
+        for given in (stage.get("engine") or {"inputs": ()})["inputs"]:
+            least, usual, most = ("x".join(map(str, sizes)) or "scalar" for sizes in given["shapes"])
+            takes = f"only {usual}" if least == most else f"{least} to {most}, tuned for {usual}"
+            lines.append(f"the engine of stage {stage['index']} takes `{given['name']}` of {takes}; else onnxruntime runs it")
+    return lines
 
 
 def engine_lines(found: Mapping[str, Any]) -> list[str]:
@@ -167,6 +190,8 @@ def engine_lines(found: Mapping[str, Any]) -> list[str]:
     for stage in found["stages"]:
         if stage["refused"]:
             lines.append(f"stage {stage['stage']} stays in {stage['precision']}: {stage['refused']}")
+        if stage["narrowed"]:
+            lines.append(f"the engine of stage {stage['stage']} takes the samples' shapes alone: {stage['narrowed']}")
         for error in stage["errors"]:
             kept = f", {len(stage['kept_in_fp32'])} nodes kept in fp32" if stage["kept_in_fp32"] else ""
             share = f"{error['max_rel']:.2g} of its magnitude, {stage['tolerance']:g} allowed{kept}"

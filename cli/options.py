@@ -57,7 +57,12 @@ def model_options(function: F) -> F:
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything that is drawn."
         ),
         click.option(
-            "--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Input sizes, for example images=1x3x224x224."
+            "--shape",
+            "shapes",
+            multiple=True,
+            metavar="NAME=DIMS|NAME=MIN:OPT:MAX",
+            help="Input sizes, for example images=1x3x224x224; or the range that engines must take, tuned for OPT, for "
+            "example images=1x3x64x64:1x3x224x224:8x3x640x640. May be repeated.",
         ),
         click.option(
             "--inputs",

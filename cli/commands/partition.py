@@ -14,7 +14,7 @@ import click
 
 from cutset.cli.arguments import split_arguments
 from cutset.cli.backend import backend_option
-from cutset.cli.engines import EngineArguments, Session, engine_lines, engine_options, engineer
+from cutset.cli.engines import EngineArguments, Session, engine_lines, engine_options, engineer, range_lines
 from cutset.cli.export import export_options, take_exports
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, print_held_back, seconds, size
@@ -156,7 +156,7 @@ def _show(made: Plan, proof: Verification | None, target: Path | None, output: O
     if proof is None or target is None:
         return
     document = read_json(target / "plan.json", schema=PLAN_SCHEMA)
-    for line in engine_lines(document["engines"]):
+    for line in [*engine_lines(document["engines"]), *range_lines(document["stages"])]:
         output.line(line)
     for note in document["least_sizes"]:
         output.line(f"refused when smaller: {note}")

@@ -80,6 +80,7 @@ def _stage(ready: BuiltStage) -> dict[str, Any]:
         "precision": reduced.precision,
         "tolerance": reduced.tolerance,
         "refused": ready.prepared.refused,
+        "narrowed": ready.prepared.narrowed,
         "modelled_gain": ready.prepared.gain,
         "errors": to_builtins(reduced.errors),
         "reduced_nodes": len(reduced.reduced),

@@ -134,16 +134,26 @@ def _build(
     """Return the stage with its engine, or the node that keeps it from building."""
     stage = ready.stage
     progress(f"building stage {stage.index} ({len(stage.nodes)} nodes) with {oracle.title}")
-    part = _part(ready)
-    outcome = _try(part, oracle, recipe)
+    tried, outcome = _build_widest(ready, oracle, recipe, progress)
     if isinstance(outcome, Failure) and ready.prepared.model != ready.prepared.plain:
         progress(f"building stage {stage.index} in fp32: {recipe.precision} does not build")
         ready = replace(ready, prepared=ready.prepared.in_fp32(words_of(outcome)))
-        part = _part(ready)
-        outcome = _try(part, oracle, recipe)
+        tried, outcome = _build_widest(ready, oracle, recipe, progress)
     if isinstance(outcome, Failure):
-        return find_culprit(graph, part, outcome, oracle, progress)
-    return replace(ready, engine=part.engine, report=outcome)
+        return find_culprit(graph, _part(tried), outcome, oracle, progress)
+    return replace(tried, engine=_part(tried).engine, report=outcome)
+
+
+def _build_widest(
+    ready: BuiltStage, oracle: Oracle, recipe: Recipe, progress: Callable[[str], None]
+) -> tuple[BuiltStage, BuildReport | Failure]:
+    """Build a stage for its ranges, or for the samples' shapes alone where that fails; return it with what came of it."""
+    outcome = _try(_part(ready), oracle, recipe)
+    if not isinstance(outcome, Failure) or ready.prepared.observed in ((), ready.prepared.inputs):
+        return ready, outcome
+    progress(f"building stage {ready.stage.index} for the samples' shapes alone: its ranges do not build")
+    narrow = replace(ready, prepared=ready.prepared.for_samples_alone(words_of(outcome)))
+    return narrow, _try(_part(narrow), oracle, recipe)
 
 
 def _part(ready: BuiltStage) -> Part:

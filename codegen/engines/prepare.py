@@ -10,7 +10,7 @@ import onnx
 
 from cutset.codegen.engines.cleanup import DEFAULT, CleanUp, clean
 from cutset.codegen.engines.gain import Model, modelled_gain
-from cutset.codegen.engines.ranges import Runs, engine_inputs
+from cutset.codegen.engines.ranges import Runs, input_ranges
 from cutset.codegen.precision.reduce import Reduced, reduce_part
 from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.graph.model import ModelGraph
@@ -61,6 +61,8 @@ class Prepared:
         reduced: What its precision changed.
         refused: Why the precision that was asked for does not build, so that the stage stays in fp32; empty when it does.
         gain: How many times faster than fp32 it should be by the GPU's data sheet; None where that is not known.
+        observed: What the stage was given on the samples alone: what an engine takes that does not build for `inputs`.
+        narrowed: Why the engine does not build for more than `observed`; empty when it does.
     """
 
     inputs: tuple[EngineInput, ...]
@@ -70,6 +72,12 @@ class Prepared:
     reduced: Reduced
     refused: str = ""
     gain: float | None = None
+    observed: tuple[EngineInput, ...] = ()
+    narrowed: str = ""
+
+    def for_samples_alone(self, reason: str) -> Prepared:
+        """Return the stage with an engine for the samples' shapes alone, for which a reason is given."""
+        return replace(self, inputs=self.observed, narrowed=reason)
 
     def in_fp32(self, reason: str) -> Prepared:
         """Return the stage in fp32, for which a reason is given."""
@@ -91,7 +99,7 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
         UsageError: If int8 is asked for and there is nothing to calibrate with.
         VerificationError: If the precision's error is beyond the tolerance.
     """
-    inputs = engine_inputs(graph, stage.inputs, recipe.runs)
+    inputs, observed = input_ranges(graph, stage.inputs, recipe.runs)
     cleaned = clean(model, inputs, recipe.clean_ups)
     narrower = recipe.precision != "fp32"
     if narrower:
@@ -106,12 +114,13 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
     gain = None
     if narrower and recipe.gpu is not None:
         gain = modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision, reduced.reduced)
+    ready = Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=model, reduced=reduced, gain=gain, observed=observed)
     if reduced.model is None:
-        return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=model, reduced=reduced, gain=gain)
+        return ready
     target = model.with_name(f"{model.stem}.{recipe.precision}.onnx")
     large = reduced.model.ByteSize() > EXTERNAL_FROM_BYTES
     onnx.save(reduced.model, str(target), save_as_external_data=large, location=f"{target.name}.data")
-    return Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=target, reduced=reduced, gain=gain)
+    return replace(ready, model=target)
 
 
 def feeds_of(graph: ModelGraph, stage: Stage, runs: Sequence[Arrays]) -> list[Arrays]:

@@ -1,9 +1,13 @@
-"""What the engines must take: the shapes that the tensors at the cuts have in real runs of the whole model."""
+"""What the engines must take: the shapes that the tensors at the cuts have in real runs of the whole model.
+
+A number that depends on the data, such as how many boxes a suppression keeps, is only as large as the samples happened to
+make it. So such a size may fall to one and rise to twice the largest size that was seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,10 @@ from cutset.profilers.session import Arrays
 
 MAX_SHAPE_ELEMENTS = 64
 """Longer integer tensors are no shapes."""
+COUNTING = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "StringSplit"})
+"""Operators that decide by the data how many rows there are."""
+DATA_GROWTH = 2
+"""How many times the largest size that was seen a size that depends on the data may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +31,11 @@ class Runs:
 
     Args:
         usual: The samples; the first has the shapes that engines are tuned for.
-        extremes: Inputs of the least and the largest shapes, if the user named a range.
+        ends: Returns inputs of the least and the largest shapes; asked only where something is built.
     """
 
     usual: Sequence[Arrays]
-    extremes: Sequence[Arrays] = ()
+    ends: Callable[[], Sequence[Arrays]] = tuple
 
 
 def engine_inputs(graph: ModelGraph, names: Sequence[str], runs: Runs) -> tuple[EngineInput, ...]:
@@ -41,9 +49,45 @@ def engine_inputs(graph: ModelGraph, names: Sequence[str], runs: Runs) -> tuple[
     Raises:
         ProfileError: If the model does not run on one of them.
     """
+    return input_ranges(graph, names, runs)[0]
+
+
+def input_ranges(
+    graph: ModelGraph, names: Sequence[str], runs: Runs
+) -> tuple[tuple[EngineInput, ...], tuple[EngineInput, ...]]:
+    """Return the ranges of `engine_inputs`, and those of the samples alone: for an engine that does not build for more."""
+    if not names:
+        return (), ()
     cut = Segment(nodes=(), inputs=tuple(names), outputs=())
-    found = [boundary_values(graph, inputs, [cut]) for inputs in (*runs.usual, *runs.extremes)] if names else []
-    return tuple(_range(name, [np.asarray(values[name]) for values in found]) for name in names)
+    found = [boundary_values(graph, inputs, [cut]) for inputs in (*runs.usual, *runs.ends())]
+    counted = counted_axes(graph, names)
+    arrays = {name: [np.asarray(values[name]) for values in found] for name in names}
+    wide = tuple(_widened(_range(name, arrays[name]), counted[name]) for name in names)
+    return wide, tuple(_range(name, arrays[name][: len(runs.usual)]) for name in names)
+
+
+def counted_axes(graph: ModelGraph, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the axes of values whose sizes depend on the data, as far as that is known."""
+    own = {size for spec in graph.inputs for size in spec.shape or ()}
+    counted: set[str] = set()
+    for node in graph.nodes:
+        if node.op.op_type in COUNTING or not counted.isdisjoint(node.inputs):
+            counted.update(node.outputs)
+    return {
+        name: tuple(
+            axis
+            for axis, size in enumerate(graph.values[name].shape or ())
+            if name in counted and not isinstance(size, int) and size not in own
+        )
+        for name in names
+    }
+
+
+def _widened(given: EngineInput, axes: Sequence[int]) -> EngineInput:
+    least, usual, most = (list(shape) for shape in given.shapes)
+    for axis in axes:
+        least[axis], usual[axis], most[axis] = 1, max(1, usual[axis]), max(1, DATA_GROWTH * most[axis])
+    return replace(given, shapes=(tuple(least), tuple(usual), tuple(most)))
 
 
 def _range(name: str, arrays: Sequence[np.ndarray]) -> EngineInput:

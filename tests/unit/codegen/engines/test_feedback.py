@@ -153,7 +153,7 @@ def test_engines_take_what_was_seen_and_the_ends_of_the_range(save_model):
     ]
     graph = load(save_model(nodes, [("x", FLOAT, ["n", 6])], [("y", FLOAT, ["n", 6])]))
     usual, least, most = ({"x": np.ones((rows, 6), np.float32)} for rows in (4, 1, 9))
-    found = {given.name: given for given in engine_inputs(graph, ["h", "shape"], Runs(usual=[usual], extremes=[least, most]))}
+    found = {given.name: given for given in engine_inputs(graph, ["h", "shape"], Runs(usual=[usual], ends=lambda: [least, most]))}
     assert found["h"].shapes == ((1, 6), (4, 6), (9, 6))
     assert found["h"].values == ((), (), ())
     assert (found["shape"].shapes, found["shape"].values) == (((2,), (2,), (2,)), ((1, 6), (4, 6), (9, 6)))
