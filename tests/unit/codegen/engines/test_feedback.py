@@ -12,10 +12,12 @@ from cutset.codegen.engines import build as building
 from cutset.codegen.engines import compare as comparing
 from cutset.codegen.engines import feedback
 from cutset.codegen.engines.build import Part, find_culprit
+from cutset.codegen.engines.default_ranges import default_ends
+from cutset.codegen.engines.deploy import summary
 from cutset.codegen.engines.feedback import plan_what_builds
 from cutset.codegen.engines.gain import Model
 from cutset.codegen.engines.prepare import Recipe
-from cutset.codegen.engines.ranges import Runs, engine_inputs
+from cutset.codegen.engines.ranges import Runs, engine_inputs, input_ranges
 from cutset.codegen.precision.error import run_part
 from cutset.codegen.precision.quantise import quantise
 from cutset.codegen.runtime.backends.engine_build import BuildReport
@@ -153,7 +155,9 @@ def test_engines_take_what_was_seen_and_the_ends_of_the_range(save_model):
     ]
     graph = load(save_model(nodes, [("x", FLOAT, ["n", 6])], [("y", FLOAT, ["n", 6])]))
     usual, least, most = ({"x": np.ones((rows, 6), np.float32)} for rows in (4, 1, 9))
-    found = {given.name: given for given in engine_inputs(graph, ["h", "shape"], Runs(usual=[usual], ends=lambda: [least, most]))}
+    found = {
+        given.name: given for given in engine_inputs(graph, ["h", "shape"], Runs(usual=[usual], ends=lambda: [least, most]))
+    }
     assert found["h"].shapes == ((1, 6), (4, 6), (9, 6))
     assert found["h"].values == ((), (), ())
     assert (found["shape"].shapes, found["shape"].values) == (((2,), (2,), (2,)), ((1, 6), (4, 6), (9, 6)))
@@ -161,6 +165,70 @@ def test_engines_take_what_was_seen_and_the_ends_of_the_range(save_model):
     assert not found["h"].takes((3, 7))
     assert not found["h"].takes((10, 6))
     assert engine_inputs(graph, [], Runs(usual=[usual])) == ()
+
+
+def test_a_size_that_depends_on_the_data_may_be_one_and_twice_what_was_seen(save_model):
+    """Behind NonZero; the rows of the input and the columns keep the ranges of the runs."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["where"], name="where"),
+        helper.make_node("Transpose", ["where"], ["rows"], name="rows"),
+        helper.make_node("Relu", ["x"], ["h"], name="relu"),
+    ]
+    outputs = [("rows", INT64, ["found", 2]), ("h", FLOAT, ["n", 6])]
+    graph = load(save_model(nodes, [("x", FLOAT, ["n", 6])], outputs))
+    usual = [{"x": np.eye(4, 6, dtype=np.float32)}, {"x": np.eye(5, 6, dtype=np.float32)}]
+    wide, observed = input_ranges(graph, ["rows", "h"], Runs(usual=usual, ends=lambda: [{"x": np.eye(7, 6, dtype=np.float32)}]))
+    assert [given.shapes for given in wide] == [((1, 2), (4, 2), (12, 2)), ((4, 6), (4, 6), (7, 6))]
+    assert [given.shapes for given in observed] == [((4, 2), (4, 2), (5, 2)), ((4, 6), (4, 6), (5, 6))]
+    nothing = {"x": np.zeros((4, 6), np.float32)}
+    (given,) = engine_inputs(graph, ["rows"], Runs(usual=[nothing]))
+    assert given.shapes == ((1, 2), (1, 2), (1, 2)), "an engine cannot be tuned for no rows"
+
+
+def test_what_does_not_build_for_its_range_is_built_for_the_samples(save_model, tmp_path, monkeypatch):
+    graph, inputs = chain(save_model, 3)
+    tried = []
+
+    def build_parts(parts, _oracle, **_options):
+        (part,) = parts
+        tried.append(part.inputs[0].shapes)
+        if part.inputs[0].shapes[2] != (2, 6):
+            return [Failure(kind="raised", detail="BackendError: the builder refuses: too wide")]
+        part.engine.write_bytes(b"plan")
+        return [BuildReport(version="1.7", seconds=0.1, size_bytes=4)]
+
+    monkeypatch.setattr(feedback, "build_parts", build_parts)
+    recipe = Recipe(runs=Runs(usual=[inputs], ends=lambda: [{"v0": np.ones((8, 6), np.float32)}]))
+    made = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path, lambda _text: None)
+    assert tried == [((2, 6), (2, 6), (8, 6)), ((2, 6), (2, 6), (2, 6))]
+    (ready,) = made.stages
+    assert (made.refusals, ready.prepared.narrowed) == ({}, "the builder refuses: too wide")
+    assert ready.prepared.inputs[0].shapes[2] == (2, 6)
+    assert summary(made)["stages"][0]["narrowed"] == "the builder refuses: too wide"
+
+
+@needs_rtx
+def test_the_real_library_builds_the_default_ranges(save_model, tmp_path):
+    """A small network over pictures of any number and size, and a head over words of any length."""
+    weights = {"w": np.ones((4, 3, 3, 3), np.float32), "d": np.ones((8, 4), np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["y"], name="relu"),
+        helper.make_node("MatMul", ["t", "d"], ["m"], name="dense"),
+        helper.make_node("Softmax", ["m"], ["z"], name="softmax"),
+    ]
+    inputs = [("x", FLOAT, ["n", 3, "h", "w"]), ("t", FLOAT, ["n", "s", 8])]
+    graph = load(save_model(nodes, inputs, [("y", FLOAT, ["n", 4, "h", "w"]), ("z", FLOAT, ["n", "s", 4])], weights))
+    sample = {"x": np.ones((1, 3, 16, 16), np.float32), "t": np.ones((1, 5, 8), np.float32)}
+    graph = graph.with_measured(*observe_shapes(graph, sample))
+    recipe = Recipe(runs=Runs(usual=[sample], ends=lambda: default_ends(graph, sample)))
+    made = plan_what_builds(graph, by_refusals(graph, []), RTX, recipe, tmp_path, lambda _text: None)
+    (ready,) = made.stages
+    assert (made.refusals, ready.prepared.narrowed) == ({}, "")
+    assert {given.name: given.shapes for given in ready.prepared.inputs} == {
+        "x": ((1, 3, 1, 1), (1, 3, 16, 16), (8, 3, 32, 32)), "t": ((1, 1, 8), (1, 5, 8), (8, 10, 8)),
+    }  # fmt: skip
+    assert ready.report.size_bytes == ready.engine.stat().st_size > 1000
 
 
 def test_a_precision_that_does_not_build_leaves_the_stage_in_fp32(save_model, tmp_path, monkeypatch):
