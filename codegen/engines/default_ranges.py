@@ -184,7 +184,8 @@ def _formula(symbol: str, by_symbol: Mapping[str, Places]) -> Callable[[Mapping[
         if isinstance(node, ast.Name):
             return sizes[by_symbol[node.id]]
         assert isinstance(node, ast.Constant)
-        return int(node.value)
+        assert isinstance(node.value, int)
+        return node.value
 
     return lambda sizes: value(tree, sizes)
 

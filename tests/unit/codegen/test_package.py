@@ -101,7 +101,12 @@ def test_what_is_written(emitted):
     runtime = {path.relative_to(package.RUNTIME).as_posix() for path in package.RUNTIME.rglob("*.py")}
     assert {name.removeprefix("runtime/") for name in package_files if name.startswith("runtime/")} == runtime
     assert not [name for name in files if "__pycache__" in name or name.endswith(".pyc")]
-    assert said == ["writing the stages", "proving which stages can be batched", "verifying that the parts equal the whole"]
+    assert said == [
+        "writing the stages",
+        "proving which stages can be batched",
+        "trying inputs of no rows",
+        "verifying that the parts equal the whole",
+    ]
 
 
 def test_the_manifest_lists_every_file(emitted):
