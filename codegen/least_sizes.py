@@ -7,7 +7,7 @@ bound in plan.json. An ordinary error is no bound: such a request fails alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +25,8 @@ from cutset.profilers.session import Arrays
 
 LIMITS = Limits(time_s=60.0)
 """Of one trial; it loads the stages of a large model, too."""
-ENDED = ("crashed", "exited")
-"""Ends of a child that its kernels brought about themselves; for want of time or memory nothing is known."""
+ENDED = ("crashed", "exited", "timeout")
+"""Ends of a child that its kernels brought about themselves; one that was killed was killed by others."""
 
 WHOLE = 1 << 62
 """A size that cuts nothing."""
@@ -116,8 +116,12 @@ def add_least_sizes(graph: ModelGraph, package: Path, sample: Arrays, document: 
     for entry in document["inputs"]:
         if entry["name"] in found.inputs:
             entry["least"] = found.inputs[entry["name"]]
-    for index, least in found.stages.items():
-        document["stages"][index]["least"] = least
+    for entry in document["stages"]:
+        least = found.stages.get(entry["index"], {}) | {
+            name: found.inputs[name] for name in entry["inputs"] if name in found.inputs
+        }
+        if least:
+            entry["least"] = least
     document["least_sizes"] = list(found.notes)
 
 
@@ -142,7 +146,7 @@ def _least_size(worker: Worker, trial: Trial) -> tuple[int, str]:
     why, least = "", 0
     for size in (0, 1):
         found = worker.ask(run_trial, replace(trial, size=size))
-        if isinstance(found, Failure) and found.kind in ENDED:
+        if isinstance(found, Failure) and _ended(found):
             why, least = found.detail, size + 1
     if not least:
         return 0, ""
@@ -155,7 +159,7 @@ def _least_size(worker: Worker, trial: Trial) -> tuple[int, str]:
 
 
 def _ended(found: int | Failure) -> bool:
-    return isinstance(found, Failure) and found.kind in ENDED
+    return isinstance(found, Failure) and (found.kind in ENDED or found.detail.startswith("crashed"))
 
 
 def _note(least: Least, places: Places, size: int, graph: ModelGraph) -> None:
@@ -175,12 +179,13 @@ def _ranked(graph: ModelGraph, name: str) -> TensorSpec:
 
 def run_trial(trial: Trial) -> int:
     """Run a trial and return the size of its dimensions: the sample's own where the trial's is larger."""
+    package = _open(trial.package)
     if trial.stage is None:
         feeds, size = _cut(trial.sample, trial)
-        _run_stages(trial.package, feeds, len(_stages(trial.package)))
+        package.run(feeds)
         return size
-    values = _run_stages(trial.package, trial.sample, trial.stage)
-    stage, run = _stages(trial.package)[trial.stage]
+    stage, run = package.stages[trial.stage]
+    values = package.values_before(trial.stage, trial.sample)
     feeds, size = _cut({name: values[name] for name in stage.inputs}, trial)
     run(feeds)
     return size
@@ -195,25 +200,42 @@ def _cut(arrays: Arrays, trial: Trial) -> tuple[dict[str, Any], int]:
     return cut, max(np.shape(cut[name])[axis] for name, axis in trial.places)
 
 
-def _run_stages(package: Path, inputs: Arrays, count: int) -> dict[str, Any]:
-    """Return the values after the first stages."""
-    values = dict(inputs)
-    for stage, run in _stages(package)[:count]:
-        values |= run({name: values[name] for name in stage.inputs})
-    return values
-
-
 Run = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
+class _Package:
+    """The stages of a package, loaded on the CPU of this process.
+
+    Args:
+        folder: The package folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        plan = read_plan(folder)
+        options = BackendOptions.of(plan)
+        self.stages: list[tuple[StageConfig, Run]] = []
+        for stage in plan.stages:
+            backend = stage.backend if stage.backend == "python" else "onnxruntime-cpu"
+            here = replace(stage, backend=backend, engine=None, execution="thread", wanted={})
+            self.stages.append((here, load_stage(here, options).run))
+        self._values: list[dict[str, Any]] = []
+
+    def run(self, inputs: Arrays) -> None:
+        """Run all stages."""
+        values = dict(inputs)
+        for stage, run in self.stages:
+            values |= run({name: values[name] for name in stage.inputs})
+
+    def values_before(self, index: int, sample: Arrays) -> dict[str, Any]:
+        """Return the sample and what the stages before one make of it; each stage runs once on the sample."""
+        if not self._values:
+            self._values.append(dict(sample))
+        for stage, run in self.stages[len(self._values) - 1 : index]:
+            before = self._values[-1]
+            self._values.append(before | run({name: before[name] for name in stage.inputs}))
+        return self._values[index]
+
+
 @lru_cache(1)
-def _stages(package: Path) -> Sequence[tuple[StageConfig, Run]]:
-    """Return each stage of a package with what runs it on the CPU, in this process."""
-    plan = read_plan(package)
-    options = BackendOptions.of(plan)
-    found = []
-    for stage in plan.stages:
-        backend = stage.backend if stage.backend == "python" else "onnxruntime-cpu"
-        here = replace(stage, backend=backend, engine=None, execution="thread", wanted={})
-        found.append((here, load_stage(here, options).run))
-    return found
+def _open(folder: Path) -> _Package:
+    return _Package(folder)

@@ -12,8 +12,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 
-from .backends.base import BackendError
-from .backends.device import as_array, shape_of
+from .backends.device import as_array
 from .batching import Batch
 from .config import PlanConfig
 from .context import Context
@@ -23,7 +22,6 @@ from .pool import WorkerPool
 from .schedule import Phase, pool_sizes
 from .statistics import StageRecorders, StageStats
 from .tracing import Tracer
-from .validation import below
 
 
 class Executor:
@@ -195,7 +193,7 @@ class Executor:
         """Run a batch; return its requests that go on. If it fails they are run one by one, to find whose fault it is."""
         begin = time.perf_counter()
         try:
-            shares = batch.split(_call(phase, batch.feeds(joined=not phase.joins)))
+            shares = batch.split(phase.backend.run(batch.feeds(joined=not phase.joins)))
         except Exception:
             shares = None
         if shares is None:
@@ -239,19 +237,10 @@ def _run(phase: Phase, context: Context) -> dict[str, Value]:
     try:
         for name in phase.fetch:
             feeds[name] = as_array(feeds[name])
-        return _call(phase, feeds)
+        return phase.backend.run(feeds)
     except Exception as error:
         shapes = {name: getattr(value, "shape", None) for name, value in feeds.items()}
         raise StageError(phase.stage.index, device=phase.device, cause=str(error), shapes=shapes) from error
-
-
-def _call(phase: Phase, feeds: dict[str, Value]) -> dict[str, Value]:
-    """Run a stage, unless an input is so small that the stage's kernels would end the process."""
-    for name, least in phase.stage.least.items():
-        shape = shape_of(feeds[name])
-        if len(shape) == len(least) and below(least, shape):
-            raise BackendError(f"its kernels end the process below shape {list(least)} of {name!r}: not run")
-    return phase.backend.run(feeds)
 
 
 def _settle(phase: Phase, context: Context, outputs: dict[str, Value]) -> None:

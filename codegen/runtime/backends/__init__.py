@@ -11,6 +11,7 @@ from .base import BackendError, BackendOptions, StageBackend
 from .onnxruntime import OnnxRuntimeBackend
 from .process import ProcessBackend
 from .python import PythonBackend
+from .size_checked import SizeCheckedBackend
 
 LOADERS: dict[str, Callable[[StageConfig, BackendOptions], StageBackend]] = {
     "onnxruntime-cpu": OnnxRuntimeBackend.load,
@@ -32,6 +33,7 @@ def load_stage(stage: StageConfig, options: BackendOptions) -> StageBackend:
         raise ConfigError(f"unknown backend {stage.backend!r}", where=where, hint=f"known: {', '.join(LOADERS)}")
     load = ProcessBackend.load if stage.execution == "process" else LOADERS[stage.backend]
     try:
-        return load(stage, options)
+        backend = load(stage, options)
     except BackendError as error:
         raise ConfigError(f"cannot load the model: {error}", where=where) from error
+    return SizeCheckedBackend(backend, stage.least) if stage.least else backend
