@@ -1,7 +1,8 @@
 """Run a stage as an engine of TensorRT or TensorRT-RTX.
 
 Written against what TensorRT 10, TensorRT 11 and TensorRT-RTX have in common. Runs are queued on the stream of the GPU's
-executor; the shape of an output may depend on the data. Where every shape is fixed, runs are recorded as CUDA graphs.
+executor; the shape of an output may depend on the data. Runs of the shapes that the engine is tuned for are recorded as CUDA
+graphs.
 
 An engine that fits this GPU, driver and library is loaded; where none does, it is built from the stage's ONNX file; where
 that fails, or there is no GPU, onnxruntime runs the stage, on its CUDA provider or on the CPU, and says why. Inputs whose
@@ -132,7 +133,7 @@ class TensorRtBackend:
         """Return the outputs of one run; see `StageBackend.run`."""
         self._check_shapes(feeds)
         with Flight(self._gpu) as flight:
-            recorded = self._recorded() if self.no_graph is None else None
+            recorded = self._recorded() if self.no_graph is None and self._is_usual(feeds) else None
             if recorded is not None:
                 outputs = recorded.run(flight, feeds)
                 self._give_up_graphs(recorded.refused)
@@ -176,14 +177,17 @@ class TensorRtBackend:
         context.set_device_memory(self._scratch.address, self._scratch.size)
         return context
 
-    def _range(self, name: str) -> tuple[Shape, Shape]:
-        """Return the least and the largest shape that the engine takes at an input."""
-        least, _, most = self._engine.get_tensor_profile_shape(name, 0)
-        return tuple(least), tuple(most)
+    def _range(self, name: str) -> tuple[Shape, Shape, Shape]:
+        """Return the least shape that the engine takes at an input, the one it is tuned for, and the largest."""
+        least, usual, most = self._engine.get_tensor_profile_shape(name, 0)
+        return tuple(least), tuple(usual), tuple(most)
+
+    def _is_usual(self, feeds: Mapping[str, Value]) -> bool:
+        return all(shape_of(feeds[name]) == usual for name, (_, usual, _) in self._ranges.items())
 
     def _check_shapes(self, feeds: Mapping[str, Value]) -> None:
         """Check shapes before anything is queued: after a failed run the whole GPU would be waited for."""
-        for name, (least, most) in self._ranges.items():
+        for name, (least, _, most) in self._ranges.items():
             shape = shape_of(feeds[name])
             if len(shape) != len(least) or not all(
                 low <= size <= high for low, size, high in zip(least, shape, most, strict=True)
@@ -191,7 +195,7 @@ class TensorRtBackend:
                 raise self._out_of_range(name, shape)
 
     def _out_of_range(self, name: str, shape: Shape) -> BackendError:
-        least, most = self._range(name)
+        least, _, most = self._range(name)
         return BackendError(f"the engine takes {name!r} of shape {least} to {most}, not {shape}")
 
     def _set_shape(self, context: Any, name: str, shape: Shape) -> None:
@@ -240,11 +244,8 @@ class TensorRtBackend:
         """Return why a run cannot be recorded: a graph has its shapes and addresses in it, and no part of it is the host's."""
         if self._on_host:
             return f"{min(self._on_host)!r} is read or written on the host"
-        for name in self._stage.inputs:
-            least, _, most = (tuple(sizes) for sizes in self._engine.get_tensor_profile_shape(name, 0))
-            if least != most:
-                return f"the shape of {name!r} is not fixed"
-            self._set_shape(self._context, name, most)
+        for name, (_, usual, _) in self._ranges.items():
+            self._set_shape(self._context, name, usual)
         for name in self._stage.outputs:
             if min(self._context.get_tensor_shape(name), default=0) < 0:
                 return f"the shape of {name!r} depends on the data"
@@ -259,7 +260,7 @@ class TensorRtBackend:
                     if len(self._graphs) == GRAPHS:
                         return None
                     context = self._create_context()
-                    shapes = {name: tuple(self._engine.get_tensor_profile_shape(name, 0)[2]) for name in self._stage.inputs}
+                    shapes = {name: usual for name, (_, usual, _) in self._ranges.items()}
                     for name, shape in shapes.items():
                         self._set_shape(context, name, shape)
                     shapes |= {name: tuple(context.get_tensor_shape(name)) for name in self._stage.outputs}
