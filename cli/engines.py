@@ -168,6 +168,8 @@ def range_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for stage in stages:
         for given in (stage.get("engine") or {"inputs": ()})["inputs"]:
+            if given["values"][0] and given["shapes"][0] == given["shapes"][2]:
+                continue  # sizes as numbers, which follow from the other inputs
             least, usual, most = ("x".join(map(str, sizes)) or "scalar" for sizes in given["shapes"])
             takes = f"only {usual}" if least == most else f"{least} to {most}, tuned for {usual}"
             lines.append(f"the engine of stage {stage['index']} takes `{given['name']}` of {takes}; else onnxruntime runs it")

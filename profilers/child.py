@@ -237,6 +237,7 @@ def serve() -> None:
     call, answer = Path(sys.argv[4]), Path(sys.argv[5])
     os.set_inheritable(pipe, False)
     _die_with(parent)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # some calls are made to see whether they crash
     if memory:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     while sys.stdin.buffer.read(1):

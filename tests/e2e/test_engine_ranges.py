@@ -64,10 +64,15 @@ def test_what_the_engine_takes_is_in_the_metadata(tmp_path):
 
 
 def test_the_lines_of_the_command():
-    shapes = [[1, 3], [2, 3], [8, 3]]
+    none = [[], [], []]
+    inputs = [
+        {"name": "x", "shapes": [[1, 3], [2, 3], [8, 3]], "values": none},
+        {"name": "s", "shapes": none, "values": none},
+        {"name": "sizes", "shapes": [[2], [2], [2]], "values": [[1, 1], [4, 4], [8, 8]]},
+    ]
     stages = [
         {"index": 0},
-        {"index": 1, "engine": {"inputs": [{"name": "x", "shapes": shapes}, {"name": "s", "shapes": [[], [], []]}]}},
+        {"index": 1, "engine": {"inputs": inputs}},
     ]
     assert range_lines(stages) == [
         "the engine of stage 1 takes `x` of 1x3 to 8x3, tuned for 2x3; else onnxruntime runs it",

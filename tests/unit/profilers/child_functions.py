@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -85,3 +86,7 @@ def nap(note):
     """Note its pid and sleep."""
     Path(note).write_text(f"{os.getpid()}")
     time.sleep(600)
+
+
+def core_limit(_argument):
+    return resource.getrlimit(resource.RLIMIT_CORE)

@@ -183,3 +183,7 @@ def test_a_worker_stays_between_calls_and_is_replaced_when_it_ends():
         assert third != first
         assert gone(first)
     assert gone(third)
+
+
+def test_a_crash_leaves_no_core_file_behind():
+    assert run_in_child(functions.core_limit, None) == (0, 0)
