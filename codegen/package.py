@@ -24,6 +24,7 @@ from cutset.codegen.export.write import Exports, write_exports
 from cutset.codegen.full_load import full_load
 from cutset.codegen.gil import executions
 from cutset.codegen.least_sizes import add_least_sizes
+from cutset.codegen.loose_symbols import free_loose_symbols
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.project import write_project
 from cutset.codegen.report import write_report
@@ -105,6 +106,7 @@ def emit(
         write_stages(graph, plan.stages, package)
         custom_ops = _copy_custom_ops(graph, package)
         document = plan.as_json() | {"custom_ops": custom_ops}
+        document["loose_symbols"] = free_loose_symbols(document["inputs"], samples.samples)
         if options.engines is not None:
             deploy(options.engines, package, document)
         options.progress("proving which stages can be batched")

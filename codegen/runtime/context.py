@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from typing import Any
 
 from .dtypes import Value
-from .errors import InputError
 
 
 class ImmediateResult:
@@ -60,10 +59,9 @@ class Context:
         deadline: When it must be done, on the clock of `time.monotonic`; None for no limit.
         future: Told of the result.
         trace: Where its stages are recorded, from `Tracer.here`; None records nothing.
-        doubt: What is wrong with the inputs should a stage fail on them; None where nothing is.
     """
 
-    __slots__ = ("deadline", "doubt", "future", "phase", "queued", "submitted", "tensors", "trace")
+    __slots__ = ("deadline", "future", "phase", "queued", "submitted", "tensors", "trace")
 
     def __init__(
         self,
@@ -71,12 +69,10 @@ class Context:
         deadline: float | None,
         future: Future[dict[str, Value]] | ImmediateResult,
         trace: Any = None,
-        doubt: InputError | None = None,
     ) -> None:
         self.tensors = tensors
         self.deadline = deadline
         self.trace = trace
-        self.doubt = doubt
         self.future = future
         self.phase = 0
         self.submitted = self.queued = time.perf_counter()

@@ -33,12 +33,11 @@ from .shortcut import Shortcut
 from .statistics import Distribution, PipelineStats, Recorder
 from .supervised import Supervised
 from .tracing import Tracer
-from .validation import check_inputs, disagreement, shared_symbols
+from .validation import check_inputs
 
 _REASONS: dict[type[BaseException], str] = {
     DeadlineExceeded: "deadline",
     Closed: "closed",
-    InputError: "input",
     StageError: "stage",
 }
 
@@ -97,7 +96,6 @@ class Pipeline:
         self.plan = plan
         phases = build_phases(plan, backends)
         self._needed = needed_inputs(plan)
-        self._shared = shared_symbols(plan.inputs)
         self._window = tokens(plan, phases)
         self._admission = Admission(tokens=self._window, queue_limit=plan.queue_limit, interval_s=interval_s(plan))
         self._requests = Recorder()
@@ -296,8 +294,7 @@ class Pipeline:
         except InputError:
             self._requests.add_failure("input")
             raise
-        doubt = disagreement(self._shared, checked) if self._shared else None
-        return Context({name: checked[name] for name in self._needed}, deadline, future, self._tracer.here(), doubt)
+        return Context({name: checked[name] for name in self._needed}, deadline, future, self._tracer.here())
 
     def _admit(self, context: Context, future: Future[dict[str, Value]], *, wait: bool, here: bool = False) -> None:
         """Let a request in and start it, on the calling thread if `here` and it may, or have it wait in the line."""
@@ -313,8 +310,6 @@ class Pipeline:
         """Answer a request that leaves the executor."""
         wanted = context.future.set_running_or_notify_cancel()
         outputs = {}
-        if context.doubt is not None and isinstance(error, StageError):
-            error = context.doubt
         if not wanted:
             self._requests.add_failure("cancelled")
         elif error is None:

@@ -1,13 +1,15 @@
 """Check one request's inputs against the model's signature, before anything runs.
 
-Two sizes that bear the same symbol should be equal, by ONNX's rules. onnxruntime runs a model all the same where the kernels
-can, as a sum can of one row and many, so a request is not refused for unequal sizes alone: `disagreement` names the sizes,
-and a request that failed and has unequal sizes is the client's fault, not the server's.
+Sizes that bear the same symbol must be equal, by ONNX's rules. onnxruntime does not insist, and not every kernel checks:
+GatherND reads behind the end of its data where there are more rows of indices, SkipLayerNormalization ends the process where
+one side has no rows (onnxruntime 1.32). So unequal sizes are refused, not tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,7 +29,8 @@ def check_inputs(signature: Sequence[TensorConfig], inputs: Mapping[str, Value])
         inputs: One value a name.
 
     Raises:
-        InputError: If a tensor is missing, unknown, or of another type, rank or fixed size.
+        InputError: If a tensor is missing, unknown, of another type, rank or fixed size, smaller than allowed, or if sizes
+            that bear one symbol differ.
     """
     checked: dict[str, Value] = {}
     for tensor in signature:
@@ -40,6 +43,8 @@ def check_inputs(signature: Sequence[TensorConfig], inputs: Mapping[str, Value])
     if len(checked) < len(signature):
         missing = next(tensor for tensor in signature if tensor.name not in checked)
         raise InputError(missing.name, got="nothing", expected=describe(missing))
+    for symbol, places in shared_symbols(tuple(signature)):
+        _check_equal(symbol, places, checked)
     return checked
 
 
@@ -86,7 +91,11 @@ def describe(tensor: TensorConfig) -> str:
     return f"{tensor.dtype} of shape [{', '.join(sizes)}]"
 
 
-def shared_symbols(signature: Sequence[TensorConfig]) -> tuple[tuple[str, tuple[tuple[str, int], ...]], ...]:
+Places: TypeAlias = tuple[tuple[str, int], ...]
+
+
+@lru_cache(16)
+def shared_symbols(signature: tuple[TensorConfig, ...]) -> tuple[tuple[str, Places], ...]:
     """Return each symbol that several dimensions of the inputs bear, with the input and the axis of each dimension."""
     places: dict[str, list[tuple[str, int]]] = {}
     for tensor in signature:
@@ -96,21 +105,14 @@ def shared_symbols(signature: Sequence[TensorConfig]) -> tuple[tuple[str, tuple[
     return tuple((symbol, tuple(where)) for symbol, where in places.items() if len(where) > 1)
 
 
-def disagreement(shared: Sequence[tuple[str, Sequence[tuple[str, int]]]], inputs: Mapping[str, Value]) -> InputError | None:
-    """Return the error of a request whose inputs disagree on a symbol, None where all agree.
-
-    Args:
-        shared: From `shared_symbols`.
-        inputs: The checked inputs.
-    """
-    for symbol, places in shared:
-        sizes = [(name, axis, inputs[name].shape[axis]) for name, axis in places if name in inputs]
-        for name, axis, size in sizes[1:]:
-            first, other, expected = sizes[0]
-            if size != expected:
-                got = f"size {size} for {symbol!r} on dimension {axis}"
-                return InputError(name, got=got, expected=f"{expected}, which input {first!r} has on dimension {other}")
-    return None
+def _check_equal(symbol: str, places: Places, inputs: Mapping[str, Value]) -> None:
+    """Check that the sizes that bear a symbol are equal; inputs that are left out have none."""
+    sizes = [(name, axis, inputs[name].shape[axis]) for name, axis in places if name in inputs]
+    for name, axis, size in sizes[1:]:
+        first, other, expected = sizes[0]
+        if size != expected:
+            got = f"size {size} for {symbol!r} on dimension {axis}"
+            raise InputError(name, got=got, expected=f"{expected}, which input {first!r} has on dimension {other}")
 
 
 def _as_tensor(tensor: TensorConfig, element: ElementType, value: Value) -> Tensor:
