@@ -12,7 +12,8 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_shape_inference import infer_symbolic_shapes
+
+from cutset.graph.bounded_inference import infer_bounded
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def infer(model: ir.Model, path: Path) -> dict[str, bytes]:
     """
     _name_dimensions(model.graph)
     try:
-        infer_symbolic_shapes(model, warn_on_missing=False)
+        infer_bounded(model)
     except Exception as error:  # one of many kinds, all of which mean that this operator is beyond it
         logger.info("symbolic shape inference stopped on %s: %s", path, error)
     untyped = [value for value in _outputs(model.graph) if value.type is None]
