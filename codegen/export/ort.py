@@ -21,6 +21,7 @@ from cutset.cascade.hooks import SUFFIX as ARCHIVE
 from cutset.codegen.export.open_session import SETTING, heeds_annotations
 from cutset.codegen.export.source import Source
 from cutset.errors import UnavailableError, UsageError
+from cutset.graph.external_data import read_whole
 
 SCHEMA = "cutset.ort/1"
 KEY = "layer_ann"
@@ -59,7 +60,7 @@ def write_ort(source: Source, folder: Path) -> None:
             "--emit ort: the model has Python functions, which one session cannot serve", hint="leave ort out of --emit"
         )
     folder.mkdir(parents=True)
-    model = onnx.load(source.graph.path)
+    model = read_whole(source.graph.path)
     marked = _annotate(model, source)
     large = model.ByteSize() > MOST_INSIDE
     onnx.save(model, folder / MODEL, save_as_external_data=large, location=f"{MODEL}.data" if large else None)

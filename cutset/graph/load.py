@@ -7,7 +7,6 @@ listed as inputs, local functions, unused opset imports, dimensions written as `
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedOpsetsPass
 
 from cutset.digest import sha256_file, sha256_json
 from cutset.errors import ModelError, UnavailableError
+from cutset.graph.external_data import settle_weights
 from cutset.graph.model import ModelGraph, iter_bodies, op_node
 from cutset.graph.shapes import holds_map, infer
 from cutset.graph.types import Dim, TensorSpec
@@ -57,8 +57,7 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
     _drop_initializers_from_inputs(proto.graph)
     model = _to_ir(proto, path)
     del proto
-    externals = _check_weights(model, path)
-    _load_attributes(model.graph)
+    externals = settle_weights(model, path)
     model = _normalise(model, path)
     opaque = infer(model, path) | opaque
     sha = sha256_file(path)
@@ -159,60 +158,7 @@ def _to_ir(proto: onnx.ModelProto, path: Path) -> ir.Model:
             model = InlinePass()(model).model
         except Exception as error:  # a function that calls itself, or is called in a way it does not declare
             raise ModelError(f"the local functions of {path} cannot be inlined", cause=str(error)[:300]) from error
-    ir.external_data.set_base_dir(model.graph, path.parent)
     return model
-
-
-def _check_weights(model: ir.Model, path: Path) -> list[Path]:
-    """Return the external-data files in name order, each inside the model's folder, present and long enough."""
-    base = path.parent.resolve()
-    files: dict[Path, None] = {}
-    for owner, tensor in _tensors(model.graph):
-        where = f"{path}, {owner}"
-        if tensor.dtype == ir.DataType.UNDEFINED:
-            raise ModelError("a weight has no element type", where=where)
-        if not isinstance(tensor, ir.ExternalTensor):
-            continue
-        file = (base / tensor.location).resolve()
-        if not file.is_relative_to(base):
-            raise ModelError(
-                f"external data `{tensor.location}` lies outside the model's folder",
-                where=where,
-                hint="weights must lie beside the model; one that points out of its folder may be an attack",
-            )
-        if not file.is_file():
-            raise ModelError(
-                f"external data file `{tensor.location}` is missing",
-                where=where,
-                hint=f"copy it into {base} beside the model",
-            )
-        if file.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
-            raise ModelError(f"external data file `{tensor.location}` is too short", where=where, hint="copy it again")
-        files[file] = None
-    return sorted(files)
-
-
-def _tensors(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
-    """Yield every stored tensor with who holds it: initializers and attributes, those of bodies included."""
-    for value in graph.initializers.values():
-        if value.const_value is not None:
-            yield f"initializer `{value.name}`", value.const_value
-    for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                yield f"node `{node.name}`, attribute `{attribute.name}`", attribute.as_tensor()
-        for body in iter_bodies(node):
-            yield from _tensors(body)
-
-
-def _load_attributes(graph: ir.Graph) -> None:
-    """Take attributes' tensors that lie outside the model into memory: parts are written elsewhere, and they are small."""
-    for node in graph.all_nodes():
-        for name, attribute in list(node.attributes.items()):
-            tensor = attribute.value
-            if isinstance(tensor, ir.ExternalTensor):
-                (inside,) = ir.external_data.convert_tensors_from_external([tensor])
-                node.attributes[name] = ir.AttrTensor(name, inside)
 
 
 def _normalise(model: ir.Model, path: Path) -> ir.Model:

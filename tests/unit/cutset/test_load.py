@@ -5,11 +5,14 @@ import random
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.errors import ModelError, UnavailableError
 from cutset.graph import load as load_module
+from cutset.graph.external_data import read_whole
+from cutset.graph.extract import extract
 from cutset.graph.load import load, with_operators
 
 FLOAT, BOOL = TensorProto.FLOAT, TensorProto.BOOL
@@ -190,6 +193,47 @@ def test_external_data_beside_the_model_counts_for_the_digest(tmp_path, in_const
     second = load(path)
     assert first.sha256 == second.sha256
     assert len({first.digest, second.digest, first.sha256}) == 3
+
+
+@pytest.fixture
+def hub_path(tmp_path):
+    """Return a model of a hub's cache: it and its weights are links into a folder of blobs."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc" / "onnx"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    external(blobs / "aaa111", "m.onnx_data")
+    (blobs / "bbb222").write_bytes(np.full(4, 3, np.float32).tobytes())
+    for name, blob in (("m.onnx", "aaa111"), ("m.onnx_data", "bbb222")):
+        (snapshot / name).symlink_to(f"../../../blobs/{blob}")
+    return snapshot / "m.onnx"
+
+
+def test_weights_beside_the_file_that_a_link_leads_to(hub_path):
+    graph = load(hub_path)
+    assert graph.files == (hub_path, hub_path.resolve().with_name("bbb222"))
+    part = extract(graph, ["x"], ["y"], name="part")
+    assert numpy_helper.to_array(part.graph.initializer[0]).tolist() == [3, 3, 3, 3]
+    whole = read_whole(hub_path)
+    assert numpy_helper.to_array(whole.graph.initializer[0]).tolist() == [3, 3, 3, 3]
+    onnx.checker.check_model(whole)
+
+
+def test_weights_elsewhere_than_the_file_that_a_link_leads_to(hub_path, tmp_path):
+    (tmp_path / "secret.bin").write_bytes(bytes(16))
+    (hub_path.parent / "m.onnx_data").unlink()
+    (hub_path.parent / "m.onnx_data").symlink_to(tmp_path / "secret.bin")
+    assert "lies outside the model's folder" in refusal(hub_path).what
+
+
+@pytest.mark.parametrize("in_constant", [False, True], ids=["initializer", "attribute"])
+def test_weights_with_a_second_hard_link(tmp_path, in_constant):
+    path = external(tmp_path / "m.onnx", "w.bin", in_constant=in_constant)
+    (tmp_path / "w.bin").write_bytes(np.full(4, 3, np.float32).tobytes())
+    os.link(tmp_path / "w.bin", tmp_path / "backup.bin")
+    part = extract(load(path), ["x"], ["y"], name="part")
+    feeds = {"x": np.ones(4, np.float32)}
+    (answer,) = ort.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+    assert answer.tolist() == [4, 4, 4, 4]
 
 
 # Quirks of real files
