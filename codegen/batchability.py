@@ -24,7 +24,7 @@ from cutset.errors import CutsetError
 from cutset.graph.model import ModelGraph
 from cutset.graph.rows import with_free_rows
 from cutset.partitioner.plan import Stage
-from cutset.profilers.session import Arrays, open_session, release_memory, run
+from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
 from cutset.rowwise import RowFlow, follow_rows
 
 _MOST_SAMPLES = 3
@@ -75,7 +75,9 @@ def prove_all(
     live = [dict(sample) for sample in samples[:_MOST_SAMPLES]]
     findings = []
     for stage in stages:
-        session = open_session(folder / stage.model, custom_ops=graph.custom_ops)
+        session = open_session(
+            folder / stage.model, custom_ops=graph.custom_ops, options=session_options(keeps_dropout=graph.keeps_dropout)
+        )
         feeds = [{name: values[name] for name in stage.inputs} for values in live]
         results = [run(session, feed, stage.outputs) for feed in feeds]
         del session
@@ -149,7 +151,7 @@ def _prove(graph: ModelGraph, model: Path, outputs: Sequence[str], feeds: Sequen
     trial = model.with_name(f"{model.stem}.witness.onnx")
     trial.write_bytes(proto.SerializeToString())
     try:
-        session = open_session(trial, custom_ops=graph.custom_ops)
+        session = open_session(trial, custom_ops=graph.custom_ops, options=session_options(keeps_dropout=graph.keeps_dropout))
         found = judge(partial(run, session, outputs=names), feeds, witnesses)
         del session
     except CutsetError as error:

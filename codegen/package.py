@@ -114,7 +114,7 @@ def emit(
         batching = prove_all(graph, plan.stages, package, samples.samples, keep=engines)
         execution = executions(graph, plan.stages, package, samples.samples[0])
         for entry, finding, kind in zip(document["stages"], batching, execution, strict=True):
-            entry |= {"batching": serde.to_builtins(finding), "execution": kind}
+            entry |= {"batching": serde.to_builtins(finding), "execution": kind, "keeps_dropout": graph.keeps_dropout}
         (package / "plan.json").write_text(serde.dumps(document), "utf-8")
         _copy_runtime(package)
         write_project(plan, samples, serving, package.name, custom_ops)

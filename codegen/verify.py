@@ -53,7 +53,8 @@ def reference_outputs(graph: ModelGraph, samples: Sequence[Arrays]) -> tuple[lis
 
     Both come from one session: a new one would begin its random numbers anew and hide that they are random.
     """
-    session = open_session(graph.path, custom_ops=graph.custom_ops)
+    options = session_options(keeps_dropout=graph.keeps_dropout)
+    session = open_session(graph.path, custom_ops=graph.custom_ops, options=options)
     names = [spec.name for spec in graph.outputs]
     first, again = ([run(session, sample, names) for sample in samples] for _ in range(2))
     del session
@@ -123,7 +124,7 @@ def reordering_noise(graph: ModelGraph, sample: Arrays, reference: Mapping[str, 
     """
     found = dict.fromkeys(reference, 0.0)
     for level in (ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, ort.GraphOptimizationLevel.ORT_DISABLE_ALL):
-        options = session_options()
+        options = session_options(keeps_dropout=graph.keeps_dropout)
         options.graph_optimization_level = level
         outputs = run(open_session(graph.path, custom_ops=graph.custom_ops, options=options), sample, list(reference))
         for name, expected in reference.items():

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cutset.graph.load import HOOK_DOMAIN, KNOWN_DOMAINS
-from cutset.graph.model import RANDOM_OPS, ModelGraph, OpNode
+from cutset.graph.model import ModelGraph, OpNode
 from cutset.partitioner.case import NodeCase, Rule, custom_operators
 from cutset.partitioner.cuda_kernels import CUDA_RULES, cuda_source
 from cutset.partitioner.tensorrt_table import TABLE_RULES, TABLE_SOURCE, unknown_type
@@ -151,7 +151,7 @@ def _library(case: NodeCase) -> str | None:
 
 
 def _random(case: NodeCase) -> str | None:
-    return "random numbers could not be compared with the unsplit model" if case.op_type in RANDOM_OPS else None
+    return "random numbers could not be compared with the unsplit model" if case.node.random else None
 
 
 def _engine_control_flow(case: NodeCase) -> str | None:

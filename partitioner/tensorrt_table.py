@@ -116,15 +116,6 @@ def _inference(case: NodeCase) -> str | None:
     return f"{case.op_type}: This version of TensorRT does not support training_mode == 1"
 
 
-def _dropout(case: NodeCase) -> str | None:
-    if case.operand(2) is None:
-        return None
-    training = case.elements(2)
-    if training is not None and not training.any():
-        return None
-    return "TensorRT does not support the Dropout operator in training mode."
-
-
 def _lp_pool(case: NodeCase) -> str | None:
     return None if case.integer("p", 2) in {1, 2} else "LpPool: Only L1 and L2 normalization are supported."
 
@@ -192,7 +183,6 @@ _ATTRIBUTE_RULES: Mapping[str, tuple[Rule, ...]] = {
     "MaxPool": (_undilated, _one_output),
     "LpPool": (_undilated, _lp_pool),
     "BatchNormalization": (_inference,),
-    "Dropout": (_dropout,),
     "LayerNormalization": (_one_output,),
     "ScatterElements": (_no_reduction,),
     "ScatterND": (_no_reduction,),

@@ -88,7 +88,9 @@ class CpuRuns:
 
     def open(self, **settings: Any) -> Any:
         """Return an open session; `level`, and attributes of onnxruntime's options, may be given."""
-        options = session_options(threads=self.threads, level=settings.pop("level", self.level))
+        options = session_options(
+            threads=self.threads, level=settings.pop("level", self.level), keeps_dropout=self.graph.keeps_dropout
+        )
         for name, value in settings.items():
             setattr(options, name, value)
         if "optimized_model_filepath" in settings:

@@ -38,12 +38,13 @@ def fit_together(models: Sequence[Path]) -> bool:
     return sum(file.stat().st_size for file in files) <= TOGETHER_BYTES
 
 
-def session_options(*, threads: int = 1, level: OptimizationLevel = "all") -> ort.SessionOptions:
+def session_options(*, threads: int = 1, level: OptimizationLevel = "all", keeps_dropout: bool = False) -> ort.SessionOptions:
     """Return options as they are deployed: sequential, `threads` intra-op threads, never spinning.
 
     Args:
         threads: Intra-op threads.
         level: How far onnxruntime may rewrite the graph; packages are deployed with ``all``.
+        keeps_dropout: Whether the model has a Dropout that draws, which onnxruntime would take out.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -53,6 +54,8 @@ def session_options(*, threads: int = 1, level: OptimizationLevel = "all") -> or
     options.graph_optimization_level = _LEVELS[level]
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if keeps_dropout:
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "EliminateDropout")
     return options
 
 

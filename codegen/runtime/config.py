@@ -76,6 +76,7 @@ class StageConfig:
         rows_axis: Name of the free first dimension of a batchable stage; empty where its size cannot be fixed by name.
         execution: ``"thread"``, or ``"process"`` for a stage that would hold Python's interpreter lock.
         engine: How to come by its engine, None for a stage that needs none.
+        keeps_dropout: Whether it has a Dropout that draws, which ONNX Runtime would take out.
         wanted: Where each output is taken, for a stage on a GPU; one that is not in it is taken as a `RESULT`.
         least: Least size of each dimension of an input on less of which the stage's kernels end the process, by input.
     """
@@ -91,6 +92,7 @@ class StageConfig:
     rows_axis: str = ""
     execution: str = "thread"
     engine: EngineConfig | None = None
+    keeps_dropout: bool = False
     wanted: Mapping[str, Wanted] = field(default_factory=dict)
     least: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -261,6 +263,7 @@ def _stage(item: object, position: int, folder: Path) -> StageConfig:
         batchable=bool(batching.get("proven", False)),
         rows_axis=_get({"axis": "", **batching}, "axis", str, f"{where}.batching"),
         execution=_choice({"execution": "thread", **entry}, "execution", _EXECUTIONS, where),
+        keeps_dropout=bool(entry.get("keeps_dropout", False)),
         engine=_engine(entry["engine"], folder, f"{where}.engine") if entry.get("engine") else None,
         least=least,
     )

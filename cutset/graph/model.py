@@ -17,7 +17,7 @@ from cutset.errors import UnknownShapeError
 from cutset.graph.types import OpId, TensorSpec
 
 RANDOM_OPS = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"})
-"""Operators whose result is not a function of their inputs, so they may never be duplicated."""
+"""Operators whose result is not a function of their inputs. `is_random` knows the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class OpNode:
         inputs: Names of the values it reads, in order, each once; captures of its If/Loop/Scan bodies at the end.
         outputs: Names of the values it writes, missing optional ones left out.
         has_body: Whether it carries a graph attribute.
+        random: Whether its result is not a function of its inputs, so that it may never be duplicated.
     """
 
     name: str
@@ -37,6 +38,7 @@ class OpNode:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     has_body: bool
+    random: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ class ModelGraph:
         constant = set(self.initializers)
         found = set()
         for node in self.nodes:
-            if node.op.standard_type not in RANDOM_OPS and not node.has_body and all(name in constant for name in node.inputs):
+            if not node.random and not node.has_body and all(name in constant for name in node.inputs):
                 found.add(node.name)
                 constant.update(node.outputs)
         return frozenset(found)
@@ -116,7 +118,7 @@ class ModelGraph:
         """Values that follow from weights and from shapes of tensors, never from elements of an input."""
         known = set(self.constant_values)
         for node in self.nodes:
-            pure = node.op.standard_type not in RANDOM_OPS and not node.has_body
+            pure = not node.random and not node.has_body
             if node.op.standard_type in {"Shape", "Size"} or (pure and all(name in known for name in node.inputs)):
                 known.update(node.outputs)
         return frozenset(known)
@@ -142,6 +144,11 @@ class ModelGraph:
     def placeable(self) -> tuple[OpNode, ...]:
         """The nodes that a placement is about."""
         return tuple(node for node in self.nodes if node.name not in self.unplaced)
+
+    @cached_property
+    def keeps_dropout(self) -> bool:
+        """Whether a Dropout draws, also one inside a body: onnxruntime would take every Dropout out."""
+        return any(_draws(node) for node in self.source.graph.all_nodes())
 
     @cached_property
     def ir_nodes(self) -> dict[str, ir.Node]:
@@ -190,6 +197,24 @@ def iter_bodies(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
+def is_random(node: ir.Node) -> bool:
+    """Return whether the result of `node` is not a function of its inputs, by itself or by a node of its bodies."""
+    if node.domain in {"", "ai.onnx"} and (node.op_type in RANDOM_OPS or _draws(node)):
+        return True
+    return any(is_random(inner) for body in iter_bodies(node) for inner in body)
+
+
+def _draws(node: ir.Node) -> bool:
+    """Return whether `node` is a Dropout whose training mode is on, or is known only when the model runs."""
+    if node.op_type != "Dropout" or node.domain not in {"", "ai.onnx"} or len(node.inputs) < len(("data", "ratio", "training")):
+        return False
+    training = node.inputs[2]
+    if training is None:
+        return False
+    known = None if training.is_graph_input() else ir.convenience.get_const_tensor(training)
+    return known is None or bool(known.numpy().any())
+
+
 def captures(node: ir.Node, outer: ir.Graph) -> list[str]:
     """Return the names of values of `outer` that the bodies of `node` read, at any depth, in first-use order."""
     found: dict[str, None] = {}
@@ -217,4 +242,5 @@ def op_node(node: ir.Node, outer: ir.Graph) -> OpNode:
         inputs=tuple(reads),
         outputs=tuple(str(value.name) for value in node.outputs if value.name),
         has_body=any(True for _ in iter_bodies(node)),
+        random=is_random(node),
     )

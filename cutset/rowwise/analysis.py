@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from cutset.graph.model import RANDOM_OPS, iter_bodies
+from cutset.graph.model import is_random, iter_bodies
 from cutset.graph.types import Dim
 from cutset.rowwise import rules
 from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying
@@ -205,7 +205,7 @@ class _Analysis:
     def _without_rows(self, operation: Operation, count: int) -> list[Flow]:
         """Return the flows of a node that no row's content reaches: the elements of small tensors are followed."""
         node, counted = operation.node, any(flow.counted for flow in operation.given)
-        if node.domain not in _STANDARD or node.op_type in RANDOM_OPS or any(True for _ in iter_bodies(node)):
+        if node.domain not in _STANDARD or is_random(node) or any(True for _ in iter_bodies(node)):
             raise MixingError("it may draw at random, or nobody described it")
         found = evaluate(operation)
         if found is not None:

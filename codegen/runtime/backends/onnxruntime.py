@@ -150,7 +150,8 @@ def open_session(
     settings.inter_op_num_threads = 1
     # A spinning thread steals the core of the next stage: on two shared cores it halved the throughput.
     spinning = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
-    for key, value in {**spinning, **entries}.items():
+    dropout = {"optimization.disable_specified_optimizers": "EliminateDropout"} if stage.keeps_dropout else {}
+    for key, value in {**spinning, **dropout, **entries}.items():
         settings.add_session_config_entry(key, value)
     if rows is not None:
         settings.add_free_dimension_override_by_name(stage.rows_axis, rows)

@@ -193,3 +193,26 @@ def test_custom_operator_libraries_travel(costed, tmp_path):
     found = package._copy_custom_ops(graph, tmp_path)
     assert found == [{"module": "onnxruntime_extensions"}, {"file": "custom_ops/01.so"}]
     assert (tmp_path / "custom_ops" / "01.so").read_bytes() == b"\x7fELF"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_that_is_meant_to_draw_still_draws_in_the_package(save_model, tmp_path, training):
+    """ONNX Runtime takes every Dropout out, except where it writes an output of a stage: both must be one model."""
+    weights = {"w": np.eye(64, dtype=np.float32), "ratio": np.float32(0.5), "training": np.array(training)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
+        helper.make_node("Dropout", ["a", "ratio", "training"], ["d"], name="drop"),
+        helper.make_node("MatMul", ["d", "w"], ["y"], name="last"),
+    ]
+    path = save_model(nodes, [("x", TensorProto.FLOAT, ["n", 64])], [("y", TensorProto.FLOAT, ["n", 64])], weights)
+    graph = load(path)
+    samples = collect(graph.inputs, model=path)
+    graph, table = profile(graph, samples.samples[0], target=datasheet("t4"), options=ProfileOptions(budget_s=0.02))
+    for name, pins in (("cut", ["first=cpu", "drop=cpu", "last=gpu"]), ("whole", ["first=cpu", "drop=cpu", "last=cpu"])):
+        made = forced_plan(graph, table, name, *pins)
+        proof = emit(graph, made, table, samples, tmp_path / name, EmitOptions())
+        assert proof.unrepeatable == (("y",) if training else ())
+        with load_pipeline(tmp_path / name / "serving" / f"{name}_serving") as pipeline:
+            feeds = {"x": np.ones((1, 64), np.float32)}
+            first, second = (pipeline.run(feeds)["y"] for _ in range(2))
+        assert np.array_equal(first, second) != training

@@ -119,3 +119,60 @@ def onnx_value(name):
 def test_the_source_is_an_onnx_ir_model(graph):
     assert isinstance(graph.source, ir.Model)
     assert set(graph.ir_nodes) == set(graph.by_name)
+
+
+def dropout(*inputs):
+    return helper.make_node("Dropout", list(inputs), ["d"], name="drop")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (("x",), False),
+        (("x", "ratio"), False),
+        (("x", "ratio", ""), False),
+        (("x", "ratio", "no"), False),
+        (("x", "ratio", "yes"), True),
+        (("x", "ratio", "held"), True),
+        (("x", "ratio", "mode"), True),
+        (("x", "ratio", "unknown"), True),
+    ],
+    ids=["alone", "with ratio", "left out", "false", "true", "true in a node", "from outside", "computed"],
+)
+@pytest.mark.parametrize("inside", [False, True], ids=["main graph", "body"])
+def test_dropout_draws_unless_its_training_is_known_to_be_off(save_model, inputs, expected, inside):
+    held = helper.make_node("Constant", [], ["held"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True]))
+    nodes = [held, helper.make_node("Not", ["mode"], ["unknown"]), dropout(*inputs)]
+    if inside:
+        body = helper.make_graph([nodes.pop()], "b", [], [helper.make_tensor_value_info("d", FLOAT, [4])])
+        nodes.append(helper.make_node("If", ["mode"], ["y"], name="drop", then_branch=body, else_branch=body))
+    else:
+        nodes.append(helper.make_node("Abs", ["d"], ["y"]))
+    weights = {"ratio": np.float32(0.5), "no": np.array(False), "yes": np.array(True)}
+    graph = load(save_model(nodes, [("x", FLOAT, [4]), ("mode", TensorProto.BOOL, [])], [("y", FLOAT, [4])], weights))
+    assert (graph.by_name["drop"].random, graph.keeps_dropout) == (expected, expected)
+
+
+def test_dropout_of_a_function_and_of_another_domain(save_model):
+    function = helper.make_function(
+        "local", "Noisy", ["a"], ["d"],
+        [helper.make_node("Constant", [], ["r"], value_float=0.5),
+         helper.make_node("Constant", [], ["t"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True])),
+         helper.make_node("Dropout", ["a", "r", "t"], ["d"])],
+        [helper.make_opsetid("", 20)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Noisy", ["x"], ["n"], domain="local"),
+        helper.make_node("Dropout", ["n", "n", "n"], ["y"], domain="acme", name="other"),
+    ]
+    opsets = {"": 20, "local": 1, "acme": 1}
+    x, y = ("x", FLOAT, [4]), ("y", FLOAT, [4])
+    graph = load(save_model(nodes, [x], [y], opsets=opsets, functions=[function]))
+    assert [node.random for node in graph.nodes if node.op.op_type == "Dropout"] == [True, False]
+
+
+def test_dropout_of_weights_is_no_constant(save_model):
+    weights = {"w": np.ones(4, np.float32), "r": np.float32(0.5), "yes": np.array(True)}
+    nodes = [helper.make_node("Dropout", ["w", "r", "yes"], ["d"], name="drop"), helper.make_node("Add", ["x", "d"], ["y"])]
+    graph = load(save_model(nodes, [("x", FLOAT, [4])], [("y", FLOAT, [4])], weights))
+    assert "drop" not in graph.constant_nodes

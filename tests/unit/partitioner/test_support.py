@@ -129,7 +129,7 @@ REFUSED = {
     "training": ([node("BatchNormalization", "xabcd", "ymv", training_mode=1)], [IMAGE], ("y", FLOAT, None),
                  {n: np.ones(3, "f") for n in "abcd"}, "training_mode", TABLE_SOURCE),
     "dropout in training": ([node("Dropout", "xrt")], [VECTOR], ("y", FLOAT, [4]),
-                            {"r": np.float32(0.5), "t": np.array(True)}, "training", TABLE_SOURCE),
+                            {"r": np.float32(0.5), "t": np.array(True)}, "random", CERTIFIED_SOURCE),
     "asymmetric": ([node("QuantizeLinear", "xsz")], [VECTOR], ("y", INT8, [4]), QUANTISED, "zero point", TABLE_SOURCE),
     "asymmetric back": ([node("DequantizeLinear", "xsz")], [("x", INT8, [4])], ("y", FLOAT, [4]), QUANTISED,
                         "zero point", TABLE_SOURCE),
