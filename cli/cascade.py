@@ -12,7 +12,7 @@ from cutset.cascade.compose import Composed, compose
 from cutset.cascade.document import SUFFIXES, Document, read_document
 from cutset.cascade.hooks import SUFFIX as ARCHIVE
 from cutset.digest import sha256_bytes
-from cutset.errors import UsageError
+from cutset.errors import CutsetError, UsageError
 from cutset.files import write_atomic
 from cutset.profilers.session import open_session
 from cutset.sample_models.registry import build
@@ -75,8 +75,11 @@ def check_composed(composed: Composed, where: Path) -> None:
         written = write_composed(composed, Path(folder) / f"model{MODEL_SUFFIX}")
         from cutset.graph.load import load, with_operators  # noqa: PLC0415
 
-        graph = with_operators(load(written.model, custom_ops=written.custom_ops))
-        open_session(written.model, custom_ops=graph.custom_ops, where=str(where))
+        try:
+            graph = with_operators(load(written.model, custom_ops=written.custom_ops))
+            open_session(written.model, custom_ops=graph.custom_ops, where=str(where))
+        except CutsetError as error:
+            raise error.reworded(lambda text: text.replace(str(written.model), str(where))) from error.__cause__
 
 
 def composed_in_cache(path: Path, cache: Path | None) -> Written:

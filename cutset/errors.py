@@ -5,7 +5,8 @@ A library function raises one of these and never prints; `cutset.cli.main` rende
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Self
 
 
 class CutsetError(Exception):
@@ -33,6 +34,14 @@ class CutsetError(Exception):
         lines += [f"  cause: {self.cause}"] if self.cause else []
         lines += [f"hint: {self.hint}"] if self.hint else []
         return "\n".join(lines)
+
+    def reworded(self, reword: Callable[[str], str]) -> Self:
+        """Return this error with `reword` applied to its texts: a working copy's names become the user's."""
+        self.what = reword(self.what)
+        self.where = self.where and reword(self.where)
+        self.cause = self.cause and reword(self.cause)
+        self.args = (self.what,)
+        return self
 
     def as_json(self) -> dict[str, str | int | None]:
         """Return the fields as plain JSON values, with the error's kind and exit code."""

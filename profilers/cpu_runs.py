@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from cutset.errors import ProfileError
+from cutset.errors import CutsetError, ProfileError
 from cutset.graph.extract import write_anonymous
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group, Kernel, attribute, kernels_of
@@ -97,7 +98,22 @@ class CpuRuns:
             data = Path(settings["optimized_model_filepath"]).name + ".data"
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-        return open_session(self.model, custom_ops=self.graph.custom_ops, options=options, where=str(self.graph.path))
+        try:
+            return open_session(self.model, custom_ops=self.graph.custom_ops, options=options, where=str(self.graph.path))
+        except CutsetError as error:
+            raise error.reworded(self._original_names) from error.__cause__
+
+    def run(self, session: Any, feed: Arrays) -> dict[str, Any]:
+        """Return the outputs of a session from `open`; see `session.run`."""
+        try:
+            return run(session, feed)
+        except CutsetError as error:
+            raise error.reworded(self._original_names) from error.__cause__
+
+    def _original_names(self, text: str) -> str:
+        """Return a text of onnxruntime with the model's own names for those of the anonymous copy."""
+        names = {f"n{index}": node.name for index, node in enumerate(self.graph.nodes)} | self.originals
+        return re.sub(r"\b[nv]\d+\b", lambda found: names.get(found.group(), found.group()), text)
 
     def _traced(
         self, feed: Mapping[str, Any], repeated: Callable[[Callable[[], object]], list[Run]], **settings: Any
@@ -105,7 +121,7 @@ class CpuRuns:
         """Return the kernel events of a traced session, and the runs it made."""
         session = self.open(enable_profiling=True, profile_file_prefix=str(self.folder / "trace"), **settings)
         try:
-            runs = repeated(lambda: run(session, feed))
+            runs = repeated(lambda: self.run(session, feed))
         finally:
             trace = Path(session.end_profiling())
         events = list(kernel_runs(trace, self.cost))

@@ -83,7 +83,7 @@ def collect(
 
     Raises:
         UsageError: If a file cannot be read, or names, types or shapes do not fit.
-        UnknownShapeError: If an input has a free dimension other than the first and nothing says how large it is.
+        UnknownShapeError: If an input has a free dimension that `draw` has no size for, and nothing says how large it is.
     """
     shapes = dict(shapes or {})
     unknown = sorted(set(shapes) - {spec.name for spec in specs})
@@ -191,6 +191,8 @@ def check(array: np.ndarray, spec: TensorSpec, *, where: str) -> np.ndarray:
 def draw(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], *, seed: int) -> dict[str, np.ndarray]:
     """Return seeded random arrays that fit the input specs; a free first dimension counts as one.
 
+    The only dimension of an input has no default, for it is rarely a number of samples (a sound, say); that of strings is.
+
     Raises:
         UnknownShapeError: If another dimension is free.
     """
@@ -201,7 +203,8 @@ def draw(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], *, 
             if isinstance(dim, str):
                 bindings.setdefault(dim, size)
     for spec in specs:
-        if spec.shape and len(spec.shape) > 1 and isinstance(spec.shape[0], str):
+        counts = len(spec.shape or ()) > 1 or spec.dtype == "string"
+        if spec.shape and counts and isinstance(spec.shape[0], str):
             bindings.setdefault(spec.shape[0], 1)
     return {spec.name: _draw_one(spec, _sizes(spec, shapes, bindings), rng) for spec in specs}
 

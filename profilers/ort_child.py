@@ -232,7 +232,7 @@ def open_job(job: SessionJob, **settings: Any) -> ort.InferenceSession:
         try:
             return ort.InferenceSession(str(job.model), options, providers=providers)
         except Exception as error:  # onnxruntime raises a dozen kinds that share no base class
-            raise explain_refusal(str(error), where=str(job.model)) from error
+            raise explain_refusal(str(error), where=job.model.name) from error
 
     def falls_back(session: ort.InferenceSession) -> bool:  # as onnxruntime does by itself, without an error
         return job.cuda_device is not None and CUDA_PROVIDER not in session.get_providers()

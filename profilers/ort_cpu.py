@@ -20,7 +20,7 @@ from cutset.profilers.cpu_runs import CpuRuns, Fused
 from cutset.profilers.gauge import gauge, keep, recall
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.options import ProfileOptions
-from cutset.profilers.session import Arrays, fit_together, release_memory, run
+from cutset.profilers.session import Arrays, fit_together, release_memory
 from cutset.profilers.table import Latency
 from cutset.profilers.timing import at_own_speed, repeat, summarise
 
@@ -89,7 +89,7 @@ def profile_cpu(
         progress("running the model unfused for its shapes")
         unfused_s, shapes, dtypes = work.unfused(feed)
         progress("timing the whole model")
-        call = partial(run, work.open(), feed)
+        call = partial(work.run, work.open(), feed)
         runs = repeat(call, budget_s=ALONE_SHARE * budget_s, speed=gauge())
         loaded_s = LOADED_SHARE * budget_s if workers > 1 else 0.0
         loaded = work.loaded(call, loaded_s, workers) if workers > 1 else None

@@ -101,7 +101,7 @@ def register_libraries(options: ort.SessionOptions, libraries: Sequence[str]) ->
 
 def explain_refusal(message: str, *, where: str) -> CutsetError:
     """Return onnxruntime's refusal of a model as an error with a way out."""
-    message = re.sub(r"\s+", " ", message)
+    message = re.sub(r"Load model from .*? failed: ?", "", re.sub(r"\s+", " ", message))  # often a working copy
     unknown = re.search(r"(?:No Op registered for|Fatal error:) ([\w.:-]+)", message)
     if unknown:
         return ModelError(

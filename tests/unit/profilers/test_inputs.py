@@ -240,6 +240,12 @@ def test_a_given_size_binds_its_name_everywhere():
     assert sizes_of(draw(specs, {"ids": (2, 16)}, seed=0)) == {"ids": (2, 16), "mask": (2, 16)}
 
 
+def test_the_free_length_of_strings_is_one_too():
+    specs = [spec("text", "string", ("batch",)), spec("mask", "bool", ("batch",)), spec("more", "string", ("other", 2))]
+    assert sizes_of(draw(specs, {}, seed=0)) == {"text": (1,), "mask": (1,), "more": (1, 2)}
+    assert sizes_of(draw(specs, {"text": (3,)}, seed=0)) == {"text": (3,), "mask": (3,), "more": (1, 2)}
+
+
 @pytest.mark.parametrize(
     ("shape", "words"),
     [(("N", "S"), "dimension 1 (`S`)"), (("N",), "dimension 0 (`N`)"), (None, "no known rank"), ((2, None), "dimension 1")],

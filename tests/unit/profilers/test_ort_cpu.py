@@ -1,5 +1,7 @@
 """Costs measured inside the running model cover it once and add up, whatever its names and types."""
 
+import tempfile
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -161,3 +163,22 @@ def test_groups_and_shapes_are_observed_without_timing(cnn_path):
     seen, timed = observe(graph, inputs, threads=2), profile_cpu(graph, inputs, options=ProfileOptions(budget_s=0.0))
     assert seen.groups == timed.groups
     assert (seen.shapes, seen.dtypes) == (timed.shapes, timed.dtypes)
+
+
+def test_errors_are_in_the_words_of_the_model(save_model):
+    """Runs are of an anonymous copy in a temporary folder, which nobody is to look for."""
+    x, y = ("my x", TensorProto.FLOAT, [2, 3]), ("y", TensorProto.FLOAT, None)
+    refused = load(save_model([helper.make_node("Relu", ["my x"], ["y"], name="my node", alpha=3)], [x], [y]))
+    with pytest.raises(ModelError) as caught:
+        observe_shapes(refused, {"my x": np.ones((2, 3), np.float32)})
+    assert caught.value.where == str(refused.path)
+    assert '"my node"' in caught.value.cause
+    assert '"my x"' in caught.value.cause
+    nodes = [helper.make_node("Gather", ["my x", "at"], ["y"], name="my node")]
+    fails = load(save_model(nodes, [x, ("at", TensorProto.INT64, [1])], [y]))
+    with pytest.raises(ProfileError) as failed:
+        observe_shapes(fails, {"my x": np.ones((2, 3), np.float32), "at": np.array([7])})
+    assert "'my node'" in failed.value.cause
+    assert "'my x': 'float32[2, 3]'" in failed.value.where
+    for error in (caught.value, failed.value):
+        assert tempfile.gettempdir() not in f"{error}".replace(str(refused.path), "")
