@@ -66,16 +66,25 @@ def read_whole(path: Path) -> onnx.ModelProto:
     """Return the model of a file that `load` has accepted, with the weights that lie beside it inside."""
     model = onnx.load(str(path), load_external_data=False)
     for tensor in _proto_tensors(model.graph):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        file = find_data(path, entries["location"], f"{path}, `{tensor.name}`")
-        with file.open("rb") as data:
-            data.seek(int(entries.get("offset", 0)))
-            tensor.raw_data = data.read(int(entries["length"]) if "length" in entries else -1)
-        tensor.ClearField("data_location")
-        del tensor.external_data[:]
+        take_inside(tensor, path, f"{path}, `{tensor.name}`")
     return model
+
+
+def take_inside(tensor: onnx.TensorProto, path: Path, where: str) -> None:
+    """Read the data of a tensor that lies beside the model at `path` into the tensor.
+
+    Raises:
+        ModelError: As `find_data`.
+    """
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    file = find_data(path, entries.get("location", ""), where)
+    with file.open("rb") as data:
+        data.seek(int(entries.get("offset", 0)))
+        tensor.raw_data = data.read(int(entries["length"]) if "length" in entries else -1)
+    tensor.ClearField("data_location")
+    del tensor.external_data[:]
 
 
 def _proto_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

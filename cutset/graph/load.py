@@ -20,6 +20,7 @@ from cutset.errors import ModelError, UnavailableError
 from cutset.graph.external_data import settle_weights
 from cutset.graph.model import ModelGraph, iter_bodies, op_node
 from cutset.graph.shapes import holds_map, infer
+from cutset.graph.sparse import densify
 from cutset.graph.types import Dim, TensorSpec
 
 MIN_IR_VERSION = 8
@@ -53,6 +54,7 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
     """
     path = Path(path)
     proto = _read_proto(path)
+    densify(proto, path)
     opaque = _take_opaque_types(proto)
     _drop_initializers_from_inputs(proto.graph)
     model = _to_ir(proto, path)
@@ -127,7 +129,7 @@ def _read_proto(path: Path) -> onnx.ModelProto:
 
 def _drop_initializers_from_inputs(graph: onnx.GraphProto) -> None:
     """Make weights that are also inputs plain weights, as IR version 4 did."""
-    weights = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    weights = {tensor.name for tensor in graph.initializer}
     kept = [value for value in graph.input if value.name not in weights]
     if len(kept) < len(graph.input):
         del graph.input[:]
