@@ -59,6 +59,16 @@ def read_model(arguments: ModelArguments) -> ModelGraph:
     return with_operators(load(arguments.model, custom_ops=tuple(libraries)))
 
 
+def describe_frozen(graph: ModelGraph) -> str:
+    """Return in words which inputs of the file are weights and cannot be given."""
+    names = ", ".join(f"`{name}`" for name in graph.frozen_inputs[:3])
+    more = len(graph.frozen_inputs) - 3
+    return (
+        f"{graph.path} lists its weights as inputs, too: {names}{f' and {more} more' if more > 0 else ''} are frozen, "
+        "and a request cannot give them"
+    )
+
+
 def inputs_of(graph: ModelGraph, arguments: ModelArguments) -> SampleInputs:
     """Return the sample inputs that the command line asks for."""
     return collect(
@@ -77,6 +87,8 @@ def measure(arguments: ModelArguments, costs: CostArguments, output: Output, pro
     progress(f"loading {arguments.model}")
     start = time.perf_counter()
     graph = read_model(arguments)
+    if graph.frozen_inputs:
+        output.notice(describe_frozen(graph))
     samples = inputs_of(graph, arguments)
     loaded = time.perf_counter()
     graph, table = profile(graph, samples.samples[0], target=target, options=options, progress=progress)

@@ -31,13 +31,14 @@ from cutset.codegen.report import write_report
 from cutset.codegen.report.material import GRAPH
 from cutset.codegen.report.topology import dump_topology, topology_of
 from cutset.codegen.runtime import DegradedWarning, Pipeline
+from cutset.codegen.runtime.defaults import FILE as DEFAULTS
 from cutset.codegen.split import write_stages
 from cutset.codegen.verify import Verification, verify
 from cutset.digest import sha256_file
 from cutset.graph.load import EXTENSIONS_MODULE
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Plan
-from cutset.profilers.inputs import SampleInputs
+from cutset.profilers.inputs import SampleInputs, write_npz
 from cutset.profilers.table import CostTable
 
 MANIFEST_SCHEMA = "cutset.manifest/1"
@@ -105,8 +106,9 @@ def emit(
         options.progress("writing the stages")
         write_stages(graph, plan.stages, package)
         custom_ops = _copy_custom_ops(graph, package)
-        document = plan.as_json() | {"custom_ops": custom_ops}
+        document = plan.as_json() | {"custom_ops": custom_ops, **_of_the_file(graph)}
         document["loose_symbols"] = free_loose_symbols(document["inputs"], samples.samples)
+        _write_defaults(graph, package, document["inputs"])
         if options.engines is not None:
             deploy(options.engines, package, document)
         options.progress("proving which stages can be batched")
@@ -158,6 +160,21 @@ def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, options: Em
             return proof, None
         options.progress("running the package at full load")
         return proof, full_load(pipeline(), samples.samples[0], options.load_s)
+
+
+def _of_the_file(graph: ModelGraph) -> dict[str, Any]:
+    """Return what the package keeps of the model's file beside the graph."""
+    return {"metadata": dict(graph.metadata), "frozen_inputs": list(graph.frozen_inputs)}
+
+
+def _write_defaults(graph: ModelGraph, package: Path, entries: list[dict[str, Any]]) -> None:
+    """Write the defaults of inputs that a request may leave out, and mark these inputs in the plan."""
+    defaults = {spec.name: spec.default for spec in graph.inputs if spec.default is not None}
+    for entry in entries:
+        if entry["name"] in defaults:
+            entry["optional"] = True
+    if defaults:
+        write_npz(package / DEFAULTS, defaults)
 
 
 def _copy_runtime(package: Path) -> None:

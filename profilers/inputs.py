@@ -94,22 +94,28 @@ def collect(
         file = beside
     if file is not None:
         return SampleInputs(samples=(read_npz(file, specs),), origin=file.name)
-    samples = tuple(draw(specs, shapes, seed=seed + index) for index in range(SAMPLES_TO_DRAW))
+    samples = tuple(draw(specs, shapes, seed=seed + index, vary=index > 0) for index in range(SAMPLES_TO_DRAW))
     return SampleInputs(samples=samples, origin=f"drawn at random (seed {seed})")
 
 
 def read_npz(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
-    """Return the arrays of `file`, checked against the model's inputs.
+    """Return the arrays of `file`, checked against the model's inputs; an input with a default may be left out.
 
     Raises:
         UsageError: If the file cannot be read or an array is missing, unknown, or of the wrong type or shape.
     """
     arrays = _read_arrays(file, specs)
-    return {spec.name: check(arrays[spec.name], spec, where=str(file)) for spec in specs}
+    return _checked(arrays, specs, file)
+
+
+def _checked(arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], file: Path) -> dict[str, np.ndarray]:
+    """Return one array an input: that of the file if there is one, else the default."""
+    given = ((spec, arrays.get(spec.name, spec.default)) for spec in specs)
+    return {spec.name: check(array, spec, where=str(file)) for spec, array in given if array is not None}
 
 
 def _read_arrays(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
-    """Return the arrays of a file by name, one an input."""
+    """Return the arrays of a file by name, one an input without a default, and others of inputs."""
     try:
         with zipfile.ZipFile(file) as archive:
             arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in archive.namelist()}
@@ -118,7 +124,8 @@ def _read_arrays(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarra
             f"cannot read sample inputs from {file}", cause=str(error)[:200], hint="numpy.savez writes such a file"
         ) from error
     names = {spec.name for spec in specs}
-    missing, extra = sorted(names - set(arrays)), sorted(set(arrays) - names)
+    needed = {spec.name for spec in specs if spec.default is None}
+    missing, extra = sorted(needed - set(arrays)), sorted(set(arrays) - names)
     if missing or extra:
         what = f"lacks input `{missing[0]}`" if missing else f"holds `{extra[0]}`, which is not an input"
         raise UsageError(f"{file} {what}", hint=f"the inputs are {_names(specs)}")
@@ -132,15 +139,15 @@ def read_samples(file: Path, specs: Sequence[TensorSpec]) -> list[dict[str, np.n
         UsageError: As `read_npz`, or if the arrays hold different numbers of samples.
     """
     arrays = _read_arrays(file, specs)
-    several = all(spec.shape is not None and arrays[spec.name].ndim == len(spec.shape) + 1 for spec in specs)
+    given = [spec for spec in specs if spec.name in arrays]
+    several = bool(given) and all(spec.shape is not None and arrays[spec.name].ndim == len(spec.shape) + 1 for spec in given)
     if not several:
-        return [{spec.name: check(arrays[spec.name], spec, where=str(file)) for spec in specs}]
-    counts = {len(arrays[spec.name]) for spec in specs}
+        return [_checked(arrays, specs, file)]
+    counts = {len(array) for array in arrays.values()}
     if len(counts) != 1 or not counts - {0}:
         raise UsageError(f"the arrays of {file} hold {sorted(counts)} samples", hint="give every input the same number")
-    return [
-        {spec.name: check(arrays[spec.name][index], spec, where=str(file)) for spec in specs} for index in range(counts.pop())
-    ]
+    samples = ({name: array[index] for name, array in arrays.items()} for index in range(counts.pop()))
+    return [_checked(sample, specs, file) for sample in samples]
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -188,25 +195,49 @@ def check(array: np.ndarray, spec: TensorSpec, *, where: str) -> np.ndarray:
     return np.ascontiguousarray(array) if array.ndim else array
 
 
-def draw(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], *, seed: int) -> dict[str, np.ndarray]:
+def draw(
+    specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], *, seed: int, vary: bool = False
+) -> dict[str, np.ndarray]:
     """Return seeded random arrays that fit the input specs; a free first dimension counts as one.
 
     The only dimension of an input has no default, for it is rarely a number of samples (a sound, say); that of strings is.
+
+    Args:
+        specs: The inputs.
+        shapes: Sizes by input that win over the declared ones.
+        seed: Other seeds draw other values.
+        vary: Whether inputs with a default get values near the default, as far as they are floats, and not the default.
 
     Raises:
         UnknownShapeError: If another dimension is free.
     """
     rng = np.random.default_rng(seed)
     bindings: dict[str, int] = {}
+    defaults = {spec.name: spec.default for spec in specs if spec.default is not None and spec.name not in shapes}
     for spec in specs:
-        for dim, size in zip(spec.shape or (), shapes.get(spec.name, ()), strict=False):
+        known = defaults[spec.name].shape if spec.name in defaults else shapes.get(spec.name, ())
+        for dim, size in zip(spec.shape or (), known, strict=False):
             if isinstance(dim, str):
                 bindings.setdefault(dim, size)
     for spec in specs:
         counts = len(spec.shape or ()) > 1 or spec.dtype == "string"
         if spec.shape and counts and isinstance(spec.shape[0], str):
             bindings.setdefault(spec.shape[0], 1)
-    return {spec.name: _draw_one(spec, _sizes(spec, shapes, bindings), rng) for spec in specs}
+    arrays = {}
+    for spec in specs:
+        if spec.name in defaults:
+            arrays[spec.name] = _near(defaults[spec.name], rng) if vary else defaults[spec.name]
+        else:
+            arrays[spec.name] = _draw_one(spec, _sizes(spec, shapes, bindings), rng)
+    return arrays
+
+
+def _near(default: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return values that are not those of a default but of its kind: half as much again at most. Only floats differ."""
+    if default.dtype.kind != "f":
+        return default
+    factor, offset = rng.uniform(0.5, 1.5, default.shape), rng.uniform(0, 0.1, default.shape)
+    return np.asarray(np.where(default == 0, offset, default * factor), dtype=default.dtype)
 
 
 def _sizes(spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]], bindings: Mapping[str, int]) -> tuple[int, ...]:

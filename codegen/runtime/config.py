@@ -9,7 +9,8 @@ from enum import Flag, auto
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from .dtypes import ELEMENT_TYPES, ElementType
+from .defaults import read_defaults
+from .dtypes import ELEMENT_TYPES, ElementType, Value
 from .engine_config import EngineConfig
 from .errors import ConfigError
 
@@ -36,12 +37,14 @@ class TensorConfig:
         shape: Sizes; a string is a symbolic dimension, None an unknown one. None for the whole is unknown rank.
         least: Least size of each dimension, found when the package was written: kernels of the model end the process on less.
             None where every size is allowed.
+        default: What a request that leaves the input out gets; None for an input that must be given.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str | None, ...] | None
     least: tuple[int, ...] | None = None
+    default: Value | None = field(default=None, compare=False, repr=False)
 
     @property
     def element(self) -> ElementType | None:
@@ -123,6 +126,7 @@ class PlanConfig:
         max_batch: Most rows run as one in a batchable stage; None leaves it to the device.
         max_delay_s: Seconds a batchable stage waits for more rows than there are.
         planned_rows: Most requests that share a run of a stage in the plan, which `tokens` already counts.
+        metadata: What the model's file says about itself; any text.
     """
 
     name: str
@@ -138,6 +142,7 @@ class PlanConfig:
     max_batch: int | None = None
     max_delay_s: float = 0.0
     planned_rows: int = 1
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def override(self, knobs: Mapping[str, float]) -> PlanConfig:
         """Return the plan with other sizes.
@@ -191,17 +196,31 @@ def parse_plan(document: object, folder: Path) -> PlanConfig:
         )
     plan = PlanConfig(
         name=_name(top),
-        inputs=_tensors(top, "inputs"),
+        inputs=_with_defaults(_tensors(top, "inputs"), top, folder),
         outputs=_tensors(top, "outputs"),
         stages=tuple(_stage(item, position, folder) for position, item in enumerate(_get(top, "stages", list, "plan.json"))),
         decision=_choice(top, "decision", _DECISIONS, "plan.json"),
         custom_ops=tuple(_custom_ops(item, position, folder) for position, item in enumerate(top.get("custom_ops") or [])),
         **{size: _size(top, size, "plan.json") for size in _SIZES},
         planned_rows=_planned_rows(top),
+        metadata=_metadata(top),
         **_batching(top, "plan.json"),
     )
     _check_flow(plan)
     return plan
+
+
+def _with_defaults(inputs: tuple[TensorConfig, ...], top: Mapping[str, Any], folder: Path) -> tuple[TensorConfig, ...]:
+    optional = {tensor.name for tensor, entry in zip(inputs, top["inputs"], strict=True) if entry.get("optional")}
+    defaults = read_defaults(folder) if optional else {}
+    return tuple(replace(tensor, default=defaults.get(tensor.name)) if tensor.name in optional else tensor for tensor in inputs)
+
+
+def _metadata(top: Mapping[str, Any]) -> dict[str, str]:
+    found = _object(top.get("metadata", {}), "plan.json: metadata")
+    if not all(isinstance(value, str) for value in found.values()):
+        raise ConfigError("an entry is no text", where="plan.json: metadata", hint="compile the package again")
+    return found
 
 
 def _planned_rows(top: Mapping[str, Any]) -> int:

@@ -31,7 +31,8 @@ _MESSAGES = {
     "ModelMetadataRequest": _NAMED,
     "ModelMetadataResponse.TensorMetadata": _TENSOR,
     "ModelMetadataResponse": "name=1 string, versions=2 repeated string, platform=3 string, "
-    "inputs=4 repeated .ModelMetadataResponse.TensorMetadata, outputs=5 repeated .ModelMetadataResponse.TensorMetadata",
+    "inputs=4 repeated .ModelMetadataResponse.TensorMetadata, outputs=5 repeated .ModelMetadataResponse.TensorMetadata, "
+    "properties=6 map string",
     "InferParameter": "bool_param=1 oneof bool, int64_param=2 oneof int64, string_param=3 oneof string, "
     "double_param=4 oneof double, uint64_param=5 oneof uint64",
     "InferTensorContents": "bool_contents=1 repeated bool, int_contents=2 repeated int32, int64_contents=3 repeated int64, "
@@ -48,7 +49,7 @@ _MESSAGES = {
     "ModelStreamInferResponse": "error_message=1 string, infer_response=2 .ModelInferResponse",
     "ModelConfigRequest": _NAMED,
     "ModelParameter": "string_value=1 string",
-    "ModelInput": "name=1 string, data_type=2 .DataType, dims=4 repeated int64",
+    "ModelInput": "name=1 string, data_type=2 .DataType, dims=4 repeated int64, optional=8 bool",
     "ModelOutput": "name=1 string, data_type=2 .DataType, dims=3 repeated int64",
     "ModelConfig": "name=1 string, platform=2 string, max_batch_size=4 int32, input=5 repeated .ModelInput, "
     "output=6 repeated .ModelOutput, parameters=14 map .ModelParameter, backend=17 string",

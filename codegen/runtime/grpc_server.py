@@ -88,7 +88,10 @@ class GrpcServer:
             "ServerMetadata": _constant("ServerMetadataResponse", metadata.server_metadata),
             "ModelMetadata": self._of_model(
                 "ModelMetadataResponse",
-                lambda: metadata.model_metadata(self._service.name, self._service.inputs, self._service.outputs),
+                lambda: (
+                    metadata.model_metadata(self._service.name, self._service.inputs, self._service.outputs)
+                    | metadata.model_properties(self._pipeline.plan)
+                ),
             ),
             "ModelConfig": self._of_model("ModelConfigResponse", self._config),
             "ModelStatistics": self._of_model("ModelStatisticsResponse", self._statistics),

@@ -13,6 +13,10 @@ from .statistics import PipelineStats
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 PLATFORM = "cutset_pipeline"
+MOST_PROPERTY = 1 << 16
+MOST_PROPERTIES = 1 << 19
+OPTIONAL = "optional_inputs"
+"""Name of the property that lists the inputs with a default, as JSON."""
 _NS = 1e9
 
 
@@ -57,6 +61,25 @@ def engine_ranges(plan: PlanConfig) -> list[dict[str, Any]]:
         for stage in plan.stages
         if stage.engine is not None
     ]
+
+
+def model_properties(plan: PlanConfig) -> dict[str, dict[str, str]]:
+    """Return what the model's file says about itself as the protocol's ``properties``, and which inputs may be left out.
+
+    Entries of more than `MOST_PROPERTY` characters, and those beyond `MOST_PROPERTIES` in all, are in plan.json only: clients
+    of gRPC refuse messages over 4 MiB.
+    """
+    found: dict[str, str] = {}
+    left = MOST_PROPERTIES
+    for key, value in plan.metadata.items():
+        size = len(key) + len(value)
+        if size <= min(left, MOST_PROPERTY):
+            found[key] = value
+            left -= size
+    optional = [tensor.name for tensor in plan.inputs if tensor.default is not None]
+    if optional:
+        found[OPTIONAL] = json.dumps(optional)
+    return {"properties": found} if found else {}
 
 
 def model_config(plan: PlanConfig, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig]) -> dict[str, Any]:
@@ -125,4 +148,5 @@ def _signature(tensor: TensorConfig) -> dict[str, Any]:
 
 def _triton_tensor(tensor: TensorConfig) -> dict[str, Any]:
     kind = "STRING" if tensor.dtype == "string" else _datatype(tensor)
-    return {"name": tensor.name, "data_type": f"TYPE_{kind}", "dims": _sizes(tensor)}
+    entry = {"name": tensor.name, "data_type": f"TYPE_{kind}", "dims": _sizes(tensor)}
+    return entry if tensor.default is None else entry | {"optional": True}

@@ -67,7 +67,9 @@ class Application:
         }
         self._of_model: Mapping[str, Callable[[], object]] = {
             "": lambda: metadata.with_bounds(
-                metadata.model_metadata(service.name, service.inputs, service.outputs), self._pipeline.plan
+                metadata.model_metadata(service.name, service.inputs, service.outputs)
+                | metadata.model_properties(self._pipeline.plan),
+                self._pipeline.plan,
             ),
             "ready": self._ready,
             "config": lambda: metadata.model_config(self._pipeline.plan, service.inputs, service.outputs),

@@ -26,7 +26,7 @@ def check_inputs(signature: Sequence[TensorConfig], inputs: Mapping[str, Value])
 
     Args:
         signature: The model's inputs.
-        inputs: One value a name.
+        inputs: One value a name; an input with a default may be left out.
 
     Raises:
         InputError: If a tensor is missing, unknown, of another type, rank or fixed size, smaller than allowed, or if sizes
@@ -40,12 +40,13 @@ def check_inputs(signature: Sequence[TensorConfig], inputs: Mapping[str, Value])
         unknown = next(name for name in inputs if name not in checked)
         known = ", ".join(repr(tensor.name) for tensor in signature) or "no inputs"
         raise InputError(str(unknown), got="an unknown name", expected=f"one of {known}")
-    if len(checked) < len(signature):
-        missing = next(tensor for tensor in signature if tensor.name not in checked)
-        raise InputError(missing.name, got="nothing", expected=describe(missing))
+    left_out = [tensor for tensor in signature if tensor.name not in checked] if len(checked) < len(signature) else []
+    for tensor in left_out:
+        if tensor.default is None:
+            raise InputError(tensor.name, got="nothing", expected=describe(tensor))
     for symbol, places in shared_symbols(tuple(signature)):
         _check_equal(symbol, places, checked)
-    return checked
+    return checked | {tensor.name: check_value(tensor, tensor.default) for tensor in left_out} if left_out else checked
 
 
 def check_value(tensor: TensorConfig, value: Value) -> Value:

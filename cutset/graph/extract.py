@@ -154,6 +154,7 @@ def _extract_ir(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]
     carry(part, {spec.name for spec in (*graph.inputs, *graph.outputs)})
     model = ir.Model(part, ir_version=graph.source.ir_version, producer_name="cutset")
     model.graph.opset_imports.update(graph.source.graph.opset_imports)
+    model.metadata_props.update(graph.metadata)
     return model
 
 

@@ -19,6 +19,7 @@ from cutset.digest import sha256_file, sha256_json
 from cutset.errors import ModelError, UnavailableError
 from cutset.graph.external_data import settle_weights
 from cutset.graph.model import ModelGraph, iter_bodies, op_node
+from cutset.graph.optional_inputs import take_defaults
 from cutset.graph.shapes import holds_map, infer
 from cutset.graph.sparse import densify
 from cutset.graph.types import Dim, TensorSpec
@@ -56,7 +57,8 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
     proto = _read_proto(path)
     densify(proto, path)
     opaque = _take_opaque_types(proto)
-    _drop_initializers_from_inputs(proto.graph)
+    defaults, frozen = take_defaults(proto, path)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
     model = _to_ir(proto, path)
     del proto
     externals = settle_weights(model, path)
@@ -65,7 +67,8 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
     sha = sha256_file(path)
     digest = sha if not externals else sha256_json([sha, *(sha256_file(file) for file in externals)])
     graph = from_ir(model, path=path, sha256=sha, digest=digest, opaque=opaque, custom_ops=custom_ops)
-    return replace(graph, files=(path, *externals))
+    inputs = tuple(replace(spec, default=defaults.get(spec.name)) for spec in graph.inputs)
+    return replace(graph, files=(path, *externals), inputs=inputs, frozen_inputs=frozen, metadata=metadata)
 
 
 def from_ir(
@@ -125,15 +128,6 @@ def _read_proto(path: Path) -> onnx.ModelProto:
     if not proto.opset_import:
         raise ModelError(f"{path} names no operator set", hint="export the model again with a recent exporter")
     return proto
-
-
-def _drop_initializers_from_inputs(graph: onnx.GraphProto) -> None:
-    """Make weights that are also inputs plain weights, as IR version 4 did."""
-    weights = {tensor.name for tensor in graph.initializer}
-    kept = [value for value in graph.input if value.name not in weights]
-    if len(kept) < len(graph.input):
-        del graph.input[:]
-        graph.input.extend(kept)
 
 
 def _take_opaque_types(proto: onnx.ModelProto) -> dict[str, bytes]:

@@ -53,6 +53,8 @@ class ModelGraph:
         files: The file, then the external-data files.
         opaque_types: Serialised TypeProto of the values whose type onnx_ir cannot hold (maps).
         measured: Shape of each value as observed in one real run; wins over inference.
+        frozen_inputs: Weights that the file lists as inputs, too, so that a caller of the file could give others.
+        metadata: What the file says about itself (class names, strides, licences); any text.
     """
 
     source: ir.Model = field(repr=False)
@@ -69,6 +71,8 @@ class ModelGraph:
     measured: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     custom_ops: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    frozen_inputs: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def by_name(self) -> dict[str, OpNode]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
@@ -66,11 +66,13 @@ class TensorSpec:
         name: Value name in the model; any text.
         dtype: ``float32``, ``string``, ...; ``seq(...)``, ``map(...)`` and ``optional(...)`` for what is no tensor.
         shape: One entry a dimension, or None when even the rank is unknown.
+        default: Of an input that a caller may leave out.
     """
 
     name: str
     dtype: str
     shape: tuple[Dim, ...] | None
+    default: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_tensor(self) -> bool:
