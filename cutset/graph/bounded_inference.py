@@ -31,10 +31,6 @@ Rule = Callable[[ShapeInferenceContext, ir.Node], None]
 Size = int | ir.SymbolicDim
 
 
-class _TooLargeError(ShapeInferenceError):
-    """A size or a comparison passed its limit."""
-
-
 @dataclass(slots=True)
 class _Watch:
     """Stop at the first expression that is too large to go on with."""
@@ -47,7 +43,7 @@ class _Watch:
         """Check what the rule of `node` has inferred.
 
         Raises:
-            _TooLargeError: If it is too large, or something was before.
+            ShapeInferenceError: If it is too large, or something was before.
         """
         sizes = [size for value in node.outputs if value.shape is not None for size in value.shape]
         longest = max((len(str(size)) for size in sizes if not isinstance(size, int)), default=0)
@@ -55,7 +51,9 @@ class _Watch:
             self.cost += self._comparison(node)
         self.exceeded = self.exceeded or longest > MAX_EXPRESSION or self.cost > MAX_COMPARISON
         if self.exceeded:
-            raise _TooLargeError(node_name=node.name, op_type=node.op_type, domain=node.domain, message="sizes grow too large")
+            raise ShapeInferenceError(
+                node_name=node.name, op_type=node.op_type, domain=node.domain, message="sizes grow too large"
+            )
 
     def _comparison(self, node: ir.Node) -> int:
         """Return the cost of comparing the elements before and after a Reshape; zero if no size is rounded."""

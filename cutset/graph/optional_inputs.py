@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,7 +71,7 @@ def _is_weight(tensor: onnx.TensorProto) -> bool:
     return len(tensor.dims) > 1 and math.prod(tensor.dims) >= LEAST_WEIGHT_ELEMENTS and tensor.data_type in _WEIGHT_TYPES
 
 
-def _keep(field: list, kept: list) -> None:
+def _keep(field: Any, kept: list[Any]) -> None:
     """Leave `kept` in a repeated field of a message."""
     if len(kept) < len(field):
         copies = [type(entry).FromString(entry.SerializeToString()) for entry in kept]

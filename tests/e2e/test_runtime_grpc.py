@@ -80,6 +80,9 @@ def test_messages_are_the_protocols(path):
     for name in inner:
         published = getattr(published, name)
     for field in MESSAGES[path].DESCRIPTOR.fields:
+        if (path, field.name) == ("ModelMetadataResponse", "properties"):  # the protocol's, which Triton leaves out
+            assert (field.number, field.is_repeated) == (6, True)
+            continue
         other = published.DESCRIPTOR.fields_by_name[field.name]
         assert (field.number, field.type, field.is_repeated) == (other.number, other.type, other.is_repeated), field.name
         assert (field.message_type and field.message_type.name) == (other.message_type and other.message_type.name)

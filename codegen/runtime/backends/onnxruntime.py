@@ -48,7 +48,7 @@ class OnnxRuntimeBackend:
         session = open_session(stage, options, [CPU])
         types: dict[str, dict[str, str]] = {}
         for side, nodes, names in (
-            ("inputs", session.get_inputs(), stage.inputs),
+            ("inputs", model_inputs(session, stage), stage.inputs),
             ("outputs", session.get_outputs(), stage.outputs),
         ):
             types[side] = {node.name: node.type for node in nodes}
@@ -123,6 +123,11 @@ def _contiguous(value: Value) -> Value:
     if not isinstance(value, np.ndarray):
         return as_array(value)
     return value if value.flags.c_contiguous and value.flags.aligned else np.require(value, requirements=("C", "A"))
+
+
+def model_inputs(session: ort.InferenceSession, stage: StageConfig) -> list[Any]:
+    """Return the inputs of a session; of those with a default in the file, which the stage may leave out, what it gives."""
+    return [*session.get_inputs(), *(node for node in session.get_overridable_initializers() if node.name in stage.inputs)]
 
 
 def open_session(

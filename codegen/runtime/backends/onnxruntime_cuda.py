@@ -39,7 +39,7 @@ from .archive import ARCHIVE
 from .base import BackendDied, BackendError, BackendOptions
 from .device import DeviceTensor
 from .gpu import GRAPHS, SLOTS, Flight, GpuExecutor, open_gpu
-from .onnxruntime import BFLOAT16, BFLOAT16_CODE, CPU, CUDA, OnnxRuntimeBackend, open_session
+from .onnxruntime import BFLOAT16, BFLOAT16_CODE, CPU, CUDA, OnnxRuntimeBackend, model_inputs, open_session
 from .sized import SizedBackend
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class OnnxRuntimeCudaBackend:
             self.way = way
             try:
                 session = self._open(way)
-                self._inputs = {node.name: _Tensor.of(node) for node in session.get_inputs()}
+                self._inputs = {node.name: _Tensor.of(node) for node in model_inputs(session, self._stage)}
                 self._outputs = {node.name: _Tensor.of(node) for node in session.get_outputs()}
                 self._options = _run_options(way)
                 if way is Way.GRAPH:

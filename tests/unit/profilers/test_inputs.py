@@ -302,3 +302,42 @@ def test_samples_of_one_and_of_several(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.ones((4, 2, 5), "f"))
     with pytest.raises(UsageError, match=r"\[2, 5\]"):
         read_samples(tmp_path / "x.npz", [spec])
+
+
+# Inputs with a default
+
+
+OPTIONAL = [
+    spec("x", "float32", ("batch", 2)),
+    TensorSpec(name="gain", dtype="float32", shape=("k",), default=np.array([2.0, 0.0], np.float32)),
+    TensorSpec(name="mode", dtype="int64", shape=(), default=np.array(7)),
+    spec("of_k", "float32", (1, "k")),
+]
+
+
+def test_the_first_sample_has_the_defaults_and_others_float_values_near_them():
+    samples = collect(OPTIONAL, model=NOWHERE).samples
+    assert samples[0]["gain"].tolist() == [2.0, 0.0]
+    for sample in samples[1:]:
+        assert np.all(sample["gain"] != samples[0]["gain"])
+        assert np.all(np.abs(sample["gain"] - samples[0]["gain"]) <= 1.0)
+        assert sample["gain"].dtype == np.float32
+    assert all(sample["mode"] == 7 for sample in samples)
+    assert samples[0]["of_k"].shape == (1, 2)
+
+
+def test_a_shape_that_is_given_wins_over_the_default():
+    assert sizes_of(draw(OPTIONAL, {"gain": (3,)}, seed=0)) == {"x": (1, 2), "gain": (3,), "mode": (), "of_k": (1, 3)}
+
+
+def test_a_file_may_leave_out_what_has_a_default(tmp_path):
+    path = tmp_path / "s.npz"
+    given = {"x": np.zeros((1, 2), np.float32), "of_k": np.zeros((1, 2), np.float32), "mode": np.array(3)}
+    write_npz(path, given)
+    found = read_npz(path, OPTIONAL)
+    assert (found["mode"], found["gain"].tolist()) == (3, [2.0, 0.0])
+    write_npz(path, {name: np.stack([array] * 2) for name, array in given.items()})
+    assert [sample["gain"].tolist() for sample in read_samples(path, OPTIONAL)] == [[2.0, 0.0]] * 2
+    write_npz(path, {"gain": np.ones(2, np.float32)})
+    with pytest.raises(UsageError, match="lacks input `of_k`"):
+        read_npz(path, OPTIONAL)

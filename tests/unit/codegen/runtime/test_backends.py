@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from cutset.codegen.runtime import ConfigError, DegradedWarning, Pipeline, StageError
 
@@ -135,3 +136,21 @@ def test_a_failing_run_names_stage_cause_and_shapes_and_the_next_one_works(packa
         assert "out of" in caught.value.cause
         assert pipeline.run({"x": [1.0, 2.0], "i": [1]})["y"].tolist() == [2.0]
         assert (pipeline.stats().failed, pipeline.stats().completed) == (1, 1)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_file_with_defaults_is_a_stage_whether_or_not_the_stage_gives_them(package, given):
+    """A model that is left whole may be the file as it is: an initializer of it may be an input, too."""
+    inputs = ["x", "gain"] if given else ["x"]
+    tensors = {name: ("float32", [2]) for name in ("x", "gain", "y")}
+    scale = helper.make_node("Mul", ["x", "gain"], ["y"])
+    made = package(tensors, [("cpu", [scale], ["x", "gain"], ["y"])], inputs=inputs, outputs=["y"])
+    path = made.folder / "stages/00.onnx"
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([3, 3], np.float32), "gain"))
+    path.write_bytes(model.SerializeToString())
+    made.document["stages"][0]["inputs"] = inputs
+    made.write()
+    feeds = {"x": np.ones(2, np.float32)} | ({"gain": np.full(2, 5, np.float32)} if given else {})
+    with Pipeline.load(made.folder) as pipeline:
+        assert pipeline.run(feeds)["y"].tolist() == ([5, 5] if given else [3, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from cutset.codegen.runtime import ConfigError, Pipeline
@@ -57,6 +58,8 @@ BAD = {
     "module": (_set(["custom_ops"], [{"module": "os"}]), "`module` is 'os'"),
     "library": (_set(["custom_ops"], [{"file": "../x.so"}]), "leaves the package"),
     "both": (_set(["custom_ops"], [{"file": "x.so", "module": "onnxruntime_extensions"}]), "exactly one"),
+    "metadata": (_set(["metadata"], {"names": 3}), "no text"),
+    "metadata of another kind": (_set(["metadata"], [3]), "expected an object"),
     "not an object": (_set(["stages"], [3]), "expected an object"),
 }
 
@@ -90,3 +93,15 @@ def test_overrides_replace_sizes_and_are_checked(chain):
         plan.override({"token": 9})
     with pytest.raises(ConfigError, match="at least 1"):
         plan.override({"cpu_workers": 0})
+
+
+def test_defaults_are_read_and_without_their_file_the_input_is_needed(chain):
+    package = chain(1)
+    package.document["inputs"][0]["optional"] = True
+    package.write()
+    assert package.plan().inputs[0].default is None
+    np.savez(package.folder / "defaults.npz", **{package.document["inputs"][0]["name"]: np.ones(3, np.float32)})
+    assert package.plan().inputs[0].default.tolist() == [1, 1, 1]
+    (package.folder / "defaults.npz").write_bytes(b"PK no archive")
+    with pytest.raises(ConfigError, match="cannot read the defaults"):
+        package.plan()

@@ -75,3 +75,23 @@ def test_inputs_that_disagree_on_a_symbol():
     for name, shape, words in (("b", (9, 3), "size 3 for 'n' on dimension 1"), ("c", (3, 4), "size 4 for 'm' on dimension 1")):
         with pytest.raises(InputError, match=f"input '{name}': got {words}, expected ., which input 'a' has on dimension"):
             check_inputs(signature, {**good, name: np.zeros(shape, np.float32)})
+
+
+def test_an_input_with_a_default_may_be_left_out():
+    gain = TensorConfig(name="gain", dtype="float32", shape=(None,), default=np.array([2], np.float32))
+    signature = (SIGNATURE[1], gain)
+    assert check_inputs(signature, {"b b": 3})["gain"].tolist() == [2]
+    assert check_inputs(signature, {"b b": 3, "gain": [5.0]})["gain"].tolist() == [5]
+    with pytest.raises(InputError, match="'b b': got nothing"):
+        check_inputs(signature, {"gain": [5.0]})
+    with pytest.raises(InputError, match="'more': got an unknown name"):
+        check_inputs(signature, {"b b": 3, "more": 1})
+
+
+def test_a_default_does_not_disagree_with_what_was_given():
+    """Its size is the file's, which onnxruntime spreads over any other."""
+    mask = TensorConfig(name="mask", dtype="float32", shape=("n",), default=np.ones(1, np.float32))
+    signature = (TensorConfig(name="x", dtype="float32", shape=("n",)), mask)
+    assert check_inputs(signature, {"x": np.zeros(3, np.float32)})["mask"].shape == (1,)
+    with pytest.raises(InputError, match="'mask': got size 2"):
+        check_inputs(signature, {"x": np.zeros(3, np.float32), "mask": np.zeros(2, np.float32)})
