@@ -21,6 +21,9 @@ ort.set_default_logger_severity(4)
 TOGETHER_BYTES = 2 << 30
 """Models with their weights, of which sessions are open at once at most: each session lays the weights out anew."""
 
+KEEP_DROPOUT = {"optimization.disable_specified_optimizers": "EliminateDropout"}
+"""Entries of a session's configuration for a model with a Dropout that draws: onnxruntime takes every Dropout out else."""
+
 Arrays = Mapping[str, Any]
 """Values by name: numpy arrays, or what onnxruntime gives for sequences and maps."""
 
@@ -54,8 +57,8 @@ def session_options(*, threads: int = 1, level: OptimizationLevel = "all", keeps
     options.graph_optimization_level = _LEVELS[level]
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if keeps_dropout:
-        options.add_session_config_entry("optimization.disable_specified_optimizers", "EliminateDropout")
+    for key, value in KEEP_DROPOUT.items() if keeps_dropout else ():
+        options.add_session_config_entry(key, value)
     return options
 
 

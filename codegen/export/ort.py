@@ -22,6 +22,7 @@ from cutset.codegen.export.open_session import SETTING, heeds_annotations
 from cutset.codegen.export.source import Source
 from cutset.errors import UnavailableError, UsageError
 from cutset.graph.external_data import read_whole
+from cutset.profilers.session import KEEP_DROPOUT
 
 SCHEMA = "cutset.ort/1"
 KEY = "layer_ann"
@@ -97,11 +98,12 @@ def _with_bodies(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
 
 def _options(source: Source, marked: dict[str, int]) -> dict[str, Any]:
     libraries = [{"module": one.module, "file": one.file and one.file.name} for one in source.plan.custom_ops]
+    config = {SETTING: "; ".join(f"{device}({name})" for device, name in reversed(ANNOTATIONS.items()))}
     return {
         "schema": SCHEMA,
         "providers": ["CUDAExecutionProvider", "CPUExecutionProvider"],
         "intra_op_num_threads": source.plan.intra_op_threads,
-        "config": {SETTING: "; ".join(f"{device}({name})" for device, name in reversed(ANNOTATIONS.items()))},
+        "config": config | (KEEP_DROPOUT if source.graph.keeps_dropout else {}),
         "custom_ops": libraries,
         "nodes": marked,
     }

@@ -96,6 +96,8 @@ def _check(source: Source, backend: TritonBackend) -> None:
     ]
     if backend == "onnxruntime" and plan.custom_ops:
         reasons.append("the model has custom operators, which Triton's ONNX Runtime backend does not load by itself")
+    if backend == "onnxruntime" and source.graph.keeps_dropout:
+        reasons.append("the model has a Dropout that draws, which Triton's ONNX Runtime backend takes out")
     if backend == "python":
         raw = [tensor for tensor in crossing if tensor.dtype == "bfloat16"]
         reasons += [f"`{tensor.name}` is bfloat16, which Triton's Python backend has no arrays of" for tensor in raw]

@@ -49,6 +49,16 @@ def test_bodies_are_where_their_node_is(make_source, save_model, tmp_path):
     assert annotations([found, *bodies]) == dict.fromkeys(["if", "Neg", "Abs"], "cutset_cpu")
 
 
+def test_the_session_of_a_model_that_draws_draws(make_source, save_model, tmp_path):
+    weights = {"ratio": np.float32(0.5), "on": np.array(True)}
+    nodes = [helper.make_node("Dropout", ["x", "ratio", "on"], ["d"], name="drop"), helper.make_node("Abs", ["d"], ["y"])]
+    path = save_model(nodes, [("x", TensorProto.FLOAT, [99])], [("y", TensorProto.FLOAT, [99])], weights)
+    sample = {"x": np.ones(99, np.float32)}
+    write_ort(make_source(path, sample, {}), tmp_path / "ort")
+    session = open_session.open_session(tmp_path / "ort")
+    assert set(session.run(None, sample)[0].tolist()) == {0, 2}
+
+
 def _info(name):
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])
 

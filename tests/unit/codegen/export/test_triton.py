@@ -126,6 +126,16 @@ def test_what_a_backend_cannot(make_source, save_model, tmp_path, backend, kind,
     assert not (tmp_path / "triton").exists()
 
 
+def test_tritons_onnxruntime_would_take_dropout_out(make_source, save_model, tmp_path):
+    weights = {"ratio": np.float32(0.5), "on": np.array(True)}
+    nodes = [helper.make_node("Dropout", ["x", "ratio", "on"], ["y"], name="drop")]
+    path = save_model(nodes, [("x", TensorProto.FLOAT, [2])], [("y", TensorProto.FLOAT, [2])], weights)
+    source = make_source(path, {"x": np.zeros(2, np.float32)}, {})
+    with pytest.raises(UsageError, match="a Dropout that draws"):
+        write_triton(source, tmp_path / "triton", "onnxruntime")
+    write_triton(source, tmp_path / "triton", "python")
+
+
 def test_an_input_that_nothing_reads(make_source, save_model, tmp_path):
     info = TensorProto.FLOAT, [2]
     nodes = [helper.make_node("Neg", ["x"], ["y"], name="neg")]
