@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 from onnx_shape_inference import ShapeInferenceContext, ShapeInferenceError, infer_symbolic_shapes, registry
@@ -22,7 +24,8 @@ MAX_EXPRESSION = 1000
 """Characters of one size, above which sizes get names."""
 
 MAX_COMPARISON = 16
-"""Cost of all comparisons that Reshape nodes ask for: 2**depth each, at about 0.05 s a unit."""
+"""Cost of all comparisons of expressions: 2**depth for the elements of a Reshape, at about 0.05 s a unit, and an eighth of
+that for a single size that the file declares and inference finds to be another expression."""
 
 MAX_NAMED_EXPRESSION = 80
 """Characters of one size that stays an expression where sizes get names; one with a function in it never does."""
@@ -36,10 +39,11 @@ class _Watch:
     """Stop at the first expression that is too large to go on with."""
 
     exceeded: bool = False
-    cost: int = 0
+    cost: float = 0.0
     compared: set[tuple[str, str]] = field(default_factory=set)
+    declared: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
 
-    def settle(self, _context: ShapeInferenceContext, node: ir.Node) -> None:
+    def settle(self, context: ShapeInferenceContext, node: ir.Node) -> None:
         """Check what the rule of `node` has inferred.
 
         Raises:
@@ -49,11 +53,19 @@ class _Watch:
         longest = max((len(str(size)) for size in sizes if not isinstance(size, int)), default=0)
         if node.op_type == "Reshape" and node.domain == "":
             self.cost += self._comparison(node)
+        self.cost += self._declarations(context)
         self.exceeded = self.exceeded or longest > MAX_EXPRESSION or self.cost > MAX_COMPARISON
         if self.exceeded:
             raise ShapeInferenceError(
                 node_name=node.name, op_type=node.op_type, domain=node.domain, message="sizes grow too large"
             )
+
+    def _declarations(self, context: ShapeInferenceContext) -> float:
+        """Return the cost of comparing the sizes that the file declares, as far as these are new, with the inferred sizes."""
+        pairs = context.symbolic_equalities[self.declared.get(context, 0) :]
+        self.declared[context] = len(context.symbolic_equalities)
+        depths = [max(map(rounding_depth, pair)) for pair in pairs if not _is_compared_at_once(*pair)]
+        return sum(2.0 ** (depth - 3) for depth in depths if depth)
 
     def _comparison(self, node: ir.Node) -> int:
         """Return the cost of comparing the elements before and after a Reshape; zero if no size is rounded."""
@@ -176,6 +188,16 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
         for body in iter_bodies(node):
             yield from _values(body)
+
+
+def _is_compared_at_once(one: str, other: str) -> bool:
+    """Return whether a side is a bare name, which has no factor to take out, or both sides are one expression."""
+    if one.isidentifier() or other.isidentifier():
+        return True
+    try:
+        return str(ir.SymbolicDim(one) - ir.SymbolicDim(other)) == "0"
+    except (TypeError, ValueError):
+        return False
 
 
 def _product(shape: ir.Shape) -> Size:

@@ -93,6 +93,21 @@ def test_what_is_cheap_is_inferred_as_the_library_does(save_model):
     ]
 
 
+@pytest.mark.parametrize("levels", [2, 12])
+def test_declared_sizes_that_are_other_expressions_end_soon(save_model, levels):
+    rng = np.random.default_rng(0)
+    nodes, weights, value = [], {"scales": np.array([1, 1, 4, 4], np.float32)}, "image"
+    for level in range(levels):
+        weights[f"w{level}"] = rng.normal(size=(4, 3 if level == 0 else 4, 3, 3)).astype(np.float32)
+        nodes.append(helper.make_node("Conv", [value, f"w{level}"], [f"c{level}"], strides=[2, 2], pads=[1] * 4))
+        value = f"c{level}"
+    nodes.append(helper.make_node("Resize", [value, "", "scales"], ["y"], mode="nearest"))
+    output = ("y", FLOAT, [1, 4, "2*n", "2*m"])
+    graph = load(save_model(nodes, [("image", FLOAT, [1, 3, "h", "w"])], [output], weights))
+    assert graph.outputs[0].shape == tuple(output[2])
+    assert_sizes_hold(graph, (129, 70))
+
+
 def test_large_sizes_inside_a_body_get_names(save_model):
     rng = np.random.default_rng(0)
     nodes, weights, value = [], {"shape": np.array([1, -1, 4])}, "image"
