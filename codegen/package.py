@@ -108,7 +108,7 @@ def emit(
         custom_ops = _copy_custom_ops(graph, package)
         document = plan.as_json() | {"custom_ops": custom_ops, **_of_the_file(graph)}
         document["loose_symbols"] = free_loose_symbols(document["inputs"], samples.samples)
-        _write_defaults(graph, package, document["inputs"])
+        write_defaults(graph, package, document["inputs"])
         if options.engines is not None:
             deploy(options.engines, package, document)
         options.progress("proving which stages can be batched")
@@ -167,7 +167,7 @@ def _of_the_file(graph: ModelGraph) -> dict[str, Any]:
     return {"metadata": dict(graph.metadata), "frozen_inputs": list(graph.frozen_inputs)}
 
 
-def _write_defaults(graph: ModelGraph, package: Path, entries: list[dict[str, Any]]) -> None:
+def write_defaults(graph: ModelGraph, package: Path, entries: list[dict[str, Any]]) -> None:
     """Write the defaults of inputs that a request may leave out, and mark these inputs in the plan."""
     defaults = {spec.name: spec.default for spec in graph.inputs if spec.default is not None}
     for entry in entries:

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.codegen.numerics import compare
+from cutset.codegen.package import write_defaults
 from cutset.codegen.runtime import DegradedWarning, Pipeline
 from cutset.codegen.split import write_stages
 from cutset.graph.load import load
@@ -30,7 +31,8 @@ DEVICES = ("cpu", "gpu")
 def as_planned(path: Path, feeds: Mapping[str, Any]) -> ModelGraph:
     """Return the model as planning has it: loaded, and its shapes and types observed in one run."""
     graph = load(path)
-    return graph.with_measured(*observe_shapes(graph, feeds))
+    defaults = {spec.name: spec.default for spec in graph.inputs if spec.default is not None}
+    return graph.with_measured(*observe_shapes(graph, defaults | dict(feeds)))
 
 
 def random_placement(graph: ModelGraph, seed: int | str) -> dict[str, str]:
@@ -87,7 +89,9 @@ def write_package(graph: ModelGraph, plan: Plan, folder: Path) -> None:
     """Write the stages and the plan; the plan must satisfy its specification."""
     assert problems(graph, plan) == []
     write_stages(graph, plan.stages, folder)
-    (folder / "plan.json").write_text(json.dumps(plan.as_json() | {"custom_ops": []}), "utf-8")
+    document = plan.as_json() | {"custom_ops": []}
+    write_defaults(graph, folder, document["inputs"])
+    (folder / "plan.json").write_text(json.dumps(document), "utf-8")
 
 
 def load_pipeline(folder: Path) -> Pipeline:
