@@ -116,3 +116,29 @@ def test_listed_weights_are_said_to_be_frozen(model, long_cutset, tmp_path):
     assert done.json["frozen_inputs"] == ["gain", "w"]
     assert "`gain`, `w` are frozen" in " ".join(done.err.split())
     assert [entry["name"] for entry in done.json["inputs"]] == ["x"]
+
+
+@pytest.mark.filterwarnings("ignore::cutset.codegen.runtime.DegradedWarning")
+def test_a_model_in_a_hubs_cache_is_served(model, long_cutset, tmp_path):
+    """The model and its weights are links into one folder of blobs, whose names say nothing."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    onnx.save(onnx.load(model), blobs / "aaa", save_as_external_data=True, location="scaled.onnx_data", size_threshold=0)
+    (blobs / "scaled.onnx_data").rename(blobs / "bbb")
+    for name, blob in (("scaled.onnx", "aaa"), ("scaled.onnx_data", "bbb")):
+        (snapshot / name).symlink_to(blobs / blob)
+    pins = ("--pin", "conv=gpu", "--pin", "mul=cpu")
+    done = long_cutset.partition(snapshot / "scaled.onnx", tmp_path / "out", *pins, "--emit", "ort")
+    assert done.code == 0, done.err
+    x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    tensor = triton.InferInput("x", list(x.shape), "FP32")
+    tensor.set_data_from_numpy(x)
+    with (
+        Pipeline.load(package_of(tmp_path / "out" / "serving")) as pipeline,
+        running(pipeline) as (grpc, _),
+        triton.InferenceServerClient(grpc) as client,
+    ):
+        found = client.infer("scaled", [tensor]).as_numpy("y")
+    np.testing.assert_allclose(found, whole(model, {"x": x}), rtol=1e-5, atol=1e-5)
+    assert np.array_equal(whole(tmp_path / "out" / "ort" / "annotated.onnx", {"x": x}), whole(model, {"x": x}))
