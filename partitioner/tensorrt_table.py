@@ -126,7 +126,7 @@ def _mod(case: NodeCase) -> str | None:
     return f"Mod with fmod 0 takes int32 or int64, the input is {case.dtype(0)}"
 
 
-def _inputunknown_type(*allowed: str) -> Rule:
+def _input_type(*allowed: str) -> Rule:
     def rule(case: NodeCase) -> str | None:
         dtype = case.dtype(0)
         return None if dtype in allowed else f"{case.op_type}: Found unsupported input type of {dtype}"
@@ -189,12 +189,12 @@ _ATTRIBUTE_RULES: Mapping[str, tuple[Rule, ...]] = {
     "Resize": (_resize,),
     "TopK": (_topk,),
     "Mod": (_mod,),
-    "Clip": (_inputunknown_type(*_FLOATS, "int32", "int64"),),
-    "Celu": (_inputunknown_type("float32"),),
-    "MatMul": (_inputunknown_type(*_FLOATS),),
-    "Range": (_inputunknown_type("float32", "int32", "int64"),),
-    "ReduceMax": (_inputunknown_type(*_FLOATS, "int32", "int64", "int8"),),
-    "ReduceMin": (_inputunknown_type(*_FLOATS, "int32", "int64", "int8"),),
+    "Clip": (_input_type(*_FLOATS, "int32", "int64"),),
+    "Celu": (_input_type("float32"),),
+    "MatMul": (_input_type(*_FLOATS),),
+    "Range": (_input_type("float32", "int32", "int64"),),
+    "ReduceMax": (_input_type(*_FLOATS, "int32", "int64", "int8"),),
+    "ReduceMin": (_input_type(*_FLOATS, "int32", "int64", "int8"),),
     "QuantizeLinear": (_int8, _symmetric),
     "DequantizeLinear": (_int8, _symmetric),
     "Attention": (_attention,),
