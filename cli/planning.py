@@ -18,13 +18,14 @@ from cutset.partitioner.atoms import Evidence, broken_pieces
 from cutset.partitioner.batches import between, fitted_steps
 from cutset.partitioner.calibrate import calibrate
 from cutset.partitioner.cost import Machine
-from cutset.partitioner.decide import MIN_GAIN, Case, candidate_of
+from cutset.partitioner.decide import Case, candidate_of
+from cutset.partitioner.judge import MIN_GAIN
 from cutset.partitioner.obstacles import held_back
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import resolve, resolve_kept
 from cutset.partitioner.plan import Operating, Plan
 from cutset.partitioner.planner import Outcome, plan_evidence
-from cutset.partitioner.sizing import size_up, worker_counts
+from cutset.partitioner.sizing import rivals_at, size_up, worker_counts
 from cutset.partitioner.support import Support
 from cutset.profilers.gpu_backend import GpuBackend
 from cutset.profilers.pieces import with_pieces
@@ -121,11 +122,32 @@ class Planner:
             outcome = replace(outcome, plan=replace(outcome.plan, calibration=calibration.as_json()))
             measured = replace(measured, table=outcome.case.evidence.table)
         else:
-            outcome = plan_evidence(evidence, sized.options)
+            sized, outcome = self._plan_among(replace(sized, measured=measured), evidence, support)
+            measured = sized.measured
         if sized.pareto:
             outcome = replace(outcome, plan=replace(outcome.plan, pareto=sized.pareto))
         plan = self._with_batch_scaling(outcome, sized.batches, support)
         return replace(sized, measured=measured), replace(outcome, plan=plan)
+
+    def _plan_among(self, sized: Sized, evidence: Evidence, support: Mapping[str, Support]) -> tuple[Sized, Outcome]:
+        """Return the plan, held against the simple plans at the sizes that suit them best; at such a size if one wins."""
+        if not sized.batches:
+            return sized, plan_evidence(evidence, sized.options)
+        here = sized.measured.batch
+        shared = any(group.rows > 1 for group in evidence.table.groups)
+        evidences = {here: evidence} if shared else self._evidences(sized.batches, support) | {here: evidence}
+        rivals = rivals_at(evidences, sized.options, self._workers(sized.measured))
+        scores = {name: plan.scores for name, plan in rivals.items()}
+        outcome = plan_evidence(evidence, sized.options, rivals=scores)
+        better = rivals.get(outcome.choice.simple or "")
+        if better is None or better.case.options.machine == sized.options.machine:
+            return sized, outcome
+        if better.batch != here:
+            measured = sized.batches.get(better.batch) or self._measure_at(str(better.batch))
+            sized = replace(sized, measured=self._with_pieces(measured, support))
+            evidence = self._evidence(sized.measured, support)
+        sized = replace(sized, options=better.case.options)
+        return sized, plan_evidence(evidence, sized.options, rivals=scores)
 
     def _shared(self, sized: Sized, evidence: Evidence) -> tuple[Sized, Evidence]:
         """Return the size and the evidence for GPU stages that several requests share, where that gives the better plan."""

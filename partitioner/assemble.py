@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.atoms import Atom, least_sure
-from cutset.partitioner.baselines import Baseline
+from cutset.partitioner.baselines import WITHIN_LIMITS, WORDS, Baseline
 from cutset.partitioner.cost import Costed
 from cutset.partitioner.decide import Candidate, Case, Choice, operation_of
+from cutset.partitioner.judge import MIN_GAIN
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import BoundaryTensor, Part, Plan, Prediction, Stage, finite, form_stages
 from cutset.partitioner.problem import CPU, GPU, RESOURCES, IntArray, Placement
@@ -108,7 +111,7 @@ def assemble(case: Case, costed: Costed, solution: Solution, choice: Choice) -> 
             "seed": options.seed,
         },
         decision=chosen.decision,
-        verdict=_verdict(choice, prediction, table, options),
+        verdict=_verdict(choice, prediction, table, options) + _beyond(case, solution, choice),
         cpu_workers=workers,
         intra_op_threads=options.threads,
         batch=machine.batch,
@@ -123,7 +126,8 @@ def assemble(case: Case, costed: Costed, solution: Solution, choice: Choice) -> 
         steps=chosen.steps,
         boundary=boundary_of(graph, table, stages),
         prediction=prediction,
-        baselines={name: _baseline_json(baseline, machine.batch) for name, baseline in solution.baselines.items()},
+        baselines=_baselines(solution, choice, machine.batch),
+        comparison=choice.judgement.as_json(),
         robustness=choice.robustness,
         pareto=front_of(points_of(case, chosen)),
         notes=solution.notes,
@@ -152,13 +156,35 @@ def _prediction(case: Case, solution: Solution, chosen: Candidate, loaded: Simul
     )
 
 
-def _baseline_json(baseline: Baseline | None, batch: int) -> dict[str, Any] | None:
-    if baseline is None:
-        return None
+def _baselines(solution: Solution, choice: Choice, batch: int) -> dict[str, Any]:
+    """Return what each baseline reaches, None for the impossible, and whether a package could be made of it."""
+    found = {
+        name: baseline and _baseline_json(baseline, batch, deployable=_deployable(baseline, choice))
+        for name, baseline in solution.baselines.items()
+    }
+    limited = choice.alternatives.get(WITHIN_LIMITS)
+    if limited is not None:
+        found[WITHIN_LIMITS] = {
+            "throughput_per_s": finite(limited.throughput_per_s),
+            "latency_s": finite(limited.latency_s),
+            "stages": limited.evaluation.stages,
+            "deployable": True,
+        }
+    return found
+
+
+def _deployable(baseline: Baseline, choice: Choice) -> bool:
+    """Return whether a package can be made of a baseline within the limits."""
+    placement = baseline.placement
+    return placement is not None and any(np.array_equal(placement, plan.placement) for plan in choice.alternatives.values())
+
+
+def _baseline_json(baseline: Baseline, batch: int, *, deployable: bool) -> dict[str, Any]:
     return {
         "throughput_per_s": finite(baseline.throughput_per_s),
         "latency_s": finite(baseline.latency_s * batch),
         "stages": baseline.stages,
+        "deployable": deployable,
     }
 
 
@@ -173,13 +199,30 @@ def _target(table: CostTable) -> dict[str, Any]:
 
 
 def _verdict(choice: Choice, prediction: Prediction, table: CostTable, options: PlanOptions) -> str:
-    decision = choice.candidate.decision
-    gpu = table.target
+    """Return the plan's headline: what it is, what it reaches, and what it gains over which other plan."""
+    decision, gpu = choice.candidate.decision, table.target
     about = f" ({gpu.get('source')} for {gpu.get('name')})" if gpu else ""
     rate, latency = f"{prediction.throughput_per_s:.1f} requests/s", f"{prediction.latency_s * 1e3:.2f} ms"
     number = rate if options.objective == "throughput" else latency
     if decision == "split":
-        return f"split: {number} predicted, {choice.why}{about}; the bottleneck is the {BOTTLENECKS[prediction.bottleneck]}"
+        what = "split" if choice.simple is None else f"split, {WORDS[choice.simple]}"
+        bottleneck = BOTTLENECKS[prediction.bottleneck]
+        return f"{what}: {number} predicted, {choice.why}{about}; the bottleneck is the {bottleneck}"
     why = "no GPU was named" if gpu is None else f"{choice.why}{about}"
     where = "CPU" if decision == "unsplit-cpu" else "GPU"
     return f"leave it whole on the {where}: {why}; {number} predicted"
+
+
+def _beyond(case: Case, solution: Solution, choice: Choice) -> str:
+    """Return what the headline says of baselines that would do better, but of which no package can be made."""
+    if case.options.objective != "throughput" or case.options.slo_s is not None:
+        return ""
+    said = []
+    for name, baseline in solution.baselines.items():
+        if baseline is None or _deployable(baseline, choice):
+            continue
+        gain = baseline.throughput_per_s / choice.candidate.throughput_per_s
+        if gain > 1 + MIN_GAIN:
+            why = "which a package cannot do" if name == "mix" else "which is over the limits"
+            said.append(f"; {WORDS[name]}, {why}, would give {gain:.2f}x this")
+    return "".join(said)

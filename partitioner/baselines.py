@@ -1,7 +1,7 @@
 """The plans a split has to beat: whole requests on one device, capability first, and routing between them.
 
 Every plan prints these. A split wins only where the CPU/GPU speed ratio differs between ops; otherwise one of these is
-the answer.
+the answer. Those with a placement can be deployed; a mix cannot, for a package sends all its requests one way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from itertools import combinations
 import numpy as np
 
 from cutset.partitioner.evaluation import Evaluation, evaluate
-from cutset.partitioner.problem import RESOURCES, FloatArray, Placement, Problem
+from cutset.partitioner.phases import at_least, forced_range, windows
+from cutset.partitioner.problem import CPU, GPU, RESOURCES, FloatArray, Placement, Problem
+
+WITHIN_LIMITS = "within_limits"
+WORDS = {
+    "all_cpu": "the whole model on the CPU",
+    "all_gpu": "the whole model on the GPU",
+    "capability_first": "everything the GPU takes on the GPU",
+    WITHIN_LIMITS: "as much on the GPU as the limits allow",
+    "mix": "whole requests shared out between CPU and GPU",
+}
+"""What each baseline does, the simplest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +61,31 @@ def pure_placements(problem: Problem) -> dict[str, Placement]:
         result["all_gpu"] = on_gpu.astype(np.int8)
     result["capability_first"] = on_gpu.astype(np.int8)
     return result
+
+
+def capability_within(problem: Problem, max_stages: int) -> list[Placement]:
+    """Return capability first with at most `max_stages` stages, for each device that can hold the first stage.
+
+    In topological order, an op goes to the GPU unless the stages that are left would not do for the ops behind that have
+    no choice.
+    """
+    found = []
+    for window in windows(max_stages):
+        allowed = forced_range(problem, window)
+        if allowed is None:
+            continue
+        labels = dict[int, int]()
+        placement = np.zeros(problem.size, dtype=np.int8)
+        for v in problem.topology.order:
+            if v in problem.pseudo:
+                continue
+            before = [labels[u] for u in problem.topology.predecessors[v]]
+            label = at_least(before, window.low, GPU if problem.on_gpu[v] else CPU)
+            if label > allowed[1][v]:  # a free op: one that is tied fits, as `allowed` says
+                label = at_least(before, window.low, CPU)
+            labels[v], placement[v] = label, label & 1
+        found.append(placement)
+    return found
 
 
 def baselines(problem: Problem) -> dict[str, Baseline | None]:

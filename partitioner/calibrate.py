@@ -15,8 +15,8 @@ import numpy as np
 from cutset import serde
 from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.cost import Costed
-from cutset.partitioner.decide import MIN_GAIN
 from cutset.partitioner.evaluation import Evaluation, evaluate
+from cutset.partitioner.judge import MIN_GAIN
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.planner import Outcome, plan_evidence
 from cutset.partitioner.problem import GPU
@@ -178,7 +178,9 @@ class _Loop:
         if baseline is None or baseline.placement is None or outcome.plan.decision != "split":
             return evidence
         found = evaluate(outcome.costed.problem, baseline.placement)
-        if not 1 < found.stages <= self.options.max_stages or np.array_equal(baseline.placement, outcome.solution.placement):
+        if not 1 < found.stages <= self.options.max_stages or np.array_equal(
+            baseline.placement, outcome.choice.candidate.placement
+        ):
             return evidence
         evidence, checks = self._scaled_by(evidence, outcome.costed, _units(outcome.costed, found))
         entry = Round(

@@ -1,4 +1,4 @@
-"""Decide what to deploy: the best split found, unless leaving the model whole does as well."""
+"""Decide what to deploy: the best split found, unless a plan that needs no optimiser does as well."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ import numpy as np
 
 from cutset.errors import PlanError
 from cutset.partitioner.atoms import Evidence
-from cutset.partitioner.baselines import pure_placements
+from cutset.partitioner.baselines import WITHIN_LIMITS, WORDS, baselines, capability_within, pure_placements
 from cutset.partitioner.cost import Costed, build_problem
 from cutset.partitioner.evaluation import Evaluation, evaluate
 from cutset.partitioner.goal import Limits
+from cutset.partitioner.judge import MID, MIN_GAIN, SPLIT, Judgement, Scores, explain_choice, judge
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import Decision, finite
 from cutset.partitioner.problem import CPU, GPU, Placement
 from cutset.partitioner.simulate import Simulation, enough_tokens, tokens_within
-from cutset.partitioner.solve import Solution, bounded, sharpen, solve
+from cutset.partitioner.solve import Solution, bounded, sharpen, small_gpu_stages, solve, without_small_stages
 from cutset.partitioner.steps import Step, steps_of
 from cutset.partitioner.steps import latency_s as lone_s
 
-MIN_GAIN = 0.02
-"""A split that gains less than this over the best unsplit plan is not worth its moving parts."""
-
-
-Ends = Mapping[str, tuple[Costed, Solution]]
-"""The problem and its solution at the ends of the GPU costs' interval, by end."""
+Ends = Mapping[str, Costed]
+"""The problem at the ends of the GPU costs' interval, ``low`` and ``high``; empty where no GPU is planned for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,11 +58,26 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Choice:
-    """What to deploy, why in half a sentence, and how it holds at both ends of the GPU costs' interval."""
+    """What to deploy, and how it compares.
+
+    Attributes:
+        candidate: The plan to deploy.
+        why: In half a sentence.
+        judgement: Its scores and those of the simple plans.
+        robustness: How it holds at both ends of the GPU costs' interval.
+        alternatives: The simple plans at this size, by name.
+    """
 
     candidate: Candidate
     why: str
+    judgement: Judgement
     robustness: Mapping[str, Any]
+    alternatives: Mapping[str, Candidate]
+
+    @property
+    def simple(self) -> str | None:
+        """Name of the simple plan that it is, None for a split of the optimiser."""
+        return None if self.judgement.winner == SPLIT else self.judgement.winner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -163,38 +175,33 @@ class Case:
         return 1 / max(candidate.latency_s, 1e-12)
 
 
-def choose(case: Case, costed: Costed, solution: Solution) -> Choice:
-    """Return what to deploy.
+def choose(case: Case, costed: Costed, solution: Solution, rivals: Mapping[str, Scores] | None = None) -> Choice:
+    """Return what to deploy: the solution's placement, or the best simple plan where `judge` prefers that.
 
-    A split must beat every unsplit plan that the pins allow by more than `MIN_GAIN`, and must not lose to one at either
-    end of the GPU costs' interval: a gain that a wrong guess of the GPU's speed turns into a loss is none.
+    Args:
+        case: What is planned.
+        costed: Its problem.
+        solution: The best placement found.
+        rivals: Scores of the simple plans at the sizes that suit them best; at the case's own size by default.
+
+    Raises:
+        PlanError: If no placement satisfies the pins, or none meets the latency target.
     """
     ends = ends_of(case)
     split = candidate_of(case, costed, solution.placement)
-    best = best_unsplit(case, costed)
-    if best is None or not best.feasible:
-        return _only(case, split, best, ends)
-    if split.decision != "split":
-        return Choice(candidate=best, why="no split gains anything", robustness=robustness_of(case, best, ends))
-    gain = case.score(split) / case.score(best)
-    robustness = robustness_of(case, split, ends)
-    worst = min((end["gain"] for end in robustness.values() if end["gain"] is not None), default=gain)
-    if gain > 1 + MIN_GAIN and worst >= 1:
-        return Choice(candidate=split, why=f"{gain:.2f}x the best unsplit plan", robustness=robustness)
-    why = f"the best split found gives {gain:.2f}x"
-    if gain > 1 + MIN_GAIN:
-        why += f", but {worst:.2f}x at one end of the GPU costs' interval"
-    return Choice(candidate=best, why=why, robustness=robustness_of(case, best, ends))
-
-
-def _only(case: Case, split: Candidate, best: Candidate | None, ends: Ends) -> Choice:
-    """Return the split where no unsplit plan is possible."""
-    if split.decision != "split" and best is None:
-        raise PlanError("no placement satisfies the pins", hint="remove one of the pins")
-    if not split.feasible:
-        raise out_of_reach(case.options, min(found.latency_s for found in (split, best) if found is not None))
-    why = "as the pins demand" if best is None else "which alone answers in time"
-    return Choice(candidate=split, why=why, robustness=robustness_of(case, split, ends))
+    simple = simple_candidates(case, costed)
+    distinct = not any(np.array_equal(split.placement, plan.placement) for plan in simple.values())
+    scores = {name: scores_of(case, plan, ends) for name, plan in simple.items()}
+    scores |= {name: found for name, found in (rivals or {}).items() if name in simple and simple[name].feasible}
+    found = judge(scores_of(case, split, ends), scores, distinct=distinct)
+    chosen = split if found.winner == SPLIT else simple[found.winner]
+    if not chosen.feasible:
+        raise out_of_reach(case.options, min(plan.latency_s for plan in (split, *simple.values())))
+    why = explain_choice(found) or ("which alone answers in time" if simple else "as the pins demand")
+    if found.winner == SPLIT and not simple.keys() & {"all_cpu", "all_gpu"}:
+        why += "; the model cannot be left whole"
+    robustness = robustness_of(case, chosen, found, ends)
+    return Choice(candidate=chosen, why=why, judgement=found, robustness=robustness, alternatives=simple)
 
 
 def out_of_reach(options: PlanOptions, quickest_s: float) -> PlanError:
@@ -207,11 +214,14 @@ def out_of_reach(options: PlanOptions, quickest_s: float) -> PlanError:
 
 
 def ends_of(case: Case) -> Ends:
-    """Return the problem and its solution at both ends of the GPU costs' interval."""
-    if not case.evidence.table.groups_on("gpu"):
-        return {}
-    problems_at = {end: case.costed(end) for end in ("low", "high")}
-    return {end: (costed, case.solve_or_quickest(costed)) for end, costed in problems_at.items()}
+    """Return the problem at both ends of the GPU costs' interval."""
+    return {end: case.costed(end) for end in ("low", "high")} if case.evidence.table.groups_on("gpu") else {}
+
+
+def scores_of(case: Case, candidate: Candidate, ends: Ends) -> Scores:
+    """Return the score of a candidate as costed, and of its placement at the ends of the GPU costs' interval."""
+    there = {end: case.score(candidate_of(case, costed, candidate.placement)) for end, costed in ends.items()}
+    return {MID: case.score(candidate), **there}
 
 
 def candidate_of(case: Case, costed: Costed, placement: Placement) -> Candidate:
@@ -254,25 +264,44 @@ def operation_of(case: Case, candidate: Candidate) -> tuple[int, Simulation]:
     return found
 
 
-def best_unsplit(case: Case, costed: Costed) -> Candidate | None:
-    """Return the best plan that cuts nothing, or None where pins and support forbid all."""
-    pure = [
-        candidate_of(case, costed, placement)
-        for name, placement in pure_placements(costed.problem).items()
-        if name == "all_cpu" or (name == "all_gpu" and case.fits(costed))
-    ]
-    return max(pure, key=case.score, default=None)
+def simple_candidates(case: Case, costed: Costed) -> dict[str, Candidate]:
+    """Return the plans without an optimiser that could be deployed, by their name in `WORDS`, the simplest first.
+
+    What a package can be made of: the whole model on one device, or capability first where that keeps the limits on
+    stages, on the nodes of a GPU stage and on memory; else capability first within as many stages as are allowed.
+    """
+    problem, options = costed.problem, case.options
+    found = {name: candidate_of(case, costed, placement) for name, placement in pure_placements(problem).items()}
+    greedy = found["capability_first"]
+    if "all_gpu" in found or not greedy.placement.any():  # the same placement as another
+        del found["capability_first"]
+    elif greedy.evaluation.stages > options.max_stages or small_gpu_stages(problem, greedy.placement):
+        del found["capability_first"]
+        placements = (without_small_stages(problem, placement) for placement in capability_within(problem, options.max_stages))
+        limited = [candidate_of(case, costed, placement) for placement in placements if placement.any()]
+        if limited:
+            found[WITHIN_LIMITS] = max(limited, key=case.score)
+    return {name: found[name] for name in WORDS if name in found and _fits(case, found[name])}
 
 
-def robustness_of(case: Case, chosen: Candidate, ends: Ends) -> dict[str, dict[str, Any]]:
-    """Return, for both ends of the GPU costs, what the placement gives there and how far it is from the one found there."""
-    found = {}
-    for end, (costed, solution) in ends.items():
+def _fits(case: Case, candidate: Candidate) -> bool:
+    return candidate.evaluation.gpu_bytes <= case.options.gpu_memory_bytes
+
+
+def robustness_of(case: Case, chosen: Candidate, found: Judgement, ends: Ends) -> dict[str, dict[str, Any]]:
+    """Return, for both ends of the GPU costs, what the placement gives there and how far it is from the one found there.
+
+    Its gain is over the best other simple plan there, which is named; a mix is compared too, though no package can be one.
+    """
+    answers = {}
+    for end, costed in ends.items():
         here = candidate_of(case, costed, chosen.placement)
-        unsplit = best_unsplit(case, costed)
-        found[f"gpu_{end}"] = {
+        mix = baselines(costed.problem)["mix"]
+        answers[f"gpu_{end}"] = {
             "throughput_per_s": finite(here.throughput_per_s),
-            "gain": case.score(here) / case.score(unsplit) if unsplit is not None and unsplit.feasible else None,
-            "moved_groups": int(np.count_nonzero(solution.placement != chosen.placement)),
+            "gain": found.gain(end),
+            "against": found.best_other(end),
+            "mix_per_s": None if mix is None else finite(mix.throughput_per_s),
+            "moved_groups": int(np.count_nonzero(case.solve_or_quickest(costed).placement != chosen.placement)),
         }
-    return found
+    return answers

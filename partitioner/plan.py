@@ -166,6 +166,7 @@ class Plan:
     steps: tuple[Step, ...] = ()
     batch_scaling: Literal["overheads", "measured"] = "overheads"
     robustness: Mapping[str, Any] = field(default_factory=dict)
+    comparison: Mapping[str, Any] = field(default_factory=dict)
     pareto: tuple[Operating, ...] = ()
     calibration: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -206,6 +207,7 @@ class Plan:
             "pareto": [serde.to_builtins(point) for point in self.pareto],
             "baselines": dict(self.baselines),
             "robustness": dict(self.robustness),
+            "comparison": dict(self.comparison) or None,
             "calibration": dict(self.calibration) or None,
             "notes": list(self.notes),
             "held_back": None if self.held_back is None else serde.to_builtins(self.held_back),

@@ -11,6 +11,7 @@ from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.cost import Costed
 from cutset.partitioner.decide import Case, Choice, choose
 from cutset.partitioner.evaluation import evaluate
+from cutset.partitioner.judge import Scores
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import Pin
 from cutset.partitioner.plan import Plan
@@ -29,7 +30,7 @@ class Outcome:
         case: The evidence and the options.
         costed: The problem and what its op indices mean.
         solution: The placement found, its bound and prices.
-        choice: What is deployed, which may be an unsplit plan.
+        choice: What is deployed, which may be a plan that needs no optimiser.
         plan: All of it as `plan.json` shows it.
     """
 
@@ -63,13 +64,19 @@ def plan(
     return plan_evidence(evidence, options).plan
 
 
-def plan_evidence(evidence: Evidence, options: PlanOptions, placement: Placement | None = None) -> Outcome:
+def plan_evidence(
+    evidence: Evidence,
+    options: PlanOptions,
+    placement: Placement | None = None,
+    rivals: Mapping[str, Scores] | None = None,
+) -> Outcome:
     """Return the plan of a model with what it was made from.
 
     Args:
         evidence: The model, its costs, verdicts and pins.
         options: What to plan for.
         placement: One to judge instead of the best one found; the bound is of all placements either way.
+        rivals: Scores of the simple plans at the sizes that suit them best; at this size by default.
 
     Raises:
         PlanError: If pins and the stage limit leave no placement.
@@ -79,7 +86,7 @@ def plan_evidence(evidence: Evidence, options: PlanOptions, placement: Placement
     solution = case.solve_simply(costed)
     if placement is not None:
         solution = replace(solution, placement=placement, evaluation=evaluate(costed.problem, placement))
-    choice = choose(case, costed, solution)
+    choice = choose(case, costed, solution, rivals)
     result = assemble(case, costed, solution, choice)
     wrong = problems(evidence.graph, result)
     if wrong:

@@ -11,13 +11,42 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cutset.partitioner.atoms import Evidence
-from cutset.partitioner.decide import MIN_GAIN, Candidate, Case, best_unsplit, candidate_of, out_of_reach
+from cutset.partitioner.decide import Candidate, Case, candidate_of, ends_of, out_of_reach, scores_of, simple_candidates
+from cutset.partitioner.judge import MID, SPLIT, Scores, judge
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import Operating
 from cutset.partitioner.simulate import enough_tokens, saturated
 
 NEARLY = 0.05
 """A smaller batch that reaches within this share of the best is preferred: it answers sooner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlanAt:
+    """A plan at one batch and one number of CPU workers."""
+
+    case: Case
+    candidate: Candidate
+
+    @property
+    def batch(self) -> int:
+        """Requests in a batch."""
+        return self.case.options.machine.batch
+
+    @property
+    def cpu_workers(self) -> int:
+        """Threads that serve CPU stages."""
+        return self.case.options.machine.cpu_workers
+
+    @property
+    def score(self) -> float:
+        """Higher is better; 0 if infeasible."""
+        return self.case.score(self.candidate)
+
+    @property
+    def scores(self) -> Scores:
+        """The score here, and at both ends of the GPU costs' interval."""
+        return scores_of(self.case, self.candidate, ends_of(self.case))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,18 +62,6 @@ class Sizing:
     pareto: tuple[Operating, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Size:
-    batch: int
-    cpu_workers: int
-    case: Case
-    candidate: Candidate
-
-    @property
-    def score(self) -> float:
-        return self.case.score(self.candidate)
-
-
 def worker_counts(cores: int, threads: int, *, gpu: bool) -> tuple[int, ...]:
     """Return the numbers of CPU workers to try, ascending; with a GPU one core is left to feed it."""
     most = max(1, (cores - gpu) // threads)
@@ -55,8 +72,8 @@ def worker_counts(cores: int, threads: int, *, gpu: bool) -> tuple[int, ...]:
 def size_up(evidences: Mapping[int, Evidence], options: PlanOptions, workers: Sequence[int]) -> Sizing:
     """Return the batch and the workers to deploy.
 
-    The smallest batch that reaches within `NEARLY` of the best, within the latency target if there is one; with the workers
-    that reach most there, and the fewest of those.
+    The split and each simple plan get the size that suits each best. The judge decides between the plans at those sizes,
+    and the size of the winner is deployed.
 
     Args:
         evidences: Evidence at each batch to try.
@@ -66,37 +83,88 @@ def size_up(evidences: Mapping[int, Evidence], options: PlanOptions, workers: Se
     Raises:
         PlanError: If pins and limits leave no plan at any size.
     """
-    sizes = [size for batch in sorted(evidences) for size in _sizes(evidences[batch], options, batch, workers)]
-    able = [size for size in sizes if size.candidate.feasible]
+    splits = [plan for batch in sorted(evidences) for plan in _splits(evidences[batch], options, batch, workers)]
+    simple = _simple(evidences, options, workers)
+    able = {name: plan for name, plans in simple.items() if (plan := _best_size(plans)) is not None}
+    rivals = {name: plan.scores for name, plan in able.items()}
+    split = _best_size(splits)
+    if split is not None:
+        able[SPLIT] = split
     if not able:
-        quickest = min(size.candidate.latency_s for size in sizes)
-        raise out_of_reach(options, quickest)
-    best = max(size.score for size in able)
-    batch = min(size.batch for size in able if size.score >= best * (1 - NEARLY))
-    chosen = max((size for size in able if size.batch == batch), key=lambda size: (size.score, -size.cpu_workers))
-    machine = replace(options.machine, batch=chosen.batch, cpu_workers=chosen.cpu_workers)
-    points = (point for size in sizes for point in points_of(size.case, size.candidate))
-    return Sizing(options=replace(options, machine=machine), pareto=front_of(points))
+        raise out_of_reach(options, min(plan.candidate.latency_s for plans in (splits, *simple.values()) for plan in plans))
+    winner = judge({MID: 0.0} if split is None else split.scores, rivals).winner
+    points = (point for plan in _leaders(splits, simple) for point in points_of(plan.case, plan.candidate))
+    return Sizing(options=able[winner].case.options, pareto=front_of(points))
 
 
-def _sizes(evidence: Evidence, options: PlanOptions, batch: int, workers: Sequence[int]) -> Iterable[_Size]:
-    """Yield the plan of one batch for more and more workers, until the CPU is not what limits it."""
+def rivals_at(evidences: Mapping[int, Evidence], options: PlanOptions, workers: Sequence[int]) -> dict[str, PlanAt]:
+    """Return each simple plan at the batch and the workers that suit the plan best; nothing is searched for.
+
+    Args:
+        evidences: Evidence at each batch to try.
+        options: What to plan for.
+        workers: Numbers of CPU workers to try, ascending.
+    """
+    found = _simple(evidences, options, workers)
+    return {name: plan for name, plans in found.items() if (plan := _best_size(plans)) is not None}
+
+
+def _best_size(plans: Sequence[PlanAt]) -> PlanAt | None:
+    """Return a plan at the size that suits the plan best; None if the plan meets the latency target at no size.
+
+    The smallest batch that reaches within `NEARLY` of the best; with the workers that reach most there, and the fewest of
+    those.
+    """
+    able = [plan for plan in plans if plan.candidate.feasible]
+    if not able:
+        return None
+    best = max(plan.score for plan in able)
+    batch = min(plan.batch for plan in able if plan.score >= best * (1 - NEARLY))
+    return max((plan for plan in able if plan.batch == batch), key=lambda plan: (plan.score, -plan.cpu_workers))
+
+
+def _case(evidence: Evidence, options: PlanOptions, batch: int, workers: int) -> Case:
+    return Case(evidence=evidence, options=replace(options, machine=replace(options.machine, batch=batch, cpu_workers=workers)))
+
+
+def _splits(evidence: Evidence, options: PlanOptions, batch: int, workers: Sequence[int]) -> Iterable[PlanAt]:
+    """Yield the best split of one batch for more and more workers, until the CPU is not what limits the split."""
     for count in workers:
-        machine = replace(options.machine, batch=batch, cpu_workers=count)
-        case = Case(evidence=evidence, options=replace(options, machine=machine))
-        candidate = _best(case)
-        yield _Size(batch=batch, cpu_workers=count, case=case, candidate=candidate)
-        if candidate.decision == "unsplit-gpu" or (candidate.decision == "split" and candidate.evaluation.bottleneck != "cpu"):
+        case = _case(evidence, options, batch, count)
+        costed = case.costed()
+        candidate = candidate_of(case, costed, case.solve_or_quickest(costed).placement)
+        yield PlanAt(case=case, candidate=candidate)
+        if candidate.decision != "unsplit-cpu" and candidate.evaluation.bottleneck != "cpu":
             return
 
 
-def _best(case: Case) -> Candidate:
-    costed = case.costed()
-    split = candidate_of(case, costed, case.solve_or_quickest(costed).placement)
-    whole = best_unsplit(case, costed)
-    if whole is None or case.score(split) > case.score(whole) * (1 + MIN_GAIN):
-        return split
-    return whole if whole.feasible else min(split, whole, key=lambda candidate: candidate.latency_s)
+def _simple(evidences: Mapping[int, Evidence], options: PlanOptions, workers: Sequence[int]) -> dict[str, list[PlanAt]]:
+    """Return the simple plans at each size, by name; more workers than keep the GPU busy are left out."""
+    found: dict[str, list[PlanAt]] = {}
+    for batch in sorted(evidences):
+        for count in workers:
+            case = _case(evidences[batch], options, batch, count)
+            plans = simple_candidates(case, case.costed())
+            for name, candidate in plans.items():
+                found.setdefault(name, []).append(PlanAt(case=case, candidate=candidate))
+            # Replicas of the whole model take every core, whatever the number of workers.
+            if all(name == "all_cpu" or plan.evaluation.bottleneck != "cpu" for name, plan in plans.items()):
+                break
+    return found
+
+
+def _leaders(splits: Sequence[PlanAt], simple: Mapping[str, Sequence[PlanAt]]) -> Iterable[PlanAt]:
+    """Yield the plan that the judge prefers at each size, as costed."""
+    sizes: dict[tuple[int, int], dict[str, PlanAt]] = {}
+    for name, plans in ({SPLIT: splits} | dict(simple)).items():
+        for plan in plans:
+            sizes.setdefault((plan.batch, plan.cpu_workers), {})[name] = plan
+    for plans_here in sizes.values():
+        scores = {name: {MID: plan.score} for name, plan in plans_here.items()}
+        split = scores.pop(SPLIT, {MID: 0.0})
+        winner = judge(split, scores).winner
+        if winner in plans_here:
+            yield plans_here[winner]
 
 
 def points_of(case: Case, candidate: Candidate) -> list[Operating]:

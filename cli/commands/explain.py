@@ -27,9 +27,11 @@ from cutset.partitioner.explain import (
     best_reach,
     crossings,
     forced_stages,
+    score,
     trade_offs,
     what_ifs,
 )
+from cutset.partitioner.judge import MIN_GAIN
 from cutset.partitioner.study import Study, read_study, study_of
 
 SHOWN = 40
@@ -77,7 +79,8 @@ def command(subject: Path, nodes: str | None, output: Output, **arguments: Any) 
     if output.as_json:
         output.json(
             {
-                "verdict": document["verdict"], "held_back": document.get("held_back"), "nodes": rows,
+                "verdict": document["verdict"], "held_back": document.get("held_back"), "comparison": document.get("comparison"),
+                "nodes": rows,
                 "crossings": serde.to_builtins(crossings(study)),
                 "prices": dict(study.prices), **serde.to_builtins(answers),
             }
@@ -87,6 +90,7 @@ def command(subject: Path, nodes: str | None, output: Output, **arguments: Any) 
     if document.get("held_back") is not None:
         print_held_back(document["held_back"], str(document["target"]["source"]), output)
     _show_crossings(crossings(study), document, output)
+    _show_made(document, answers.now, study, output)
     _show_answers(answers, study, output)
     output.line("why a node is where it is: cutset explain " + f"{subject} 'NODE-GLOB'")
 
@@ -141,6 +145,16 @@ def _show_crossings(found: Sequence[Crossing], document: dict[str, Any], output:
         source = document["target"]["source"]
         rows = [(c.tensor, c.direction, size(c.size_bytes), f"{seconds(c.seconds)} ({source})") for c in found[:SHOWN]]
         output.table("What is copied", ("tensor", "direction", "bytes", "time"), rows)
+
+
+def _show_made(document: dict[str, Any], best: Reach, study: Study, output: Output) -> None:
+    """Write what the plan that was made reaches where that is not the best plan of the search, which was refused."""
+    found = document["prediction"]
+    made = Reach(
+        throughput_per_s=found["throughput_per_s"], latency_s=found["latency_s"], stages=max(1, len(document["stages"]))
+    )
+    if study.latency_limit_s is None and score(study, best) > score(study, made) * (1 + MIN_GAIN):
+        output.line(f"the plan that was made: {_reach(made)}; the first line says why not the best of the search")
 
 
 def _show_answers(answers: Answers, study: Study, output: Output) -> None:

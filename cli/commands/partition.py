@@ -25,6 +25,7 @@ from cutset.codegen.numerics import Tolerance
 from cutset.codegen.package import EmitOptions, emit, package_name
 from cutset.codegen.verify import Verification
 from cutset.errors import PlanError
+from cutset.partitioner.baselines import WORDS
 from cutset.partitioner.pins import resolve_kept
 from cutset.partitioner.pins_file import write_pins
 from cutset.partitioner.plan import PLAN_SCHEMA, Plan
@@ -218,10 +219,15 @@ def print_plan(made: Plan, output: Output) -> None:
     rows = [("this plan", f"{made.prediction.throughput_per_s:.1f}", seconds(made.prediction.latency_s))]
     for name, baseline in made.baselines.items():
         if baseline is not None:
-            rows.append((name.replace("_", " "), f"{baseline['throughput_per_s']:.1f}", seconds(baseline["latency_s"])))
+            rows.append((_title(name, baseline), f"{baseline['throughput_per_s']:.1f}", seconds(baseline["latency_s"])))
     output.table(f"Predicted{source}", ("plan", "requests/s", "latency"), rows)
     bound = made.prediction.lower_bound_s
     if made.decision == "split":
         kind = "latency" if made.objective == "latency" else "time between requests"
         above = f"this plan is {made.prediction.gap:.1%} above"
         output.line(f"proven: no placement has a {kind} under {seconds(bound)} at these costs; {above}")
+
+
+def _title(name: str, baseline: Mapping[str, Any]) -> str:
+    """Return what a baseline does, and whether no package can be made of it."""
+    return WORDS.get(name, name) + ("" if baseline.get("deployable", True) else " (no package can)")

@@ -138,7 +138,10 @@ def _latency(case: Case, limit: float) -> Finding | None:
 
 
 def _gain(case: Case, limit: float) -> Finding | None:
-    then, now = case.then.plan.gain, case.now.plan.gain
+    plans = case.then.plan, case.now.plan
+    if not all(plan.simple_per_s for plan in plans):
+        plans = plans[0].as_old(), plans[1].as_old()
+    then, now = plans[0].gain, plans[1].gain
     if not then or not now:
         return None
     change = then / now - 1

@@ -44,7 +44,7 @@ CHECKS: Mapping[str, Check] = {
     "gpu-cost": Check(title="GPU cost", kind="share", default=0.05, measured=True, portable=False),
     "throughput": Check(title="predicted throughput", kind="share", default=0.05, measured=True, portable=False),
     "latency": Check(title="predicted latency", kind="share", default=OFF, measured=True, portable=False),
-    "gain": Check(title="gain over the best unsplit plan", kind="share", default=OFF, measured=True),
+    "gain": Check(title="gain over the best simple plan", kind="share", default=OFF, measured=True),
     "measured-gain": Check(title="measured gain over the unsplit model", kind="share", default=0.1),
     "kernels": Check(title="kernels", kind="share", default=0.1),
     "placement": Check(title="placement", kind="moves", default=0.0, measured=True),

@@ -33,6 +33,8 @@ class Planned:
         unsplit_per_s: Requests a second of the best unsplit plan.
         cpu_workers: Threads that it was made for.
         batch: Requests in one run.
+        simple_per_s: Requests a second of the best plan that needs no optimiser and could be deployed; 0 in records made
+            before such plans were compared.
     """
 
     decision: str
@@ -46,11 +48,17 @@ class Planned:
     unsplit_per_s: float
     cpu_workers: int
     batch: int
+    simple_per_s: float = 0.0
 
     @property
     def gain(self) -> float | None:
-        """Throughput over that of the best unsplit plan."""
-        return self.throughput_per_s / self.unsplit_per_s if self.unsplit_per_s else None
+        """Throughput over that of the best simple plan, or of the best unsplit plan in an older record."""
+        against = self.simple_per_s or self.unsplit_per_s
+        return self.throughput_per_s / against if against else None
+
+    def as_old(self) -> Planned:
+        """Return the plan as an older record would hold the plan: held against unsplit plans alone."""
+        return replace(self, simple_per_s=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +155,12 @@ def planned(plan: Plan, cpu_workers: int) -> Planned:
         unsplit_per_s=max((entry["throughput_per_s"] for entry in unsplit if entry is not None), default=0.0),
         cpu_workers=cpu_workers,
         batch=plan.batch,
+        simple_per_s=max((entry["throughput_per_s"] for entry in plan.baselines.values() if _deployable(entry)), default=0.0),
     )
+
+
+def _deployable(baseline: Mapping[str, Any] | None) -> bool:
+    return baseline is not None and bool(baseline.get("deployable"))
 
 
 def _forced(reason: str) -> bool:

@@ -23,6 +23,7 @@ from cutset.codegen.report.timeline import Timeline, measured, simulated
 from cutset.codegen.report.units import Refusal, Unit, dearest, placed_s, refusals, units
 from cutset.codegen.report.whatif import charts
 from cutset.files import write_atomic
+from cutset.partitioner.baselines import WORDS
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -33,16 +34,12 @@ FIRST_NODES = 6
 FIRST_REFUSALS = 40
 """Kinds of reasons shown; a hostile model may have as many as nodes."""
 
-BASELINES = {
-    "all_cpu": "whole model on the CPU, on every core",
-    "all_gpu": "whole model on the GPU",
-    "capability_first": "on the GPU whatever it can run",
-    "mix": "a mix of the above, request by request",
-}
+BASELINES = WORDS | {"all_cpu": "the whole model on the CPU, on every core"}
 SHORT_BASELINES = {
     "all_cpu": "all CPU",
     "all_gpu": "all GPU",
-    "capability_first": "whatever the GPU can",
+    "capability_first": "everything the GPU takes there",
+    "within_limits": "that within the limits",
     "mix": "a mix",
 }
 RESOURCES = {"cpu": "CPU workers", "gpu": "GPU", "h2d": "copies to the GPU", "d2h": "copies from the GPU"}
@@ -269,13 +266,14 @@ def _baseline_cells(entry: Mapping[str, Any] | None, mine: float) -> tuple[str, 
     return text.rate(rate), ratio, text.seconds(entry["latency_s"]), str(entry["stages"])
 
 
-def _ends(document: Mapping[str, Any]) -> list[tuple[str, str, str, int]]:
-    """Return for each end of the GPU's interval: its name, throughput, gain, and groups another plan would move."""
+def _ends(document: Mapping[str, Any]) -> list[tuple[str, str, str, str, int]]:
+    """Return for each end of the GPU's interval: its name, throughput, gain over which plan, and groups to be moved there."""
     return [
         (
             ENDS.get(name, name),
             text.rate(end["throughput_per_s"]),
             "–" if end["gain"] is None else text.times(end["gain"]),
+            BASELINES.get(end.get("against"), "the best unsplit plan"),
             end["moved_groups"],
         )
         for name, end in document["robustness"].items()

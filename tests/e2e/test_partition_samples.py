@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
-from cutset.partitioner.decide import MIN_GAIN
+from cutset.partitioner.judge import MIN_GAIN
 from tests.e2e.harness import QUICK, ask, assert_equal, load_inputs, package_of, ready_url, stop, whole_model, write_model
 
 CORES = len(os.sched_getaffinity(0))
