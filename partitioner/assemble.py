@@ -13,7 +13,7 @@ from cutset.partitioner.atoms import Atom, least_sure
 from cutset.partitioner.baselines import WITHIN_LIMITS, WORDS, Baseline
 from cutset.partitioner.cost import Costed
 from cutset.partitioner.decide import Candidate, Case, Choice, operation_of
-from cutset.partitioner.judge import MIN_GAIN
+from cutset.partitioner.judge import MIN_GAIN, refused_split
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import BoundaryTensor, Part, Plan, Prediction, Stage, finite, form_stages
 from cutset.partitioner.problem import CPU, GPU, RESOURCES, IntArray, Placement
@@ -111,7 +111,7 @@ def assemble(case: Case, costed: Costed, solution: Solution, choice: Choice) -> 
             "seed": options.seed,
         },
         decision=chosen.decision,
-        verdict=_verdict(choice, prediction, table, options) + _beyond(case, solution, choice),
+        verdict=". ".join([_verdict(choice, prediction, table, options), *_others(case, solution, choice)]),
         cpu_workers=workers,
         intra_op_threads=options.threads,
         batch=machine.batch,
@@ -213,16 +213,18 @@ def _verdict(choice: Choice, prediction: Prediction, table: CostTable, options: 
     return f"leave it whole on the {where}: {why}; {number} predicted"
 
 
-def _beyond(case: Case, solution: Solution, choice: Choice) -> str:
-    """Return what the headline says of baselines that would do better, but of which no package can be made."""
+def _others(case: Case, solution: Solution, choice: Choice) -> list[str]:
+    """Return what follows the headline, in sentences: the split that was refused, and what is better but no package can be."""
+    refused = refused_split(choice.judgement)
+    found = [refused] if refused and case.evidence.table.target is not None else []
     if case.options.objective != "throughput" or case.options.slo_s is not None:
-        return ""
-    said = []
+        return found
     for name, baseline in solution.baselines.items():
         if baseline is None or _deployable(baseline, choice):
             continue
         gain = baseline.throughput_per_s / choice.candidate.throughput_per_s
         if gain > 1 + MIN_GAIN:
-            why = "which a package cannot do" if name == "mix" else "which is over the limits"
-            said.append(f"; {WORDS[name]}, {why}, would give {gain:.2f}x this")
-    return "".join(said)
+            why = "which no package does" if name == "mix" else "which is over the limits"
+            words = WORDS[name]
+            found.append(f"{words[:1].upper()}{words[1:]}, {why}, would give {gain:.2f}x of this")
+    return found

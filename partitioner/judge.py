@@ -101,14 +101,35 @@ def judge(split: Scores, rivals: Mapping[str, Scores], *, distinct: bool = True)
 
 
 def explain_choice(found: Judgement) -> str:
-    """Return in half a sentence what the deployed plan gains over the best other simple plan, which is named."""
-    said = []
+    """Return in half a sentence what the deployed plan gains over the best other simple plan, which is named.
+
+    Empty where there is no other plan.
+    """
     other = found.best_other()
     if other is not None:
-        said.append(f"{found.gain():.2f}x {WORDS[other]}{_at_ends(found, other)}")
-    if found.winner != SPLIT:
-        said.append(_why_no_split(found))
-    return "; ".join(said)
+        return f"{found.gain():.2f}x {WORDS[other]}{_at_ends(found, other)}"
+    return "" if found.winner == SPLIT else "no split gains anything"
+
+
+def refused_split(found: Judgement) -> str:
+    """Return in a sentence what the best split found would have given; empty where that split is deployed or is no other."""
+    if found.winner == SPLIT or not found.distinct:
+        return ""
+    mine = found.scores
+    gains = {end: split / mine[end] for end, split in found.split.items() if mine[end] > 0}
+    text = f"The best split found gives {gains[MID]:.2f}x of this"
+    rest = {end: gain for end, gain in gains.items() if end != MID}
+    worst = min(rest, key=lambda end: rest[end], default="")
+    if gains[MID] <= 1 or not worst:
+        return text
+    if rest[worst] < 1:
+        return f"{text}, but {rest[worst]:.2f}x {ENDS[worst]}"
+    loses = {end: gain for end in rest if (gain := found.split_gain(end)) is not None and gain < 1}
+    if not loses:
+        return f"{text}, not worth its moving parts"
+    worst = min(loses, key=lambda end: loses[end])
+    best = max(found.rivals, key=lambda name: found.rivals[name][worst])
+    return f"{text}, but {loses[worst]:.2f}x {WORDS[best]} {ENDS[worst]}"
 
 
 def _at_ends(found: Judgement, other: str) -> str:
@@ -122,15 +143,3 @@ def _at_ends(found: Judgement, other: str) -> str:
             continue
         said.append(f"{gain:.2f}x {ENDS[end]}" + (f" ({WORDS[there]})" if there != other else ""))
     return f" ({', '.join(said)})" if said else ""
-
-
-def _why_no_split(found: Judgement) -> str:
-    gains = {end: gain for end in found.split if (gain := found.split_gain(end)) is not None}
-    gain = gains.pop(MID, 0.0)
-    if not found.distinct or not gain:
-        return "no other split gains anything"
-    text = f"the best split found gives {gain:.2f}x"
-    worst = min(gains, key=lambda end: gains[end], default="")
-    if gain > 1 + MIN_GAIN and worst:
-        text += f", but {gains[worst]:.2f}x {ENDS[worst]}"
-    return text

@@ -154,7 +154,7 @@ def _show_made(document: dict[str, Any], best: Reach, study: Study, output: Outp
         throughput_per_s=found["throughput_per_s"], latency_s=found["latency_s"], stages=max(1, len(document["stages"]))
     )
     if study.latency_limit_s is None and score(study, best) > score(study, made) * (1 + MIN_GAIN):
-        output.line(f"the plan that was made: {_reach(made)}; the first line says why not the best of the search")
+        output.line(f"the plan that was made: {_reach(made)}; the headline says why not the best of the search")
 
 
 def _show_answers(answers: Answers, study: Study, output: Output) -> None:

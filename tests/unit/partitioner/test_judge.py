@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutset.partitioner.baselines import WORDS
-from cutset.partitioner.judge import MIN_GAIN, SPLIT, explain_choice, judge
+from cutset.partitioner.judge import MIN_GAIN, SPLIT, explain_choice, judge, refused_split
 
 ENDS = ("mid", "low", "high")
 
@@ -27,9 +27,9 @@ def test_a_loss_to_a_simple_plan_at_either_end_refuses_the_split():
     found = judge(at(106, 114, 106), {"all_cpu": at(8), "capability_first": at(100, 300, 34)})
     assert (found.winner, found.best_other(), found.gain()) == ("capability_first", "all_cpu", pytest.approx(12.5))
     assert explain_choice(found) == (
-        "12.50x the whole model on the CPU (37.50x where the GPU is fastest, 4.25x where the GPU is slowest); "
-        "the best split found gives 1.06x, but 0.38x where the GPU is fastest"
+        "12.50x the whole model on the CPU (37.50x where the GPU is fastest, 4.25x where the GPU is slowest)"
     )
+    assert refused_split(found) == "The best split found gives 1.06x of this, but 0.38x where the GPU is fastest"
 
 
 def test_another_plan_that_is_best_at_an_end_is_named_there():
@@ -54,8 +54,21 @@ def test_one_decision_whether_the_gpu_takes_all_or_all_but_a_trifle():
 def test_a_split_that_a_simple_plan_is_as_well_is_none():
     found = judge(at(100), {"all_cpu": at(8), "capability_first": at(100)}, distinct=False)
     assert found.winner == "capability_first"
-    assert explain_choice(found) == "12.50x the whole model on the CPU; no other split gains anything"
+    assert explain_choice(found) == "12.50x the whole model on the CPU"
+    assert refused_split(found) == ""
     assert found.as_json()["best_split"] is None
+
+
+def test_a_split_that_loses_to_another_simple_plan_at_an_end_says_to_which():
+    found = judge(at(110, 330, 50), {"all_cpu": at(60), "capability_first": at(100, 300, 40)})
+    assert (found.winner, refused_split(found)) == (
+        "capability_first", "The best split found gives 1.10x of this, but 0.83x the whole model on the CPU where the GPU is slowest"
+    )  # fmt: skip
+
+
+def test_a_split_that_gains_too_little_says_so():
+    found = judge(at(101), {"all_cpu": at(100)})
+    assert refused_split(found) == "The best split found gives 1.01x of this, not worth its moving parts"
 
 
 def test_where_no_simple_plan_is_possible_the_split_is_deployed():

@@ -62,8 +62,9 @@ def test_a_tiny_model_stays_on_the_cpu(chain):
     assert made.cpu_workers == MACHINE.cores
     assert made.boundary == ()
     assert made.verdict.startswith(
-        "leave it whole on the CPU: 20.67x everything the GPU takes on the GPU; the best split found gives 0."
+        "leave it whole on the CPU: 20.67x everything the GPU takes on the GPU (modelled for Toy GPU);"
     )
+    assert ". The best split found gives 0.07x of this" in made.verdict
 
 
 def test_a_model_that_the_gpu_runs_best_alone(chain):
@@ -107,8 +108,8 @@ def test_a_split_that_a_simple_plan_beats_at_one_end_is_refused(chain):
     case = chain([1, 4, 60], [9, 5, 5], refused={"a": "no"}, interval=3.0)
     made = planned(case)
     assert (devices(made), made.comparison["chosen"]) == ("CGG", "capability_first")
-    assert "; the best split found gives 1.9" in made.verdict
-    assert "x, but 0.6" in made.verdict
+    assert ". The best split found gives 1.9" in made.verdict
+    assert "x of this, but 0.6" in made.verdict
     assert "x where the GPU is fastest" in made.verdict
     sure = planned(replace(case, interval=1.0))
     assert (devices(sure), sure.comparison["chosen"], sure.comparison["against"]) == ("CCG", "split", "capability_first")
