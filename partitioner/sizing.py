@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.decide import Candidate, Case, candidate_of, ends_of, out_of_reach, scores_of, simple_candidates
-from cutset.partitioner.judge import MID, SPLIT, Scores, judge
+from cutset.partitioner.judge import MID, MIN_GAIN, SPLIT, Scores, judge
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.plan import Operating
 from cutset.partitioner.simulate import enough_tokens, saturated
@@ -128,14 +128,21 @@ def _case(evidence: Evidence, options: PlanOptions, batch: int, workers: int) ->
 
 
 def _splits(evidence: Evidence, options: PlanOptions, batch: int, workers: Sequence[int]) -> Iterable[PlanAt]:
-    """Yield the best split of one batch for more and more workers, until the CPU is not what limits the split."""
+    """Yield the best split of one batch for more and more workers, until another worker gains nothing.
+
+    A split that the GPU limits may still gain: another worker can take over some of the GPU's work.
+    """
+    before = 0.0
     for count in workers:
         case = _case(evidence, options, batch, count)
         costed = case.costed()
         candidate = candidate_of(case, costed, case.solve_or_quickest(costed).placement)
-        yield PlanAt(case=case, candidate=candidate)
-        if candidate.decision != "unsplit-cpu" and candidate.evaluation.bottleneck != "cpu":
+        plan = PlanAt(case=case, candidate=candidate)
+        yield plan
+        limited = candidate.decision == "unsplit-cpu" or candidate.evaluation.bottleneck == "cpu"
+        if not limited and count != workers[0] and plan.score <= before * (1 + MIN_GAIN):
             return
+        before = plan.score
 
 
 def _simple(evidences: Mapping[int, Evidence], options: PlanOptions, workers: Sequence[int]) -> dict[str, list[PlanAt]]:

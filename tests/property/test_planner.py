@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutset.errors import PlanError
-from cutset.partitioner.baselines import pure_placements
+from cutset.partitioner.baselines import capability_within, pure_placements
 from cutset.partitioner.bound import certify
 from cutset.partitioner.cut import Oracle
 from cutset.partitioner.evaluation import demands, evaluate
@@ -351,3 +351,17 @@ def chain_labellings(template: Template, window: Window) -> Iterator[np.ndarray]
             possible &= all(labels[w] >= labels[row] for w in ops)
         if possible:
             yield labels
+
+
+@MANY
+@given(problems(overheads=True), st.integers(1, 6))
+def test_capability_first_within_a_stage_limit_keeps_limit_and_support(problem: Problem, limit: int) -> None:
+    greedy = pure_placements(problem)["capability_first"]
+    placements = capability_within(problem, limit)
+    assert bool(placements) == (fewest_stages(problem)[0] <= limit)
+    for placement in placements:
+        assert evaluate(problem, placement).stages <= limit
+        assert problem.on_gpu[placement == 1].all()
+        assert problem.on_cpu[placement == 0].all()
+    if evaluate(problem, greedy).stages <= limit:
+        assert any(np.array_equal(greedy, placement) for placement in placements)

@@ -21,8 +21,7 @@ from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.pins import parse_pin, resolve
 from cutset.partitioner.planner import plan_evidence
 from cutset.partitioner.solve import small_gpu_stages
-
-from .conftest import Case
+from tests.unit.partitioner.conftest import Case
 
 MACHINE = Machine(cpu_workers=2, cores=3)
 

@@ -10,7 +10,7 @@ from cutset.partitioner.batches import batch_of, between, fitted_steps
 from cutset.partitioner.cost import Machine
 from cutset.partitioner.options import PlanOptions
 from cutset.partitioner.planner import plan_evidence
-from cutset.partitioner.sizing import size_up, worker_counts
+from cutset.partitioner.sizing import rivals_at, size_up, worker_counts
 from cutset.partitioner.steps import Step
 
 FIXED = 0.9
@@ -71,6 +71,36 @@ def test_workers_are_added_while_the_cpu_is_what_limits(chain):
     case = chain([10, 90], [9, 3], refused={"a": "no"}, session_ms=1000)
     found = size_up({1: evidence(case)}, options(cores=16), (1, 2, 3, 4, 6, 8))
     assert found.options.machine.cpu_workers == 4, "10 ms over four workers is under the GPU's 3 ms"
+
+
+@pytest.mark.parametrize(("interval", "workers", "devices"), [(1.0, 2, "CCG"), (3.0, 1, "CGG")])
+def test_the_size_is_that_of_the_plan_which_the_judge_prefers(chain, interval, workers, devices):
+    """With two workers b leaves the GPU, which gains 1.8; where the GPU may be three times as fast that loses."""
+    case = chain([1, 9, 90], [9, 5, 5], refused={"a": "no"}, session_ms=1000, interval=interval)
+    found = size_up({1: evidence(case)}, options(cores=16), (1, 2, 3))
+    assert found.options.machine.cpu_workers == workers
+    made = plan_evidence(evidence(case), found.options).plan
+    assert "".join(device[0].upper() for device in made.placement.values()) == devices
+
+
+def test_each_simple_plan_has_the_size_that_suits_it(chain):
+    case = chain([4, 9, 90], [9, 5, 5], refused={"a": "no"}, session_ms=100)
+    evidences = {batch: evidence(case, batch) for batch in (1, 8)}
+    found = rivals_at(evidences, options(), (1, 2, 3))
+    assert set(found) == {"all_cpu", "capability_first"}
+    assert found["all_cpu"].batch == 1, "the CPU gains nothing from batches"
+    assert (found["capability_first"].batch, found["capability_first"].cpu_workers) == (8, 2), "the GPU limits at 2.2 ms"
+
+
+def test_a_split_has_to_beat_a_simple_plan_at_the_batch_that_suits_that(chain):
+    """Alone, b is best on the CPU; in batches of eight the GPU does both."""
+    case = chain([0.1, 4, 90], [9, 5, 5], refused={"a": "no"}, session_ms=1000)
+    alone = plan_evidence(evidence(case), options())
+    assert alone.plan.comparison["chosen"] == "split"
+    rivals = rivals_at({batch: evidence(case, batch) for batch in (1, 8)}, options(), (1,))
+    held = plan_evidence(evidence(case), options(), rivals={name: plan.scores for name, plan in rivals.items()})
+    assert held.plan.comparison["chosen"] == "capability_first"
+    assert rivals["capability_first"].batch == 8
 
 
 def test_a_latency_target_limits_batch_and_tokens(gpu_bound):

@@ -112,6 +112,17 @@ def test_predictions():
     assert judged(slower, BASELINE)["throughput"].verdict == "better"
 
 
+def test_the_gain_is_over_the_best_simple_plan_where_both_records_know_it():
+    """Twice the best unsplit plan then and now; over the best simple plan 1.6 times, and now 1.25 times."""
+    then, now = (record(plan=plan(simple_per_s=rate)) for rate in (125.0, 160.0))
+    assert worse(then, now, "gain=5%") == {"gain"}
+    found = judged(then, now, "gain=5%")["gain"]
+    assert (found.then, found.now) == (1.6, 1.25)
+    for pair in ((record(), now), (now, record())):
+        found = judged(*pair, "gain=5%")["gain"]
+        assert (found.verdict, found.then, found.now) == ("same", 2.0, 2.0), "an older record knows unsplit plans alone"
+
+
 @pytest.mark.parametrize(("busy", "expected"), [(0.95, "noise"), (0.5, "worse")])
 def test_a_bottleneck_that_another_is_as_good_as(busy, expected):
     now = record(plan=plan(bottleneck="gpu", utilisation={"cpu": busy, "gpu": 1.0}))
