@@ -153,6 +153,14 @@ def test_sizes():
     assert worse(record(deployment=deployment(engine_bytes={"1": 100})), bigger) == {"package-size", "engine-size"}
 
 
+def test_engines_of_other_stages_may_have_other_sizes():
+    """Where costs within their noise moved a node, the engine grew by that node and by nothing else."""
+    then, more = record(deployment=deployment(engine_bytes={"1": 100})), deployment(engine_bytes={"1": 130})
+    moved = record(plan=plan({"d": "gpu"}, devices=("cpu", "gpu")), deployment=more)
+    assert judged(then, moved, keeping=0.0)["engine-size"].verdict == "noise"
+    assert "engine-size" in worse(then, moved, keeping=1.0)
+
+
 def test_only_what_was_measured_is_measured_again():
     def found(now):
         return judge(case_of(BASELINE, now, parse_limits(())))
