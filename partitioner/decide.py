@@ -271,11 +271,12 @@ def simple_candidates(case: Case, costed: Costed) -> dict[str, Candidate]:
     stages, on the nodes of a GPU stage and on memory; else capability first within as many stages as are allowed.
     """
     problem, options = costed.problem, case.options
-    found = {name: candidate_of(case, costed, placement) for name, placement in pure_placements(problem).items()}
-    greedy = found["capability_first"]
-    if "all_gpu" in found or not greedy.placement.any():  # the same placement as another
-        del found["capability_first"]
-    elif greedy.evaluation.stages > options.max_stages or small_gpu_stages(problem, greedy.placement):
+    pure = {name: placement for name, placement in pure_placements(problem).items() if name == "all_cpu" or placement.any()}
+    if "all_gpu" in pure:  # the same placement
+        del pure["capability_first"]
+    found = {name: candidate_of(case, costed, placement) for name, placement in pure.items()}
+    greedy = found.get("capability_first")
+    if greedy is not None and (greedy.evaluation.stages > options.max_stages or small_gpu_stages(problem, greedy.placement)):
         del found["capability_first"]
         placements = (without_small_stages(problem, placement) for placement in capability_within(problem, options.max_stages))
         limited = [candidate_of(case, costed, placement) for placement in placements if placement.any()]

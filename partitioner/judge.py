@@ -5,6 +5,7 @@ The judge knows scores alone: requests a second, or the inverse of seconds a req
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,9 +53,12 @@ class Judgement:
         return max(others, key=lambda name: others[name], default=None)
 
     def gain(self, end: str = MID) -> float | None:
-        """Return the winner's score over that of the best other simple plan at one end; None if there is no other."""
+        """Return the winner's score over that of the best other simple plan at one end; None if there is no other.
+
+        None also where the winner takes no time at all.
+        """
         other = self.best_other(end)
-        return None if other is None else self.scores[end] / self.rivals[other][end]
+        return None if other is None else _finite(self.scores[end] / self.rivals[other][end])
 
     def split_gain(self, end: str = MID) -> float | None:
         """Return the score of the best split found over that of the best simple plan at one end; None without any."""
@@ -68,8 +72,12 @@ class Judgement:
             "against": self.best_other(),
             "gain": self.gain(),
             "ends": {end: {"against": self.best_other(end), "gain": self.gain(end)} for end in self.split if end != MID},
-            "best_split": {end: self.split_gain(end) for end in self.split} if self.distinct else None,
+            "best_split": {end: _finite(self.split_gain(end)) for end in self.split} if self.distinct else None,
         }
+
+
+def _finite(gain: float | None) -> float | None:
+    return gain if gain is not None and math.isfinite(gain) else None
 
 
 def judge(split: Scores, rivals: Mapping[str, Scores], *, distinct: bool = True) -> Judgement:
@@ -105,9 +113,9 @@ def explain_choice(found: Judgement) -> str:
 
     Empty where there is no other plan.
     """
-    other = found.best_other()
-    if other is not None:
-        return f"{found.gain():.2f}x {WORDS[other]}{_at_ends(found, other)}"
+    other, gain = found.best_other(), found.gain()
+    if other is not None and gain is not None:
+        return f"{gain:.2f}x {WORDS[other]}{_at_ends(found, other)}"
     return "" if found.winner == SPLIT else "no split gains anything"
 
 
@@ -117,6 +125,8 @@ def refused_split(found: Judgement) -> str:
         return ""
     mine = found.scores
     gains = {end: split / mine[end] for end, split in found.split.items() if mine[end] > 0}
+    if not math.isfinite(gains[MID]):
+        return ""
     text = f"The best split found gives {gains[MID]:.2f}x of this"
     rest = {end: gain for end, gain in gains.items() if end != MID}
     worst = min(rest, key=lambda end: rest[end], default="")

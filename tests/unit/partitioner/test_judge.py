@@ -78,6 +78,13 @@ def test_where_no_simple_plan_is_possible_the_split_is_deployed():
         assert (found.winner, found.gain(), explain_choice(found)) == (SPLIT, None, "")
 
 
+def test_a_plan_that_takes_no_time_has_no_ratio():
+    free = float("inf")
+    found = judge(at(free), {"all_cpu": at(free), "capability_first": at(3)})
+    assert (found.winner, explain_choice(found), refused_split(found)) == ("all_cpu", "no split gains anything", "")
+    assert (found.as_json()["gain"], found.as_json()["best_split"]["mid"]) == (None, None)
+
+
 SCORE = st.floats(0.01, 100)
 SCORES = st.fixed_dictionaries(dict.fromkeys(ENDS, SCORE))
 
