@@ -220,7 +220,9 @@ def _others(case: Case, solution: Solution, choice: Choice) -> list[str]:
     if case.options.objective != "throughput" or case.options.slo_s is not None:
         return found
     for name, baseline in solution.baselines.items():
-        if baseline is None or _deployable(baseline, choice):
+        routes = [solution.baselines[route] for route in baseline.routes] if baseline is not None else []
+        parts_too = all(route is not None and _deployable(route, choice) for route in routes)
+        if baseline is None or _deployable(baseline, choice) or not parts_too:
             continue
         gain = baseline.throughput_per_s / choice.candidate.throughput_per_s
         if gain > 1 + MIN_GAIN:

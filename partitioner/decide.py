@@ -197,11 +197,20 @@ def choose(case: Case, costed: Costed, solution: Solution, rivals: Mapping[str, 
     chosen = split if found.winner == SPLIT else simple[found.winner]
     if not chosen.feasible:
         raise out_of_reach(case.options, min(plan.latency_s for plan in (split, *simple.values())))
-    why = explain_choice(found) or ("which alone answers in time" if simple else "as the pins demand")
+    why = explain_choice(found) or _without_rival(case, found, simple)
     if found.winner == SPLIT and not simple.keys() & {"all_cpu", "all_gpu"}:
         why += "; the model cannot be left whole"
     robustness = robustness_of(case, chosen, found, ends)
     return Choice(candidate=chosen, why=why, judgement=found, robustness=robustness, alternatives=simple)
+
+
+def _without_rival(case: Case, found: Judgement, simple: Mapping[str, Candidate]) -> str:
+    """Return why a plan has no other to be compared with."""
+    if not simple:
+        return "as the pins demand"
+    if case.options.slo_s is None:
+        return "the only simple plan within the limits"
+    return "which alone answers in time" if found.winner == SPLIT else "the only simple plan that answers in time"
 
 
 def out_of_reach(options: PlanOptions, quickest_s: float) -> PlanError:

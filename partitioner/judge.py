@@ -116,7 +116,7 @@ def explain_choice(found: Judgement) -> str:
     other, gain = found.best_other(), found.gain()
     if other is not None and gain is not None:
         return f"{gain:.2f}x {WORDS[other]}{_at_ends(found, other)}"
-    return "" if found.winner == SPLIT else "no split gains anything"
+    return "" if found.winner == SPLIT or refused_split(found) else "no split gains anything"
 
 
 def refused_split(found: Judgement) -> str:
@@ -130,13 +130,13 @@ def refused_split(found: Judgement) -> str:
     text = f"The best split found gives {gains[MID]:.2f}x of this"
     rest = {end: gain for end, gain in gains.items() if end != MID}
     worst = min(rest, key=lambda end: rest[end], default="")
-    if gains[MID] <= 1 or not worst:
-        return text
+    if gains[MID] <= 1 + MIN_GAIN or not worst:
+        return text + (", too little for its moving parts" if gains[MID] >= 1 else "")
     if rest[worst] < 1:
         return f"{text}, but {rest[worst]:.2f}x {ENDS[worst]}"
     loses = {end: gain for end in rest if (gain := found.split_gain(end)) is not None and gain < 1}
     if not loses:
-        return f"{text}, not worth its moving parts"
+        return f"{text}, and is no better than another simple plan"
     worst = min(loses, key=lambda end: loses[end])
     best = max(found.rivals, key=lambda name: found.rivals[name][worst])
     return f"{text}, but {loses[worst]:.2f}x {WORDS[best]} {ENDS[worst]}"

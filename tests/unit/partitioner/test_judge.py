@@ -69,7 +69,7 @@ def test_a_split_that_loses_to_another_simple_plan_at_an_end_says_to_which():
 
 def test_a_split_that_gains_too_little_says_so():
     found = judge(at(101), {"all_cpu": at(100)})
-    assert refused_split(found) == "The best split found gives 1.01x of this, not worth its moving parts"
+    assert refused_split(found) == "The best split found gives 1.01x of this, too little for its moving parts"
 
 
 def test_where_no_simple_plan_is_possible_the_split_is_deployed():
