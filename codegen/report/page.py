@@ -242,7 +242,7 @@ def _baselines(document: Mapping[str, Any], source: str) -> list[Bar]:
     mine = prediction["throughput_per_s"]
     here = "" if document["decision"] == "unsplit-cpu" else source
     this = {"throughput_per_s": mine, "latency_s": prediction["latency_s"], "stages": len(document["stages"])}
-    rows = [(BASELINES.get(name, name), entry, source if name != "all_cpu" else "")
+    rows = [(_baseline_title(name, entry), entry, source if name != "all_cpu" else "")
             for name, entry in known.items()]  # fmt: skip
     rows.append(("this plan", this, here))
     fastest = max((entry["throughput_per_s"] for _, entry, _ in rows if entry), default=0.0) or 1.0
@@ -256,6 +256,12 @@ def _baselines(document: Mapping[str, Any], source: str) -> list[Bar]:
         )
         for label, entry, word in rows
     ]
+
+
+def _baseline_title(name: str, entry: Mapping[str, Any] | None) -> str:
+    """Return what a baseline does, and whether no package can be made of it."""
+    possible = entry is None or entry.get("deployable", True)
+    return BASELINES.get(name, name) + ("" if possible else " (no package can)")
 
 
 def _baseline_cells(entry: Mapping[str, Any] | None, mine: float) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cutset import serde
 from cutset.codegen.report import read_material, render_report, write_report
 from cutset.codegen.report.chart import axis_of
+from cutset.codegen.report.page import BASELINES
 from cutset.codegen.report.picture import LETTER, draw
 from cutset.codegen.report.spent import shares, sources
 from cutset.codegen.report.text import MAX_TEXT, counted, rate, seconds, size, visible
@@ -158,6 +159,20 @@ def test_tables_have_captions_and_heads_say_their_scope(name: str, request: pyte
     found = page(request.getfixturevalue(name))
     assert len(list(found.all("table"))) == len(list(found.all("caption")))
     assert all(head.get("scope") in {"row", "col"} for head in found.all("th"))
+
+
+@pytest.mark.parametrize("against", [None, "all_cpu", "within_limits"])
+def test_robustness_names_the_plan_that_is_compared_with(split: Case, against: str | None) -> None:
+    document = copy.deepcopy(split.document)
+    for end in document["robustness"].values():
+        end |= {"against": against, "gain": None if against is None else 1.25}
+    text = page(split._replace(document=document)).text()
+    ends = document["robustness"].values()
+    assert ends
+    for end in ends:
+        assert ("there is none" if end["gain"] is None else BASELINES[end["against"]]) in text
+    for kind, baseline in document["baselines"].items():
+        assert baseline is None or (f"{BASELINES[kind]} (no package can)" in text) == (not baseline["deployable"])
 
 
 def test_the_split_is_what_the_page_says(split: Case) -> None:
