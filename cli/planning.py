@@ -130,22 +130,20 @@ class Planner:
         return replace(sized, measured=measured), replace(outcome, plan=plan)
 
     def _plan_among(self, sized: Sized, evidence: Evidence, support: Mapping[str, Support]) -> tuple[Sized, Outcome]:
-        """Return the plan, held against the simple plans at the sizes that suit them best; at such a size if one wins."""
+        """Return the plan, held against the simple plans at the sizes that suit them best.
+
+        A simple plan that wins gets the workers that suit it. The batch stays: samples and engines are made for it.
+        """
         if not sized.batches:
             return sized, plan_evidence(evidence, sized.options)
-        here = sized.measured.batch
+        batch, workers = sized.measured.batch, self._workers(sized.measured)
         shared = any(group.rows > 1 for group in evidence.table.groups)
-        evidences = {here: evidence} if shared else self._evidences(sized.batches, support) | {here: evidence}
-        rivals = rivals_at(evidences, sized.options, self._workers(sized.measured))
-        scores = {name: plan.scores for name, plan in rivals.items()}
+        evidences = {batch: evidence} if shared else self._evidences(sized.batches, support) | {batch: evidence}
+        scores = {name: plan.scores for name, plan in rivals_at(evidences, sized.options, workers).items()}
         outcome = plan_evidence(evidence, sized.options, rivals=scores)
-        better = rivals.get(outcome.choice.simple or "")
-        if better is None or better.case.options.machine == sized.options.machine:
+        better = rivals_at({batch: evidence}, sized.options, workers).get(outcome.choice.simple or "")
+        if better is None or better.case.options == sized.options:
             return sized, outcome
-        if better.batch != here:
-            measured = sized.batches.get(better.batch) or self._measure_at(str(better.batch))
-            sized = replace(sized, measured=self._with_pieces(measured, support))
-            evidence = self._evidence(sized.measured, support)
         sized = replace(sized, options=better.case.options)
         return sized, plan_evidence(evidence, sized.options, rivals=scores)
 

@@ -191,10 +191,12 @@ def choose(case: Case, costed: Costed, solution: Solution, rivals: Mapping[str, 
     split = candidate_of(case, costed, solution.placement)
     simple = simple_candidates(case, costed)
     distinct = not any(np.array_equal(split.placement, plan.placement) for plan in simple.values())
-    scores = {name: scores_of(case, plan, ends) for name, plan in simple.items()}
-    scores |= {name: found for name, found in (rivals or {}).items() if name in simple and simple[name].feasible}
-    found = judge(scores_of(case, split, ends), scores, distinct=distinct)
+    here = {name: scores_of(case, plan, ends) for name, plan in simple.items()}
+    elsewhere = {name: scores for name, scores in (rivals or {}).items() if name in simple and simple[name].feasible}
+    found = judge(scores_of(case, split, ends), here | elsewhere, distinct=distinct)
     chosen = split if found.winner == SPLIT else simple[found.winner]
+    if found.winner != SPLIT:  # what is told of the plan to deploy is what it does at this size
+        found = replace(found, rivals={**found.rivals, found.winner: here[found.winner]})
     if not chosen.feasible:
         raise out_of_reach(case.options, min(plan.latency_s for plan in (split, *simple.values())))
     why = explain_choice(found) or _without_rival(case, found, simple)
