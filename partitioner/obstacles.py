@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from cutset.errors import PlanError
 from cutset.partitioner.atoms import gpu_refusals
-from cutset.partitioner.decide import MIN_GAIN
 from cutset.partitioner.explain import best_reach, score
+from cutset.partitioner.judge import MIN_GAIN
 from cutset.partitioner.plan import HeldBack, Obstacle
 from cutset.partitioner.planner import Outcome
 from cutset.partitioner.reasons import kind_of_reason

@@ -79,8 +79,8 @@ def command(subject: Path, nodes: str | None, output: Output, **arguments: Any) 
     if output.as_json:
         output.json(
             {
-                "verdict": document["verdict"], "held_back": document.get("held_back"), "comparison": document.get("comparison"),
-                "nodes": rows,
+                "verdict": document["verdict"], "held_back": document.get("held_back"),
+                "comparison": document.get("comparison"), "nodes": rows,
                 "crossings": serde.to_builtins(crossings(study)),
                 "prices": dict(study.prices), **serde.to_builtins(answers),
             }
