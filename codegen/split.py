@@ -1,33 +1,126 @@
-"""Write the stages of a plan as ONNX files."""
+"""Write the stages of a plan as ONNX files; a model that is left whole is its own file, byte for byte."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from cutset.errors import PlanError
+import onnx
+from onnx.external_data_helper import uses_external_data
+
+from cutset.errors import CutsetError, PlanError
 from cutset.graph.extract import write_part
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
+from cutset.profilers.session import open_session, release_memory, session_options
+
+RENAMED = "model.onnx"
+"""What exports call a stage's file, so that no external data beside it may have this name."""
 
 
 def write_stages(graph: ModelGraph, stages: Sequence[Stage], folder: Path) -> list[Path]:
     """Write each stage to its place under `folder` and return the files written.
 
+    The only stage of a model that is left whole is the file that the user gave, with its external data, wherever the
+    package can hold those files: a rewritten model is fused otherwise, and would not be the user's.
+
     Args:
         graph: The whole model.
-        stages: From a plan; their interfaces become the interfaces of the files.
+        stages: All stages of a plan; their interfaces become the interfaces of the files.
         folder: The package folder; ``stages/`` is made in it.
 
     Raises:
         PlanError: If a stage writes nothing, which happens only for a model that computes nothing.
         ModelError: If a stage needs a value that it does not read.
     """
-    files: list[Path] = []
-    for stage in stages:
-        if not stage.outputs:
-            raise PlanError("the model computes nothing: its outputs are its inputs", where=str(graph.path))
-        path = folder / stage.model
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files += write_part(graph, stage.inputs, stage.outputs, path)
-    return files
+    if len(stages) == 1 and stages[0].outputs:
+        copied = _copy_original(graph, stages[0], folder / stages[0].model)
+        if copied:
+            return copied
+    return [file for stage in stages for file in write_stage(graph, stage, folder / stage.model)]
+
+
+def write_stage(graph: ModelGraph, stage: Stage, path: Path) -> list[Path]:
+    """Write one stage, cut out of the normalised model, and return the files written; raises as `write_stages`."""
+    if not stage.outputs:
+        raise PlanError("the model computes nothing: its outputs are its inputs", where=str(graph.path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_part(graph, stage.inputs, stage.outputs, path)
+
+
+def external_files(model: Path) -> list[str]:
+    """Return the places of a model's external data, relative to its folder, in the order of their first use."""
+    proto = onnx.load(str(model), load_external_data=False)
+    return list(dict.fromkeys(_locations(proto.graph)))
+
+
+def copy_model(model: Path, target: Path, places: Sequence[str] | None = None) -> list[Path]:
+    """Copy a model with its external data, which keeps its place relative to the model, and return the copies.
+
+    Args:
+        model: The file.
+        target: Where it goes.
+        places: From `external_files`; None reads them.
+    """
+    copies = [target]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model, target)
+    for place in external_files(model) if places is None else places:
+        copy = target.parent / place
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_beside(model, place), copy)
+        copies.append(copy)
+    return copies
+
+
+def _copy_original(graph: ModelGraph, stage: Stage, path: Path) -> list[Path]:
+    """Copy the user's file to `path`; nothing where the stage or the package could not use it as it is."""
+    wanted = {spec.name for spec in graph.inputs}
+    if wanted != set(stage.inputs) or not graph.path.is_file():
+        return []
+    places = external_files(graph.path)
+    taken = {path.name, RENAMED}
+    if any(_leaves(place) or PurePath(place).name in taken or PurePath(place).name.startswith(path.stem) for place in places):
+        return []
+    copied = copy_model(graph.path, path, places)
+    if _opens(graph, path):
+        return copied
+    for file in copied:
+        file.unlink()
+    return []
+
+
+def _opens(graph: ModelGraph, path: Path) -> bool:
+    """Return whether onnxruntime takes the user's file: Cutset reads some that it does not, with two nodes of one name."""
+    try:
+        open_session(path, custom_ops=graph.custom_ops, options=session_options(level="none"))
+    except CutsetError:
+        return False
+    finally:
+        release_memory()
+    return True
+
+
+def _leaves(place: str) -> bool:
+    """Return whether a place is not simply below the model's folder."""
+    path = PurePath(place)
+    return path.is_absolute() or ".." in path.parts or "\\" in place
+
+
+def _beside(model: Path, place: str) -> Path:
+    """Return an external-data file, beside the model or beside what the model is a link to."""
+    beside = model.parent / place
+    return beside if beside.is_file() else model.resolve().parent / place
+
+
+def _locations(graph: onnx.GraphProto) -> list[str]:
+    tensors = [*graph.initializer, *(part for one in graph.sparse_initializer for part in (one.values, one.indices))]
+    found = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            for body in (attribute.g, *attribute.graphs):
+                found += _locations(body)
+    return [entry.value for tensor in tensors if uses_external_data(tensor) for entry in tensor.external_data
+            if entry.key == "location"] + found  # fmt: skip

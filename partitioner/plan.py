@@ -270,13 +270,16 @@ def form_stages(graph: ModelGraph, parts: Sequence[Part]) -> tuple[Stage, ...]:
     """Return the stages of an ordered division of the placeable nodes, each with the values it reads and writes.
 
     A graph output that is constant is written by the last stage; one that is a graph input is written by none, for the
-    pipeline passes it through. A model without a placeable node is one CPU stage.
+    pipeline passes it through. A model without a placeable node is one CPU stage. The only stage of a CPU reads inputs
+    that nothing uses, too: it is the user's file, which asks for them.
     """
     parts = [part for part in parts if part.nodes] or [Part(device="cpu", nodes=())]
     inputs = {spec.name for spec in graph.inputs}
     wanted = {spec.name for spec in graph.outputs}
     home = {output: index for index, part in enumerate(parts) for name in part.nodes for output in graph.by_name[name].outputs}
     reads = [_reads(graph, part.nodes) for part in parts]
+    if len(parts) == 1 and parts[0].device == "cpu":
+        reads = [list(dict.fromkeys([*reads[0], *(spec.name for spec in graph.inputs)]))]
     for index, values in enumerate(reads):
         wanted.update(value for value in values if home.get(value, index) != index)
     stages = []

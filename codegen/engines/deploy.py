@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from cutset.codegen.engines.ranges import as_json
 from cutset.codegen.runtime.backends.cuda import Gpu
 from cutset.codegen.runtime.backends.engine_cache import Builder, EngineCache, ingredients
 from cutset.codegen.runtime.engine_config import EngineConfig
+from cutset.codegen.split import copy_model
 from cutset.errors import UsageError
 from cutset.partitioner.cuda_kernels import cuda_source
 from cutset.partitioner.tensorrt_table import TABLE_SOURCE
@@ -40,6 +40,9 @@ def deploy(made: Engineered, package: Path, document: dict[str, Any]) -> None:
     for ready in made.stages:
         entry = document["stages"][ready.stage.index]
         entry["backend"] = made.backend.name
+        runs_plain = made.backend.name == "onnxruntime-cuda" and ready.prepared.model == ready.prepared.plain
+        if runs_plain and len(made.plan.stages) == 1:
+            continue  # the user's own file, as it is
         model = _copy_models(ready, package, str(entry["model"]))
         if made.backend.name == "onnxruntime-cuda":
             entry["model"] = model
@@ -93,20 +96,13 @@ def _stage(ready: BuiltStage) -> dict[str, Any]:
 def _copy_models(ready: BuiltStage, package: Path, plain: str) -> str:
     """Put the cleaned stage and the file its engine is built from into the package; return the place of the latter."""
     prepared = ready.prepared
-    if prepared.cleaned:
-        _copy(prepared.plain, package / plain)
-    if prepared.model == prepared.plain:
-        return plain
-    target = (package / plain).with_name(prepared.model.name)
-    _copy(prepared.model, target)
+    own = package / plain
+    if prepared.cleaned and prepared.plain.name == own.name:
+        copy_model(prepared.plain, own)
+    target = own.with_name(prepared.model.name)
+    if target != own:
+        copy_model(prepared.model, target)
     return target.relative_to(package).as_posix()
-
-
-def _copy(model: Path, target: Path) -> None:
-    """Copy a model with the weights beside it, which it knows by the name of its own file."""
-    for file in (model, model.with_name(model.name + ".data")):
-        if file.is_file():
-            shutil.copyfile(file, target.with_name(file.name))
 
 
 def _builder(oracle: Oracle, version: str) -> Builder:

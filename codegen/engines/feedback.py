@@ -15,7 +15,7 @@ from cutset.codegen.engines.build import Culprit, Part, build_parts, find_culpri
 from cutset.codegen.engines.compare import Compared, compare
 from cutset.codegen.engines.prepare import Prepared, Recipe, prepare
 from cutset.codegen.runtime.backends.engine_build import BuildReport
-from cutset.codegen.split import write_stages
+from cutset.codegen.split import write_stage
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Plan, Stage
 from cutset.partitioner.support import Support
@@ -87,12 +87,14 @@ def plan_what_builds(
         stages = [stage for stage in plan.stages if stage.device == "gpu"]
         fresh = [stage for stage in stages if _identity(stage) not in built]
         folder = work / f"round-{len(refusals)}"
-        write_stages(graph, fresh, folder)
+        models = {stage.index: folder / source_of(stage, plan) for stage in fresh}
+        for stage in fresh:
+            write_stage(graph, stage, models[stage.index])
         found: dict[str, Support] = {}
         for stage in fresh:
             if not found.keys().isdisjoint(stage.nodes):
                 continue  # a node of it was refused with one of another stage
-            ready = _ready(graph, stage, folder, recipe, progress)
+            ready = _ready(graph, stage, models[stage.index], recipe, progress)
             if backend.oracle is not None:
                 outcome = _build(graph, ready, backend.oracle, recipe, progress)
                 if isinstance(outcome, Culprit):
@@ -123,8 +125,16 @@ def _identity(stage: Stage) -> tuple[object, ...]:
     return stage.index, stage.nodes, stage.inputs, stage.outputs
 
 
-def _ready(graph: ModelGraph, stage: Stage, folder: Path, recipe: Recipe, progress: Callable[[str], None]) -> BuiltStage:
-    prepared = prepare(graph, stage, folder / stage.model, recipe, progress)
+def source_of(stage: Stage, plan: Plan) -> str:
+    """Return the place of the file that a stage's engine is built from, before its precision.
+
+    The only stage of a plan is the user's own file, so what a library takes lies beside it.
+    """
+    return stage.model if len(plan.stages) > 1 else stage.model.removesuffix(".onnx") + ".engine.onnx"
+
+
+def _ready(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progress: Callable[[str], None]) -> BuiltStage:
+    prepared = prepare(graph, stage, model, recipe, progress)
     return BuiltStage(stage=stage, prepared=prepared)
 
 

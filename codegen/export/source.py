@@ -14,6 +14,7 @@ from cutset.codegen.runtime import DegradedWarning
 from cutset.codegen.runtime.config import PlanConfig, StageConfig, TensorConfig, parse_plan
 from cutset.codegen.runtime.dtypes import Value
 from cutset.codegen.runtime.replica import StageReplica
+from cutset.codegen.split import external_files
 from cutset.errors import PlanError
 from cutset.graph.model import ModelGraph
 
@@ -111,7 +112,7 @@ class Source:
     def files(self, stage: StageConfig) -> Sequence[Path]:
         """Return the files of the package that a stage needs."""
         models = [stage.model, *([stage.engine.model] if stage.engine else [])]
-        weights = [model.with_name(f"{model.name}.data") for model in models]
+        weights = [model.parent / place for model in models if model.is_file() for place in external_files(model)]
         engines = [self.package / "engines" / "engines.json", *self.package.glob(f"engines/{stage.index:02d}-*")]
         libraries = [library.file for library in self.plan.custom_ops if library.file]
         return [path for path in dict.fromkeys([*models, *weights, *engines, *libraries]) if path.is_file()]

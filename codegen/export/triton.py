@@ -21,6 +21,7 @@ from cutset.codegen.project import templates
 from cutset.codegen.runtime.backends.base import GPU_BATCH
 from cutset.codegen.runtime.config import StageConfig, TensorConfig
 from cutset.codegen.runtime.wire import encode_raw
+from cutset.codegen.split import RENAMED, copy_model
 from cutset.errors import UsageError
 
 TritonBackend = Literal["python", "onnxruntime"]
@@ -201,10 +202,7 @@ def _write_python(source: Source, stage: StageConfig, version: Path) -> None:
 
 def _write_onnx(stage: StageConfig, version: Path) -> None:
     """Copy the stage's ONNX file; weights beside it keep the name by which it refers to them."""
-    shutil.copyfile(stage.model, version / "model.onnx")
-    weights = stage.model.with_name(f"{stage.model.name}.data")
-    if weights.is_file():
-        shutil.copyfile(weights, version / weights.name)
+    copy_model(stage.model, version / RENAMED)
 
 
 def _perf_analyzer(source: Source) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedOpsetsPass
 
 from cutset.digest import sha256_file, sha256_json
 from cutset.errors import ModelError, UnavailableError
+from cutset.graph.declared import follow_inputs, read_declared
 from cutset.graph.external_data import settle_weights
 from cutset.graph.model import ModelGraph, iter_bodies, op_node
 from cutset.graph.optional_inputs import take_defaults
@@ -63,12 +64,15 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
     del proto
     externals = settle_weights(model, path)
     model = _normalise(model, path)
+    declared = read_declared(model.graph)
     opaque = infer(model, path) | opaque
     sha = sha256_file(path)
     digest = sha if not externals else sha256_json([sha, *(sha256_file(file) for file in externals)])
     graph = from_ir(model, path=path, sha256=sha, digest=digest, opaque=opaque, custom_ops=custom_ops)
     inputs = tuple(replace(spec, default=defaults.get(spec.name)) for spec in graph.inputs)
-    return replace(graph, files=(path, *externals), inputs=inputs, frozen_inputs=frozen, metadata=metadata)
+    declared = follow_inputs(declared, model.graph.inputs)
+    files = (path, *externals)
+    return replace(graph, files=files, inputs=inputs, frozen_inputs=frozen, metadata=metadata, declared=declared)
 
 
 def from_ir(

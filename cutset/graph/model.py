@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from cutset.errors import UnknownShapeError
+from cutset.graph.declared import DeclaredType
 from cutset.graph.types import OpId, TensorSpec
 
 RANDOM_OPS = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"})
@@ -52,6 +53,7 @@ class ModelGraph:
         digest: Digest of the file and of every external-data file it names.
         files: The file, then the external-data files.
         opaque_types: Serialised TypeProto of the values whose type onnx_ir cannot hold (maps).
+        declared: What the file says of each value between nodes, in the dimension names of `inputs`.
         measured: Shape of each value as observed in one real run; wins over inference.
         frozen_inputs: Weights that the file lists as inputs, too, so that a caller of the file could give others.
         metadata: What the file says about itself (class names, strides, licences); any text.
@@ -68,6 +70,7 @@ class ModelGraph:
     initializers: frozenset[str] = field(repr=False)
     opset_imports: Mapping[str, int]
     opaque_types: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    declared: Mapping[str, DeclaredType] = field(default_factory=dict, repr=False)
     measured: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     custom_ops: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
