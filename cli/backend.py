@@ -8,14 +8,16 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from cutset.advisory import advisory
 from cutset.cli.output import Output
 from cutset.cli.workflow import Measured, Progress
 from cutset.devices import GpuBackendRequest
+from cutset.errors import UnavailableError, UsageError
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.pins import Pin
 from cutset.partitioner.support import Support, cuda_support, gpu_support, open_questions
 from cutset.profilers.cache import CostCache
-from cutset.profilers.capability import ask
+from cutset.profilers.capability import Verdict, ask
 from cutset.profilers.gpu_backend import Gpu, GpuBackend, choose_backend
 from cutset.profilers.in_engines import engine_options, with_engine_costs
 from cutset.profilers.on_device import seen_on_device
@@ -44,7 +46,9 @@ def choose(request: GpuBackendRequest, gpu: Gpu, output: Output) -> GpuBackend:
     Raises:
         UnavailableError: If the library that is asked for cannot be used.
     """
-    backend = choose_backend(request, gpu)
+    backend = NO_GPU
+    with advisory("looking for a library that builds engines", ends=(UsageError, UnavailableError)):
+        backend = choose_backend(request, gpu)
     if backend.notice:
         output.notice(backend.notice)
     return backend
@@ -61,13 +65,17 @@ def backend_support(measured: Measured, backend: GpuBackend, pins: Mapping[str, 
 def in_engines(measured: Measured, backend: GpuBackend, support: Mapping[str, Support], progress: Progress) -> Measured:
     """Return the measured model with its GPU costs as engines have them, where engines will run on this machine's GPU."""
     target = measured.table.target or {}
+    if target.get("source") != "measured":
+        return measured
     if not measured.gpu.here or backend.oracle is None or backend.proxy or "engines" in target:
         return measured
     graph = measured.graph
     options = engine_options(backend.oracle.backend, int(str(target["id"]).rpartition(":")[2]), measured.options)
     inputs = batched(graph, measured.samples.samples[0], measured.batch)
     taken = [name for name, verdict in support.items() if verdict.ok]
-    return replace(measured, table=with_engine_costs(graph, measured.table, inputs, taken, options, progress))
+    with advisory("measuring costs inside engines"):
+        return replace(measured, table=with_engine_costs(graph, measured.table, inputs, taken, options, progress))
+    return measured
 
 
 def session_support(graph: ModelGraph, table: CostTable | None, insisted: Collection[str] = ()) -> dict[str, Support]:
@@ -97,5 +105,7 @@ def capability(
         return session_support(graph, None, insisted)
     if backend.oracle is None:
         return gpu_support(graph, insisted=insisted)
-    verdicts = ask(graph, sample, open_questions(graph, insisted), backend.oracle, cache, progress)
-    return gpu_support(graph, verdicts, insisted)
+    verdicts: dict[str, Verdict] = {}
+    with advisory(f"asking {backend.oracle.title}, whose recorded table answers instead"):
+        verdicts = ask(graph, sample, open_questions(graph, insisted), backend.oracle, cache, progress)
+    return gpu_support(graph, verdicts or None, insisted)

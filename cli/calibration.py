@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cutset.advisory import advisory
 from cutset.cli.workflow import Measured, Progress
-from cutset.errors import ProfileError
 from cutset.partitioner.calibrate import StageNodes, Timing
 from cutset.profilers.child import Failure
 from cutset.profilers.profile import batched
@@ -44,19 +44,16 @@ class StageTimer:
 
     def _times(self, stages: Sequence[StageNodes], backend: Backend, rows: int) -> list[Timing | None]:
         measured, graph = self.measured, self.measured.graph
-        try:
-            segments: list[Segment] = [segment_of(graph, stage.nodes) for stage in stages]
-            inputs = batched(graph, measured.samples.samples[0], measured.batch)
-            values = boundary_values(graph, inputs, segments)
-        except ProfileError as error:
-            self.progress(f"stages are not measured: {error.what}")
-            return [None] * len(stages)
         options = SegmentOptions(
             backend=backend, threads=measured.options.threads, budget_s=min(1.0, measured.options.budget_s), rows=rows,
             recorded=True, in_turns=True,
         )  # fmt: skip
-        times = time_segments(graph, segments, values, options=options)
-        return [None if isinstance(time, Failure) else _timing(time.latency, rows) for time in times]
+        with advisory("measuring stages"):
+            segments: list[Segment] = [segment_of(graph, stage.nodes) for stage in stages]
+            inputs = batched(graph, measured.samples.samples[0], measured.batch)
+            times = time_segments(graph, segments, boundary_values(graph, inputs, segments), options=options)
+            return [None if isinstance(time, Failure) else _timing(time.latency, rows) for time in times]
+        return [None] * len(stages)
 
 
 def _timing(latency: Latency, rows: int) -> Timing:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cutset import serde
+from cutset.advisory import advisory
 from cutset.cli.arguments import cache_folder
-from cutset.cli.engines import EngineArguments, Session, engineer
+from cutset.cli.engines import EngineArguments
 from cutset.cli.planning import Planner, Planning, prepare
+from cutset.cli.proven import emit_proven
 from cutset.cli.workflow import Measured
 from cutset.codegen.bench.bench import BenchOptions, bench
 from cutset.codegen.ci.case import Case, case_of
@@ -21,17 +22,14 @@ from cutset.codegen.ci.fingerprint import Fingerprint, digest_inputs, fingerprin
 from cutset.codegen.ci.judge import judge, suspicious
 from cutset.codegen.ci.limits import Limits
 from cutset.codegen.ci.record import Benched, Deployment, Record, benched, machine_of, planned, precision_errors, sizes
-from cutset.codegen.engines.feedback import Replan
 from cutset.codegen.numerics import Tolerance
-from cutset.codegen.package import EmitOptions, emit, package_name
+from cutset.codegen.package import EmitOptions, package_name
 from cutset.codegen.report import read_material, write_report
 from cutset.codegen.report.material import BENCH
-from cutset.codegen.verify import reference_outputs
+from cutset.codegen.verify import PartsDifferError, reference_outputs
 from cutset.devices import GpuBackendRequest
-from cutset.errors import VerificationError
 from cutset.files import write_atomic
 from cutset.partitioner.keeping import price_of_keeping
-from cutset.partitioner.study import dump_study, study_of
 from cutset.profilers.cache import CostCache
 from cutset.profilers.repeats import Repeats, combine, comparable, runners
 from cutset.profilers.table import CostTable
@@ -176,34 +174,28 @@ def _case(planning: Planning, record: Record, then: Record, settings: Settings) 
 def _emit(planning: Planning, settings: Settings, repeats: Repeats, target: Path) -> Record:
     """Return the record of a planned model after its package was emitted and verified."""
     planner, measured = planning.planner, planning.sized.measured
-    with tempfile.TemporaryDirectory(prefix="cutset-engines-") as work:
-        session = Session(measured=measured, about=planner.about, backend=planning.backend, progress=planner.progress)
-        engines = engineer(session, settings.engines, _replanning(planning), Path(work))
-        measured = planning.sized.measured
-        options = EmitOptions(
-            force=True,
-            tolerance=settings.engines.tolerate(settings.tolerance, planning.backend),
-            command=settings.command,
-            seconds=measured.seconds,
-            progress=planner.progress,
-            engines=engines,
-            documents={"problem.json": dump_study(study_of(planning.outcome))} if planning.outcome else {},
+    options = EmitOptions(
+        force=True,
+        tolerance=settings.engines.tolerate(settings.tolerance, planning.backend),
+        command=settings.command,
+        progress=planner.progress,
+    )
+    deployment = Deployment(inputs=digest_inputs(measured.samples.samples))
+    try:
+        engines, proof = emit_proven(planning, settings.engines, options, target, reuse=True)
+    except PartsDifferError as error:
+        deployment = replace(deployment, failure=f"{error.what}: {error.cause}")
+    else:
+        package_bytes, engine_bytes = sizes(target, engines)
+        deployment = replace(
+            deployment,
+            precision_errors=precision_errors(engines),
+            outputs=_answers(planning.sized.measured, proof.unrepeatable),
+            parts_error=proof.max_rel,
+            package_bytes=package_bytes,
+            engine_bytes=engine_bytes,
+            benched=_benched(target, planning, settings),
         )
-        deployment = Deployment(inputs=digest_inputs(measured.samples.samples), precision_errors=precision_errors(engines))
-        try:
-            proof = emit(measured.graph, engines.plan, measured.table, measured.samples, target, options)
-        except VerificationError as error:
-            deployment = replace(deployment, failure=f"{error.what}: {error.cause}")
-        else:
-            package_bytes, engine_bytes = sizes(target, engines)
-            deployment = replace(
-                deployment,
-                outputs=_answers(measured, proof.unrepeatable),
-                parts_error=proof.max_rel,
-                package_bytes=package_bytes,
-                engine_bytes=engine_bytes,
-                benched=_benched(target, planning, settings),
-            )
     return replace(_record(planning, settings, repeats), deployment=deployment)
 
 
@@ -214,16 +206,13 @@ def _benched(target: Path, planning: Planning, settings: Settings) -> Benched | 
     planner, graph = planning.planner, planning.sized.measured.graph
     cache = CostCache(cache_folder(planner.costs.cache))
     options = BenchOptions(model=graph.path, budget_s=settings.bench_s, cache=cache, progress=planner.progress)
-    found = bench(target / "serving" / package_name(planner.wanted.name), read_material(target), options)
-    write_atomic(target / BENCH, serde.dumps(found).encode())
-    write_report(target)
-    return benched(found)
-
-
-def _replanning(planning: Planning) -> Replan:
-    """Return what plans again: where nothing is refused, what was planned already is as good."""
-    known = planning.outcome
-    return lambda refusals: known.plan if known is not None and not refusals else planning(refusals)
+    with advisory("running the package against the unsplit model"):
+        found = bench(target / "serving" / package_name(planner.wanted.name), read_material(target), options)
+        write_atomic(target / BENCH, serde.dumps(found).encode())
+        with advisory("drawing the report again"):
+            write_report(target)
+        return benched(found)
+    return None
 
 
 def _answers(measured: Measured, unrepeatable: Sequence[str]) -> tuple[Fingerprint, ...]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cutset.advisory import SkippedSteps, recording
 from cutset.cli.output import Output
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,10 +35,15 @@ class Number(click.FloatRange):
 
 
 def shared(function: F) -> F:
-    """Add ``--json``, ``-q`` and ``-v``, and pass one `Output` as ``output`` instead of them."""
+    """Add ``--json``, ``-q`` and ``-v``, and pass one `Output` as ``output`` instead of them.
+
+    Advisory steps that fail while the command runs are told as notices.
+    """
 
     def call(*args: Any, as_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
-        return function(*args, output=Output(as_json=as_json, quiet=quiet, verbose=verbose), **kwargs)
+        output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+        with recording(SkippedSteps(lambda skipped: output.notice(str(skipped)))):
+            return function(*args, output=output, **kwargs)
 
     call.__name__, call.__doc__ = function.__name__, function.__doc__
     call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from cutset.advisory import advisory
 from cutset.cli.arguments import CostArguments, ModelArguments
 from cutset.cli.backend import NO_GPU, backend_support, choose, in_engines
 from cutset.cli.calibration import StageTimer
@@ -22,7 +23,7 @@ from cutset.partitioner.decide import Case, candidate_of
 from cutset.partitioner.judge import MIN_GAIN
 from cutset.partitioner.obstacles import held_back
 from cutset.partitioner.options import PlanOptions
-from cutset.partitioner.pins import resolve, resolve_kept
+from cutset.partitioner.pins import Kept, resolve, resolve_kept
 from cutset.partitioner.plan import Operating, Plan
 from cutset.partitioner.planner import Outcome, plan_evidence
 from cutset.partitioner.sizing import rivals_at, size_up, worker_counts
@@ -57,6 +58,7 @@ class Planner:
         output: Where notices go.
         progress: Told each step.
         gpu_backend: What runs GPU stages on this machine, None where the GPU is elsewhere.
+        kept: Nodes that stay together besides those that the user keeps so.
     """
 
     about: ModelArguments
@@ -65,6 +67,7 @@ class Planner:
     output: Output
     progress: Progress
     gpu_backend: Backend | None = None
+    kept: tuple[Kept, ...] = ()
 
     def measure(self) -> dict[int, Measured]:
         """Return the model measured at the wanted batch; for ``auto`` alone and at the largest batch, if it takes batches."""
@@ -72,11 +75,12 @@ class Planner:
             found = self._measure_at(self.costs.batch)
             return {found.batch: found}
         alone = self._measure_at("1")
-        try:
-            return {1: alone, AUTO_BATCH: self._measure_at(str(AUTO_BATCH))}
-        except (UsageError, ProfileError) as error:
-            self.output.notice(f"planning without batches: {error.what}")
-            return {1: alone}
+        with advisory(f"measuring a batch of {AUTO_BATCH}"):
+            try:
+                return {1: alone, AUTO_BATCH: self._measure_at(str(AUTO_BATCH))}
+            except (UsageError, ProfileError) as error:  # the model takes none
+                self.output.notice(f"planning without batches: {error.what}")
+        return {1: alone}
 
     def size(self, batches: Mapping[int, Measured], support: Mapping[str, Support]) -> Sized:
         """Return the best batch and workers, and the model as measured at that batch.
@@ -96,9 +100,19 @@ class Planner:
         batches = {batch: self._with_pieces(entry, support) for batch, entry in batches.items()}
         self.progress("choosing batch and workers")
         sizing = size_up(self._evidences(batches, support), options, workers)
-        batch = sizing.options.machine.batch
-        chosen = batches.get(batch) or self._measure_at(str(batch))
+        chosen = self._measured_at(sizing.options.machine.batch, batches)
+        if chosen is None:  # that batch cannot be measured: take the best of those that were
+            sizing = size_up({batch: self._evidence(entry, support) for batch, entry in batches.items()}, options, workers)
+            chosen = batches[sizing.options.machine.batch]
         return Sized(measured=chosen, options=sizing.options, pareto=sizing.pareto, batches=batches)
+
+    def _measured_at(self, batch: int, batches: Mapping[int, Measured]) -> Measured | None:
+        """Return the model as measured at a batch, measured now where it was not; None where that fails."""
+        if batch in batches:
+            return batches[batch]
+        with advisory(f"measuring a batch of {batch}", ends=()):
+            return self._measure_at(str(batch))
+        return None
 
     def plan(self, sized: Sized, support: Mapping[str, Support]) -> tuple[Sized, Outcome]:
         """Return the plan at a size, and the size with the costs that planning measured or calibrated.
@@ -113,21 +127,28 @@ class Planner:
         measured = self._with_pieces(sized.measured, support)
         self.progress("planning")
         evidence = self._evidence(measured, support)
-        sized, evidence = self._shared(replace(sized, measured=measured), evidence)
+        sized = replace(sized, measured=measured)
+        with advisory("planning for requests that share runs"):
+            sized, evidence = self._shared(sized, evidence)
         measured = replace(measured, table=evidence.table)
-        if self.wanted.calibrate:
-            rows = max((group.rows for group in evidence.table.groups), default=1)
-            timer = StageTimer(measured=measured, progress=self.progress, gpu_backend=self.gpu_backend, rows=rows)
-            outcome, calibration = calibrate(evidence, sized.options, timer)
-            outcome = replace(outcome, plan=replace(outcome.plan, calibration=calibration.as_json()))
-            measured = replace(measured, table=outcome.case.evidence.table)
-        else:
+        outcome = self._calibrated(measured, evidence, sized) if self.wanted.calibrate else None
+        if outcome is None:
             sized, outcome = self._plan_among(replace(sized, measured=measured), evidence, support)
-            measured = sized.measured
+        measured = replace(measured, table=outcome.case.evidence.table)
         if sized.pareto:
             outcome = replace(outcome, plan=replace(outcome.plan, pareto=sized.pareto))
-        plan = self._with_batch_scaling(outcome, sized.batches, support)
-        return replace(sized, measured=measured), replace(outcome, plan=plan)
+        with advisory("fitting how steps grow with the batch"):
+            outcome = replace(outcome, plan=self._with_batch_scaling(outcome, sized.batches, support))
+        return replace(sized, measured=measured), outcome
+
+    def _calibrated(self, measured: Measured, evidence: Evidence, sized: Sized) -> Outcome | None:
+        """Return the plan at costs that measured stages correct; None where that fails."""
+        rows = max((group.rows for group in evidence.table.groups), default=1)
+        timer = StageTimer(measured=measured, progress=self.progress, gpu_backend=self.gpu_backend, rows=rows)
+        with advisory("calibrating the plan", ends=(UsageError, PlanError)):
+            outcome, calibration = calibrate(evidence, sized.options, timer)
+            return replace(outcome, plan=replace(outcome.plan, calibration=calibration.as_json()))
+        return None
 
     def _plan_among(self, sized: Sized, evidence: Evidence, support: Mapping[str, Support]) -> tuple[Sized, Outcome]:
         """Return the plan, held against the simple plans at the sizes that suit them best.
@@ -151,7 +172,7 @@ class Planner:
         """Return the size and the evidence for GPU stages that several requests share, where that gives the better plan."""
         measured, options = sized.measured, sized.options
         alone = measured.batch == 1 and options.objective == "throughput" and options.slo_s is None
-        if self.gpu_backend != "onnxruntime-cuda" or not alone or evidence.table.target is None:
+        if self.gpu_backend != "onnxruntime-cuda" or not alone or _source(evidence) != "measured":
             return sized, evidence
         shared = sharing(measured, evidence, self.progress)
         if shared is None:
@@ -193,8 +214,10 @@ class Planner:
         graph = measured.graph
         inputs = batched(graph, measured.samples.samples[0], measured.batch)
         pieces = broken_pieces(self._evidence(measured, support))
-        table = with_pieces(graph, measured.table, inputs, pieces, measured.options, self.progress)
-        return replace(measured, table=table)
+        with advisory("measuring what is left of groups that the GPU takes in part"):
+            table = with_pieces(graph, measured.table, inputs, pieces, measured.options, self.progress)
+            return replace(measured, table=table)
+        return measured
 
     def _evidence(self, measured: Measured, support: Mapping[str, Support]) -> Evidence:
         graph = measured.graph
@@ -203,7 +226,7 @@ class Planner:
             table=measured.table,
             support=support,
             pins=resolve(graph, self.wanted.pins),
-            kept=resolve_kept(graph, self.wanted.file.keeps),
+            kept=(*resolve_kept(graph, self.wanted.file.keeps), *self.kept),
         )
 
     def _evidences(self, measured: Mapping[int, Measured], support: Mapping[str, Support]) -> dict[int, Evidence]:
@@ -236,6 +259,11 @@ class Planner:
         )
 
 
+def _source(evidence: Evidence) -> str | None:
+    """Return where the GPU's costs come from, None without a GPU."""
+    return (evidence.table.target or {}).get("source")
+
+
 @dataclass(slots=True, kw_only=True)
 class Planning:
     """A model that is ready to be planned, as often as refusals ask for it; called with refusals, it plans.
@@ -262,6 +290,15 @@ class Planning:
     def final(self, plan: Plan) -> Plan:
         """Return the last plan with what holds it back, for which it is made again without these refusals."""
         return plan if self.outcome is None else replace(plan, held_back=held_back(self.outcome, self.backend.name))
+
+    def keep(self, kept: Sequence[Kept]) -> None:
+        """Keep nodes together in every later plan."""
+        self.planner, self.outcome = replace(self.planner, kept=(*self.planner.kept, *kept)), None
+
+    def leave_whole(self) -> None:
+        """Cut nothing in any later plan."""
+        self.sized = replace(self.sized, options=replace(self.sized.options, max_stages=1))
+        self.outcome = None
 
     def __call__(self, refusals: Mapping[str, Support]) -> Plan:
         """Return the plan alone, which is what the engines' feedback asks for."""

@@ -6,10 +6,10 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from cutset.advisory import advisory
 from cutset.cli.workflow import Measured, Progress
 from cutset.codegen.batchability import free
 from cutset.codegen.runtime.backends.base import GPU_BATCH
-from cutset.errors import CutsetError
 from cutset.graph.extract import write_part
 from cutset.partitioner.atoms import Evidence
 from cutset.partitioner.rows import Region, regions
@@ -42,11 +42,9 @@ def sharing(measured: Measured, evidence: Evidence, progress: Progress) -> Evide
         name: (group.latency_s or 0.0) / len(group.nodes) for group in measured.table.groups_on("cpu") for name in group.nodes
     }
     for region in regions(graph, allowed, lambda name: costs.get(name, 0.0)):
-        try:
+        table = None
+        with advisory("sharing runs between requests", f"node `{region.nodes[0]}` and those after it", ends=()):
             table = _measured(measured, region, progress)
-        except CutsetError as error:
-            progress(f"requests cannot share runs: {error.what}")
-            continue
         if table is None:
             continue
         outside = {node.name: APART for node in graph.placeable if node.name not in region.nodes}

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 
+from cutset.advisory import advisory
 from cutset.codegen.joint_runs import judge
 from cutset.errors import CutsetError
 from cutset.graph.model import ModelGraph
@@ -81,14 +83,17 @@ def prove_all(
         feeds = [{name: values[name] for name in stage.inputs} for values in live]
         results = [run(session, feed, stage.outputs) for feed in feeds]
         del session
-        reason, axis = _axis(graph, stage)
-        if axis:
-            finding = _prove(graph, folder / stage.model, stage.outputs, feeds, axis)
-        elif stage.device == "gpu" and stage.index not in keep:
-            finding = free(graph, folder / stage.model, stage.outputs, feeds, results)
-        else:
-            finding = Batchability(proven=False)
-        findings.append(finding if finding.proven or finding.reason else Batchability(proven=False, reason=reason))
+        finding = Batchability(proven=False, reason="it could not be examined")
+        with advisory("proving which requests share a run", f"stage {stage.index}"):
+            reason, axis = _axis(graph, stage)
+            if axis:
+                finding = _prove(graph, folder / stage.model, stage.outputs, feeds, axis)
+            elif stage.device == "gpu" and stage.index not in keep:
+                finding = free(graph, folder / stage.model, stage.outputs, feeds, results)
+            else:
+                finding = Batchability(proven=False)
+            finding = finding if finding.proven or finding.reason else Batchability(proven=False, reason=reason)
+        findings.append(finding)
         for values, outputs in zip(live, results, strict=True):
             values.update(outputs)
     release_memory()
@@ -139,13 +144,16 @@ def _prove(graph: ModelGraph, model: Path, outputs: Sequence[str], feeds: Sequen
         feeds: Its inputs, one entry a sample.
         axis: Name of the dimension.
     """
-    part = ir.load(model)
+    proto = onnx.load(str(model), load_external_data=False)
+    if proto.functions:  # the user's own file, which is not rewritten
+        proto = onnx.inliner.inline_local_functions(proto)
+    part = ir.from_proto(proto)
+    ir.external_data.set_base_dir(part.graph, model.parent)
     flow = follow_rows(part, {name: spec.shape for name, spec in graph.values.items()}, axis)
     if flow.reason:
         return Batchability(proven=False, reason=f"its rows may mix: {flow.reason}"[:300])
     witnesses = _witnesses(part, flow, outputs, graph)
     names = list(dict.fromkeys([*outputs, *(name for inner in witnesses.values() for name in inner)]))
-    proto = onnx.load(str(model), load_external_data=False)
     for name in names[len(outputs) :]:
         proto.graph.output.add().name = name
     trial = model.with_name(f"{model.stem}.witness.onnx")

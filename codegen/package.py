@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cutset import __version__, serde
+from cutset.advisory import advisory, skipped_steps
 from cutset.cascade import hooks
 from cutset.codegen.atomic import new_folder
-from cutset.codegen.batchability import prove_all
+from cutset.codegen.batchability import Batchability, prove_all
 from cutset.codegen.engines.deploy import deploy
 from cutset.codegen.engines.feedback import Engineered
 from cutset.codegen.export.source import Source
@@ -27,7 +28,7 @@ from cutset.codegen.least_sizes import add_least_sizes
 from cutset.codegen.loose_symbols import free_loose_symbols
 from cutset.codegen.numerics import Tolerance
 from cutset.codegen.project import write_project
-from cutset.codegen.report import write_report
+from cutset.codegen.report import write_plain_report, write_report
 from cutset.codegen.report.material import GRAPH
 from cutset.codegen.report.topology import dump_topology, topology_of
 from cutset.codegen.runtime import DegradedWarning, Pipeline
@@ -48,6 +49,19 @@ MAX_PACKAGE_STEM = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTogether:
+    """What a plan does not cut because the proof of an earlier one failed, as plan.json holds it.
+
+    Args:
+        sentence: What was done and why, with both numbers.
+        nodes: The nodes; empty where the model was left whole.
+    """
+
+    sentence: str
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmitOptions:
     """How to emit.
 
@@ -60,6 +74,8 @@ class EmitOptions:
         engines: What the GPU stages are built from, and their engines; None leaves them to onnxruntime.
         documents: Texts to write beside the plan, by file name.
         exports: What to write besides the package.
+        kept_together: What earlier plans cut and this one does not.
+        keep_rows: Whether rows that the model fixes stay fixed.
         load_s: Seconds to run the package at full load, where all its devices are here; zero leaves that out.
     """
 
@@ -71,6 +87,8 @@ class EmitOptions:
     engines: Engineered | None = None
     documents: Mapping[str, str] = field(default_factory=dict)
     exports: Exports = Exports()  # noqa: RUF009 - frozen
+    kept_together: tuple[KeptTogether, ...] = ()
+    keep_rows: bool = False
     load_s: float = 0.0
 
 
@@ -107,21 +125,20 @@ def emit(
         write_stages(graph, plan.stages, package)
         custom_ops = _copy_custom_ops(graph, package)
         document = plan.as_json() | {"custom_ops": custom_ops, **_of_the_file(graph)}
+        document["kept_together"] = serde.to_builtins(options.kept_together)
         document["loose_symbols"] = free_loose_symbols(document["inputs"], samples.samples)
         write_defaults(graph, package, document["inputs"])
         if options.engines is not None:
             deploy(options.engines, package, document)
         options.progress("proving which stages can be batched")
-        engines = {entry["index"] for entry in document["stages"] if entry.get("engine")}
-        batching = prove_all(graph, plan.stages, package, samples.samples, keep=engines)
-        execution = executions(graph, plan.stages, package, samples.samples[0])
-        for entry, finding, kind in zip(document["stages"], batching, execution, strict=True):
-            entry |= {"batching": serde.to_builtins(finding), "execution": kind, "keeps_dropout": graph.keeps_dropout}
+        _examine(graph, plan, package, samples, document, keep_rows=options.keep_rows)
         (package / "plan.json").write_text(serde.dumps(document), "utf-8")
         _copy_runtime(package)
         write_project(plan, samples, serving, package.name, custom_ops)
         options.progress("trying inputs of no rows")
-        add_least_sizes(graph, package, samples.samples[0], document)
+        document["least_sizes"] = []
+        with advisory("trying inputs of no rows"):
+            add_least_sizes(graph, package, samples.samples[0], document)
         options.progress("verifying that the parts equal the whole")
         (package / "plan.json").write_text(serde.dumps(document), "utf-8")
         proof, rate = _verify(graph, package, samples, options)
@@ -129,17 +146,49 @@ def emit(
         if rate is not None:
             reached = {"throughput_per_s": rate, "prediction_error": plan.prediction.throughput_per_s / rate - 1}
             document["calibration"] = {**(document["calibration"] or {}), "pipeline": reached}
-        for folder in (work, package):
-            (folder / "plan.json").write_text(serde.dumps(document), "utf-8")
         for name, text in options.documents.items():
             (work / name).write_text(text, "utf-8")
         (work / "profile.json").write_text(serde.dumps(table), "utf-8")
-        (work / GRAPH).write_text(dump_topology(topology_of(graph)), "utf-8")
-        write_report(work)
+        with advisory("drawing the graph"):
+            (work / GRAPH).write_text(dump_topology(topology_of(graph)), "utf-8")
+        _write_plan_and_report(document, work, package)
         source = Source(package=package, document=document, graph=graph, sample=samples.samples[0])
         write_exports(source, work, options.exports)
         (work / "manifest.json").write_text(serde.dumps(_manifest(work, graph, table, options)), "utf-8")
     return proof
+
+
+def _examine(
+    graph: ModelGraph, plan: Plan, package: Path, samples: SampleInputs, document: dict[str, Any], *, keep_rows: bool
+) -> None:
+    """Say of each stage in the plan's document whether its requests may share a run, and where it runs."""
+    engines = {entry["index"] for entry in document["stages"] if keep_rows or entry.get("engine")}
+    batching = [Batchability(proven=False, reason="it could not be examined") for _ in plan.stages]
+    with advisory("proving which requests share a run"):
+        batching = prove_all(graph, plan.stages, package, samples.samples, keep=engines)
+    execution = ["thread"] * len(plan.stages)
+    with advisory("looking for stages that hold Python's lock"):
+        execution = executions(graph, plan.stages, package, samples.samples[0])
+    for entry, finding, kind in zip(document["stages"], batching, execution, strict=True):
+        entry |= {"batching": serde.to_builtins(finding), "execution": kind, "keeps_dropout": graph.keeps_dropout}
+
+
+def _write_plan_and_report(document: dict[str, Any], work: Path, package: Path) -> None:
+    """Write plan.json and the report, both with the advisory steps that failed; a plain page where no report can be drawn."""
+
+    def write_plan() -> None:
+        document["skipped"] = skipped_steps()
+        for folder in (work, package):
+            (folder / "plan.json").write_text(serde.dumps(document), "utf-8")
+
+    write_plan()
+    drawn = False
+    with advisory("drawing the report"):
+        write_report(work)
+        drawn = True
+    if not drawn:
+        write_plan()
+        write_plain_report(work, document["verdict"], document["skipped"])
 
 
 def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, options: EmitOptions) -> tuple[Verification, float | None]:
@@ -159,7 +208,9 @@ def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, options: Em
         if not options.load_s:
             return proof, None
         options.progress("running the package at full load")
-        return proof, full_load(pipeline(), samples.samples[0], options.load_s)
+        with advisory("running the package at full load"):
+            return proof, full_load(pipeline(), samples.samples[0], options.load_s)
+        return proof, None
 
 
 def _of_the_file(graph: ModelGraph) -> dict[str, Any]:

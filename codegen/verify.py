@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnxruntime as ort
@@ -48,6 +48,70 @@ class Verification:
     reordering: float = 0.0
 
 
+class PartsDifferError(VerificationError):
+    """An output of the parts is not that of the whole model.
+
+    Args:
+        graph: The whole model.
+        result: The output, and how far it is off.
+        index: Place of the sample among those compared.
+        origin: Where the samples came from.
+        reordering: How far onnxruntime's own optimisation levels are apart on that output, as an absolute difference.
+    """
+
+    def __init__(self, graph: ModelGraph, result: Comparison, index: int, origin: str, reordering: float) -> None:
+        super().__init__(
+            f"output `{result.name}` of the parts differs from the whole model",
+            where=f"{graph.path}, sample {index} ({origin})",
+            cause=result.reason,
+            hint="nothing was emitted; widen the tolerance with --rtol/--atol if this difference is acceptable",
+        )
+        self.result = result
+        self.reordering = reordering
+
+    @property
+    def words(self) -> str:
+        """Both numbers: how far the output is off, and how far onnxruntime is off itself."""
+        result = self.result
+        if not math.isfinite(result.max_rel) or not result.max_abs:
+            return f"output `{result.name}` differs ({result.reason})"
+        own = self.reordering * result.max_rel / result.max_abs
+        return (
+            f"output `{result.name}` differs by {result.max_rel:.2%} of its largest magnitude, where onnxruntime's own "
+            f"optimisation levels differ by {own:.2%} on the whole model"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the unsplit model gives, which several sets of parts can be held against.
+
+    Args:
+        graph: The whole model.
+        samples: Complete inputs.
+        first: Its outputs for each sample.
+        again: Its outputs when it is asked again.
+    """
+
+    graph: ModelGraph
+    samples: Sequence[Arrays]
+    first: Sequence[Mapping[str, Any]]
+    again: Sequence[Mapping[str, Any]]
+    _noise: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: ModelGraph, samples: Sequence[Arrays]) -> Reference:
+        """Return the reference of a model on samples."""
+        first, again = reference_outputs(graph, samples)
+        return cls(graph=graph, samples=samples, first=first, again=again)
+
+    def noise(self, index: int) -> dict[str, float]:
+        """Return `reordering_noise` of a sample, found out once."""
+        if index not in self._noise:
+            self._noise[index] = reordering_noise(self.graph, self.samples[index], self.first[index])
+        return self._noise[index]
+
+
 def reference_outputs(graph: ModelGraph, samples: Sequence[Arrays]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return what the unsplit model gives for each sample, and what it gives when asked again.
 
@@ -80,24 +144,35 @@ def verify(
         tolerance: What is close enough.
 
     Raises:
-        VerificationError: If an output differs; the message names it and by how much.
+        PartsDifferError: If an output differs; the message names it and by how much.
     """
-    references, again = reference_outputs(graph, samples)
-    unrepeatable = _unrepeatable(references, again, tolerance)
+    return verify_against(Reference.of(graph, samples), pipeline, origin=origin, tolerance=tolerance)
+
+
+def verify_against(
+    whole: Reference,
+    pipeline: Runner,
+    *,
+    origin: str,
+    tolerance: Tolerance = Tolerance(),  # noqa: B008
+) -> Verification:
+    """Return the proof that `pipeline` equals a reference; arguments and errors are those of `verify`."""
+    graph, samples = whole.graph, whole.samples
+    unrepeatable = _unrepeatable(whole.first, whole.again, tolerance)
     worst_abs = worst_rel = reordering = 0.0
-    for index, (sample, reference) in enumerate(zip(samples, references, strict=True)):
+    for index, (sample, reference) in enumerate(zip(samples, whole.first, strict=True)):
         actual = pipeline(sample)
         for name, expected in reference.items():
             if name in unrepeatable:
                 continue
             result = compare(name, expected, actual[name], tolerance)
+            noise = whole.noise(index).get(name, 0.0) if result.reason else 0.0
             if result.reason and tolerance == Tolerance():  # a tolerance that was given is the last word
-                noise = reordering_noise(graph, sample, reference)
-                reordering = max(reordering, noise.get(name, 0.0))
-                if _explained(result, noise.get(name, 0.0)):
+                reordering = max(reordering, noise)
+                if _explained(result, noise):
                     result = replace(result, reason="")
             if result.reason:
-                raise _mismatch(graph, result, index, origin)
+                raise PartsDifferError(graph, result, index, origin, noise)
             worst_abs, worst_rel = max(worst_abs, result.max_abs), max(worst_rel, result.max_rel)
     return Verification(
         passed=True,
@@ -139,19 +214,10 @@ def _explained(result: Comparison, noise: float) -> bool:
     return result.max_abs <= NOISE_FACTOR * noise and result.max_rel <= NOISE_SHARE
 
 
-def _unrepeatable(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], tolerance: Tolerance) -> set[str]:
+def _unrepeatable(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], tolerance: Tolerance) -> set[str]:
     return {
         name
         for one, other in zip(first, second, strict=True)
         for name, value in one.items()
         if compare(name, value, other[name], tolerance).reason
     }
-
-
-def _mismatch(graph: ModelGraph, result: Comparison, index: int, origin: str) -> VerificationError:
-    return VerificationError(
-        f"output `{result.name}` of the parts differs from the whole model",
-        where=f"{graph.path}, sample {index} ({origin})",
-        cause=result.reason,
-        hint="nothing was emitted; widen the tolerance with --rtol/--atol if this difference is acceptable",
-    )

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from cutset.advisory import advisory
 from cutset.errors import CutsetError
 from cutset.graph.model import ModelGraph, iter_bodies
 from cutset.profilers.gauge import gauge
@@ -46,8 +47,8 @@ def time_bodies(
         if seconds <= least_s or not has_body(graph, nodes):
             continue
         progress("timing what has a body by itself")
-        with contextlib.suppress(CutsetError):  # a value that cannot be handed over: the time inside the whole stands
-            found[nodes] = _alone(graph, inputs, nodes, options)
+        with advisory("timing what has a body by itself", f"node `{nodes[0]}`"), contextlib.suppress(CutsetError):
+            found[nodes] = _alone(graph, inputs, nodes, options)  # else the time inside the whole stands
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import platformdirs
 
+from cutset.advisory import advisory
 from cutset.digest import sha256_json
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,20 @@ class CostCache:
 
     def get(self, key: Any) -> Any | None:
         """Return the stored value, or None."""
+        with advisory("reading the cost cache"):
+            return self._read(key)
+        return None
+
+    def put(self, key: Any, value: Any) -> None:
+        """Store `value` under `key`, replacing what was there."""
+        if self.file is None:
+            return
+        with advisory("writing the cost cache"):
+            with contextlib.suppress(OSError):
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+            self._do("INSERT OR REPLACE INTO costs (key, value) VALUES (?, ?)", (sha256_json(key), json.dumps(value)))
+
+    def _read(self, key: Any) -> Any | None:
         if not self._exists():
             return None
         row = self._do("SELECT value FROM costs WHERE key = ?", (sha256_json(key),))
@@ -50,14 +65,6 @@ class CostCache:
         except json.JSONDecodeError as error:
             logger.warning("the cost cache %s holds a damaged entry: %s", self.file, error)
             return None
-
-    def put(self, key: Any, value: Any) -> None:
-        """Store `value` under `key`, replacing what was there."""
-        if self.file is None:
-            return
-        with contextlib.suppress(OSError):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-        self._do("INSERT OR REPLACE INTO costs (key, value) VALUES (?, ?)", (sha256_json(key), json.dumps(value)))
 
     def _exists(self) -> bool:
         try:

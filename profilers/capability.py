@@ -8,7 +8,8 @@ so a model is asked about once and answers for nothing but itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from cutset.advisory import advisory, skip
 from cutset.errors import CutsetError, EngineBuildError, UnavailableError, UnknownShapeError
 from cutset.graph.extract import extract, give_ranks
 from cutset.graph.model import ModelGraph, OpNode
@@ -110,13 +112,12 @@ def ask(
         progress: Told what is being asked.
 
     Raises:
-        UnavailableError: If the library fails instead of answering.
+        UnavailableError: If the library fails instead of answering, whatever it is asked.
     """
     vectors = small_vectors(graph, inputs, [graph.by_name[name] for name in nodes])
     elements = {name: vector.tolist() for name, vector in vectors.items()}
     probed = Probed(graph)
-    found = {name: kind_of(probed, [name], elements.get, oracle) for name in nodes}
-    keys = {name: key for name, key in found.items() if key is not None}
+    keys = _keys(probed, nodes, elements.get, oracle)
     kinds = {repr(key): name for name, key in reversed(keys.items())}
     answers = {kind: str(answer) for kind, name in kinds.items() if (answer := cache.get(keys[name])) is not None}
     unknown = [kind for kind in kinds if kind not in answers]
@@ -124,11 +125,12 @@ def ask(
         progress(f"asking {oracle.title} about {len(unknown)} kinds of node")
     made = {kind: _probe(graph, kinds[kind], vectors, oracle) for kind in unknown}
     probes = {kind: probe for kind, probe in made.items() if probe is not None}
-    for kind, answer in zip(probes, map_in_child(try_node, probes.values(), limits=PROBE_LIMITS), strict=True):
+    told = dict(zip(probes, map_in_child(try_node, probes.values(), limits=PROBE_LIMITS), strict=True))
+    _check_library(told.values(), oracle)
+    for kind, answer in told.items():
+        answers[kind] = _words(answer) if isinstance(answer, Failure) else answer
         if isinstance(answer, Failure) and answer.kind == "raised":
-            hint = "see `cutset doctor`, or use --gpu-backend onnxruntime-cuda"
-            raise UnavailableError(f"{oracle.title} cannot be asked", cause=answer.detail, hint=hint)
-        answers[kind] = f"asked about it, the library {answer.detail}" if isinstance(answer, Failure) else answer
+            skip(f"asking {oracle.title}", f"node `{kinds[kind]}`", answer.detail)
         if not isinstance(answer, Failure) or answer.kind == "crashed":  # what took too long now may not on another day
             cache.put(keys[kinds[kind]], answers[kind])
     return {
@@ -136,6 +138,47 @@ def ask(
         for name, key in keys.items()
         if (kind := repr(key)) in answers
     }
+
+
+def _keys(probed: Probed, nodes: Sequence[str], given: Callable[[str], Any], oracle: Oracle) -> dict[str, Any]:
+    """Return what the answer about each node depends on; a node of which that is not known is left out."""
+    found = {}
+    for name in nodes:
+        with advisory(f"asking {oracle.title}", f"node `{name}`"):
+            key = kind_of(probed, [name], given, oracle)
+            if key is not None:
+                found[name] = key
+    return found
+
+
+def _check_library(told: Collection[str | Failure], oracle: Oracle) -> None:
+    """Check, where all that the library does is to raise errors, that it takes what every library takes.
+
+    Raises:
+        UnavailableError: If it does not, so that no node is at fault.
+    """
+    if not told or not all(isinstance(answer, Failure) and answer.kind == "raised" for answer in told):
+        return
+    (answer,) = map_in_child(try_node, [_plain_probe(oracle)], limits=PROBE_LIMITS)
+    if isinstance(answer, Failure) and answer.kind == "raised":
+        hint = "see `cutset doctor`, or use --gpu-backend onnxruntime-cuda"
+        raise UnavailableError(f"{oracle.title} cannot be asked", cause=answer.detail, hint=hint)
+
+
+def _plain_probe(oracle: Oracle) -> NodeProbe:
+    """Return a probe of one Relu."""
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "plain", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return NodeProbe(
+        model=model.SerializeToString(), shapes={"x": (1,)}, values={}, library=MODULES[oracle.backend],
+        compute_capability=oracle.compute_capability,
+    )  # fmt: skip
+
+
+def _words(failure: Failure) -> str:
+    """Return the reason against a node of which the library said nothing, but failed."""
+    return f"asked about it, the library {'raised ' if failure.kind == 'raised' else ''}{failure.detail}"
 
 
 def try_node(probe: NodeProbe) -> str:
@@ -200,11 +243,10 @@ def small_vectors(graph: ModelGraph, inputs: Arrays, nodes: Iterable[OpNode]) ->
     wanted = tuple(name for name in reads if _may_be_shape(graph, name))
     if not wanted:
         return {}
-    try:
+    with advisory("reading the sizes that nodes are given"), contextlib.suppress(CutsetError):
         values = boundary_values(graph, inputs, [Segment(nodes=(), inputs=wanted, outputs=())])
-    except CutsetError:
-        return {}
-    return {name: np.asarray(value) for name, value in values.items()}
+        return {name: np.asarray(value) for name, value in values.items()}
+    return {}
 
 
 def _may_be_shape(graph: ModelGraph, name: str) -> bool:
@@ -217,7 +259,7 @@ def _may_be_shape(graph: ModelGraph, name: str) -> bool:
 
 def _probe(graph: ModelGraph, name: str, vectors: Mapping[str, np.ndarray], oracle: Oracle) -> NodeProbe | None:
     """Return the node as a model, the shapes it is given as weights of it, or None if it cannot be asked about alone."""
-    try:
+    with advisory(f"asking {oracle.title}", f"node `{name}`"), contextlib.suppress(CutsetError):
         segment = segment_of(graph, [name])
         if sum(graph.nbytes(value) for value in graph.by_name[name].inputs if value in graph.constant_values) > MAX_PROBE_BYTES:
             return None
@@ -232,8 +274,7 @@ def _probe(graph: ModelGraph, name: str, vectors: Mapping[str, np.ndarray], orac
             library=MODULES[oracle.backend],
             compute_capability=oracle.compute_capability,
         )
-    except CutsetError:
-        return None
+    return None
 
 
 def _fix(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:

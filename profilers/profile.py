@@ -10,11 +10,12 @@ import msgspec
 import onnxruntime as ort
 
 from cutset import serde
+from cutset.advisory import advisory
 from cutset.errors import UsageError
 from cutset.graph.model import ModelGraph
 from cutset.profilers.cache import METHOD
 from cutset.profilers.datasheets import Datasheet
-from cutset.profilers.environment import Environment, environment, usable_cores
+from cutset.profilers.environment import Environment, environment, gpus, usable_cores
 from cutset.profilers.inputs import sizes_of
 from cutset.profilers.on_device import MeasuredGpu, with_measured_gpu
 from cutset.profilers.options import ProfileOptions
@@ -24,7 +25,7 @@ from cutset.profilers.session import Arrays
 from cutset.profilers.signature import sign
 from cutset.profilers.table import PROFILE_SCHEMA, CostTable, GroupCost, ModelFile, SessionCost
 from cutset.profilers.timing import fit_affine
-from cutset.profilers.without_device import with_gpu
+from cutset.profilers.without_device import sheet_of, with_gpu
 from cutset.profilers.workload import work_of
 
 CPU_BACKEND = "onnxruntime-cpu"
@@ -73,9 +74,26 @@ def profile(
         affine=fit_affine(batches, [runs[size].session.median for size in batches]) if len(batches) > 1 else None,
     )
     if isinstance(target, MeasuredGpu):
-        feed = batched(graph, inputs, options.batch)
-        return measured, with_measured_gpu(measured, table, feed, target, options, progress)
+        return measured, _on_this_gpu(measured, table, batched(graph, inputs, options.batch), target, options, progress)
     return measured, table if target is None else with_gpu(measured, table, target, options.precision)
+
+
+def _on_this_gpu(
+    graph: ModelGraph,
+    table: CostTable,
+    feed: Arrays,
+    gpu: MeasuredGpu,
+    options: ProfileOptions,
+    progress: Callable[[str], None],
+) -> CostTable:
+    """Return `table` with costs of a GPU of this machine: measured, or where that fails modelled by its data sheet."""
+    names = [found.name for found in gpus()[gpu.device : gpu.device + 1]]
+    sheet = sheet_of({"name": names[0]}) if names else None
+    if sheet is None:
+        return with_measured_gpu(graph, table, feed, gpu, options, progress)
+    with advisory(f"measuring GPU {gpu.device}, whose costs are modelled instead"):
+        return with_measured_gpu(graph, table, feed, gpu, options, progress)
+    return with_gpu(graph, table, sheet, options.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from cutset.advisory import reason_of, skip
 from cutset.errors import UnknownShapeError, UsageError
 from cutset.graph.model import ModelGraph
 from cutset.profilers import calibrated
@@ -82,7 +83,15 @@ def _price(group: GroupCost, providers: Sequence[Provider]) -> GroupCost:
     """Return the first provider's answer that is a cost, else the last refusal."""
     refusal = None
     for provider in providers:
-        found = provider(group)
+        try:
+            found = provider(group)
+        except UsageError:
+            raise
+        except Exception as error:  # one group without a cost is no reason to have none
+            reason = reason_of(error)
+            skip("modelling the GPU's cost", f"node `{group.nodes[0]}`", reason, error)
+            refusal = _unpriced(group, f"its cost could not be modelled: {reason}")
+            continue
         if found is not None and (found.latency_s is not None or found.source != "modelled"):
             return found
         refusal = found or refusal

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cutset import serde
+from cutset.advisory import advisory
 from cutset.cli.commands.serve import find_package
 from cutset.cli.options import Number, shared
 from cutset.cli.output import Output, seconds
@@ -46,7 +47,8 @@ def command(directory: Path, model: Path | None, output: Output, **arguments: An
         except ConfigError as error:
             raise UnavailableError(f"{package} cannot be loaded here", cause=str(error)) from error
     write_atomic(directory / BENCH, serde.dumps(found).encode())
-    write_report(directory)
+    with advisory("drawing the report again"):
+        write_report(directory)
     if output.as_json:
         output.json(found)
     else:

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from cutset import serde
+from cutset.advisory import advisory
 from cutset.cli.options import Number, shared
 from cutset.cli.output import Output, seconds
 from cutset.cli.packages import read_plan_document
 from cutset.codegen.report import write_report
-from cutset.codegen.report.material import CAPACITY, CAPACITY_SCHEMA
+from cutset.codegen.report.material import CAPACITY, CAPACITY_SCHEMA, REPORT
 from cutset.errors import UsageError
 from cutset.files import write_atomic
 from cutset.partitioner.capacity import Capacity, Question, Row, StepsAt, busy_with, capacity
@@ -55,7 +56,9 @@ def command(directory: Path, output: Output, **arguments: Any) -> None:
         **serde.to_builtins(found),
     }
     write_atomic(directory / CAPACITY, serde.dumps(result).encode())
-    report = write_report(directory)
+    report = directory / REPORT
+    with advisory("drawing the report again"):
+        write_report(directory)
     if output.as_json:
         output.json(result)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from cutset import serde
+from cutset.advisory import advisory, skipped_steps
 from cutset.cli.arguments import split_arguments
 from cutset.cli.backend import backend_option
 from cutset.cli.options import cost_options, model_options, shared
@@ -43,9 +44,9 @@ class Answers:
     """What was found out by planning again."""
 
     now: Reach
-    forced: tuple[Forced, ...]
-    what_if: tuple[WhatIf, ...]
-    trade_offs: tuple[Reach, ...]
+    forced: tuple[Forced, ...] = ()
+    what_if: tuple[WhatIf, ...] = ()
+    trade_offs: tuple[Reach, ...] = ()
 
 
 @click.command(name="explain")
@@ -69,13 +70,7 @@ def command(subject: Path, nodes: str | None, output: Output, **arguments: Any) 
         return
     with output.progress() as progress:
         progress("planning again for each change")
-        now = best_reach(study)
-        answers = Answers(
-            now=now,
-            forced=tuple(forced_stages(study, now)),
-            what_if=tuple(what_ifs(study, now)),
-            trade_offs=tuple(trade_offs(study)),
-        )
+        answers = _answers(study)
     if output.as_json:
         output.json(
             {
@@ -83,6 +78,7 @@ def command(subject: Path, nodes: str | None, output: Output, **arguments: Any) 
                 "comparison": document.get("comparison"), "nodes": rows,
                 "crossings": serde.to_builtins(crossings(study)),
                 "prices": dict(study.prices), **serde.to_builtins(answers),
+                "skipped": skipped_steps(),
             }
         )  # fmt: skip
         return
@@ -93,6 +89,18 @@ def command(subject: Path, nodes: str | None, output: Output, **arguments: Any) 
     _show_made(document, answers.now, study, output)
     _show_answers(answers, study, output)
     output.line("why a node is where it is: cutset explain " + f"{subject} 'NODE-GLOB'")
+
+
+def _answers(study: Study) -> Answers:
+    """Return the answers about a plan; a question that fails has none."""
+    answers = Answers(now=best_reach(study))
+    with advisory("asking what forces a stage"):
+        answers = replace(answers, forced=tuple(forced_stages(study, answers.now)))
+    with advisory("asking what a change would buy"):
+        answers = replace(answers, what_if=tuple(what_ifs(study, answers.now)))
+    with advisory("asking what trades latency for throughput"):
+        return replace(answers, trade_offs=tuple(trade_offs(study)))
+    return answers
 
 
 def _read(directory: Path) -> tuple[dict[str, Any], Study]:

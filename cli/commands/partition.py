@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,24 +11,25 @@ from typing import Any
 
 import click
 
+from cutset.advisory import SkippedStep, advisory, skipped_steps
 from cutset.cli.arguments import split_arguments
 from cutset.cli.backend import backend_option
-from cutset.cli.engines import EngineArguments, Session, engine_lines, engine_options, engineer, range_lines
+from cutset.cli.engines import EngineArguments, engine_lines, engine_options, range_lines
 from cutset.cli.export import export_options, take_exports
 from cutset.cli.options import Number, cost_options, model_options, shared
 from cutset.cli.output import Output, print_held_back, seconds, size
 from cutset.cli.plan_arguments import PlanArguments, plan_options, served_name
 from cutset.cli.planning import Planner, Planning, prepare
+from cutset.cli.proven import emit_proven
 from cutset.codegen.atomic import check_target
 from cutset.codegen.numerics import Tolerance
-from cutset.codegen.package import EmitOptions, emit, package_name
+from cutset.codegen.package import EmitOptions, package_name
 from cutset.codegen.verify import Verification
 from cutset.errors import PlanError
 from cutset.partitioner.baselines import WORDS
 from cutset.partitioner.pins import resolve_kept
 from cutset.partitioner.pins_file import write_pins
 from cutset.partitioner.plan import PLAN_SCHEMA, Plan
-from cutset.partitioner.study import dump_study, study_of
 from cutset.serde import read_json, to_builtins
 
 LOAD_S = 1.5
@@ -105,14 +105,15 @@ def _emit_best(
     notice, force = planning.planner.output.notice, replace(emission, force=True)
     options = replace(planning.sized.options, max_stages=1)
     undone = replace(planning, sized=replace(planning.sized, options=options), outcome=None)
-    try:
-        whole, its_proof = _emit(undone, of_engines, force, target)
-    except PlanError:  # the pins leave no other plan
+    whole: tuple[Plan, Verification] | None = None
+    with advisory("trying the whole model in place of the split", ends=()), contextlib.suppress(PlanError):
+        whole = _emit(undone, of_engines, force, target)
+    if whole is None:  # the pins leave no other plan, or trying it failed
         return made, proof
-    seen = _reached(whole)
+    seen = _reached(whole[0])
     if seen is not None and seen >= reached:
         notice(f"left whole: it answers {seen:.1f} requests/s at full load here, the split {reached:.1f}")
-        return whole, its_proof
+        return whole
     notice(f"the split stays: it answers {reached:.1f} requests/s at full load here, the whole model no more")
     return _emit(planning, of_engines, force, target)
 
@@ -125,24 +126,7 @@ def _reached(made: Plan) -> float | None:
 
 def _emit(planning: Planning, of_engines: EngineArguments, emission: EmitOptions, target: Path) -> tuple[Plan, Verification]:
     """Return the plan whose GPU stages build, and the proof of the package that was written for it."""
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="cutset-engines-") as work:
-        session = Session(
-            measured=planning.sized.measured,
-            about=planning.planner.about,
-            backend=planning.backend,
-            progress=emission.progress,
-        )
-        engines = engineer(session, of_engines, planning, Path(work))
-        engines = replace(engines, plan=planning.final(engines.plan))
-        measured = planning.sized.measured
-        emission = replace(
-            emission,
-            seconds={**measured.seconds, "plan": time.perf_counter() - start},
-            engines=engines,
-            documents={"problem.json": dump_study(study_of(planning.outcome))} if planning.outcome else {},
-        )
-        proof = emit(measured.graph, engines.plan, measured.table, measured.samples, target, emission)
+    engines, proof = emit_proven(planning, of_engines, emission, target)
     calibration = read_json(target / "plan.json", schema=PLAN_SCHEMA)["calibration"] or {}
     return replace(engines.plan, calibration=calibration), proof
 
@@ -151,22 +135,32 @@ def _show(made: Plan, proof: Verification | None, target: Path | None, output: O
     """Write the plan, the proof, and what to do next."""
     if output.as_json:
         document = made.as_json() if target is None else read_json(target / "plan.json", schema=PLAN_SCHEMA)
-        output.json({**document, "directory": None if target is None else str(target)})
+        output.json({**document, "skipped": skipped_steps(), "directory": None if target is None else str(target)})
         return
     print_plan(made, output)
     if proof is None or target is None:
+        _show_skipped(output)
         return
     document = read_json(target / "plan.json", schema=PLAN_SCHEMA)
     for line in [*engine_lines(document["engines"]), *range_lines(document["stages"])]:
         output.line(line)
     for note in document["least_sizes"]:
         output.line(f"refused when smaller: {note}")
+    for entry in document["kept_together"]:
+        output.line(f"{', '.join(f'`{name}`' for name in entry['nodes']) or 'the model'}: {entry['sentence']}")
+    _show_skipped(output)
     what = f"{proof.samples} sample(s), {proof.inputs}: largest difference {proof.max_abs:.3g}"
     output.line(f"verified: the parts equal the whole on {what}")
     for name in proof.unrepeatable:
         output.line(f"not compared: output `{name}` differs between two runs of the model itself")
     output.line(f"serve it: cutset serve {target}    or: cd {target}/serving && python -m {package_name(made.name)}")
     output.line(f"report: {target / 'report.html'}")
+
+
+def _show_skipped(output: Output) -> None:
+    """Write which advisory steps failed, and why."""
+    for skipped in skipped_steps():
+        output.line(str(SkippedStep(**skipped)))
 
 
 def describe_calibration(found: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import click
 
 from cutset import serde
+from cutset.advisory import advisory
 from cutset.cli.arguments import split_arguments
 from cutset.cli.options import cost_options, model_options, shared
 from cutset.cli.output import CPU_ALONE, Output, describe_coverage, seconds
@@ -56,7 +57,9 @@ def command(files: tuple[Path, ...], path: Path | None, action: str | None, outp
 
 def _measure(model: Path, path: Path | None, output: Output, arguments: dict[str, Any]) -> None:
     about, costs = split_arguments(model, arguments)
-    known = recall(about, costs)
+    known = None
+    with advisory("looking for a profile that was made before"):
+        known = recall(about, costs)
     if known is not None:
         if known.target is None and costs.target == "auto":
             output.notice(CPU_ALONE)
@@ -69,7 +72,8 @@ def _measure(model: Path, path: Path | None, output: Output, arguments: dict[str
 
     with output.progress() as progress:
         measured = measure(about, costs, output, progress)
-    remember(about, costs, measured.table, measured.graph.files)
+    with advisory("keeping the profile for the next time"):
+        remember(about, costs, measured.table, measured.graph.files)
     _write(measured.table, path, output)
 
 

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
+from cutset.advisory import advisory
 from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.graph.extract import give_ranks
 from cutset.graph.load import load
@@ -60,11 +61,17 @@ def clean(path: Path, inputs: Collection[EngineInput], chosen: Collection[CleanU
     subject: Subject | None = None
     for name in CLEAN_UPS:
         if name in chosen:
-            subject = subject or Subject(model=onnx.load(str(path), load_external_data=False), graph=load(path), inputs=given)
-            if _PASSES[name](subject):
-                path.write_bytes(subject.model.SerializeToString())
-                changed.append(name)
-                subject = None  # its graph is no longer that of the file
+            done = False
+            with advisory(f"the clean-up `{name}`", f"stage {path.stem}"):
+                subject = subject or Subject(
+                    model=onnx.load(str(path), load_external_data=False), graph=load(path), inputs=given
+                )
+                untouched = not _PASSES[name](subject)
+                if not untouched:
+                    path.write_bytes(subject.model.SerializeToString())
+                    changed.append(name)
+                done = untouched
+            subject = subject if done else None  # else it is no longer the file, or a pass failed in the middle
     return tuple(changed)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cutset.advisory import reason_of, skip
 from cutset.codegen.engines.gain import Model, modelled_gain
 from cutset.codegen.engines.prepare import EXTERNAL_FROM_BYTES, Prepared, Recipe, feeds_of
 from cutset.codegen.precision.error import OutputError, run_part
@@ -52,8 +53,9 @@ def compare(graph: ModelGraph, stage: Stage, prepared: Prepared, recipe: Recipe)
     own = prepared.reduced
     try:
         trial = _trial(graph, stage, prepared.plain, recipe)
-    except CutsetError as error:
-        return tuple(Compared(precision=precision, note=error.what) for precision in PRECISIONS if precision != "fp32")
+    except Exception as error:  # whatever rewriting and running a part raises: the comparison is for the report
+        note = _note(error, stage, "every precision")
+        return tuple(Compared(precision=precision, note=note) for precision in PRECISIONS if precision != "fp32")
     found = []
     for precision in PRECISIONS:
         if precision == own.precision and own.errors:
@@ -67,6 +69,15 @@ def compare(graph: ModelGraph, stage: Stage, prepared: Prepared, recipe: Recipe)
             refused = prepared.refused if precision == recipe.precision else ""
             found.append(replace(one, note=one.note or refused))
     return tuple(found)
+
+
+def _note(error: Exception, stage: Stage, precision: str) -> str:
+    """Return why there is no comparison; an error that is none of Cutset's own is a step that was left out."""
+    if isinstance(error, CutsetError):
+        return error.what
+    reason = reason_of(error)
+    skip(f"comparing {precision} with fp32", f"stage {stage.index}", reason, error)
+    return reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +104,8 @@ def _compared(graph: ModelGraph, stage: Stage, precision: Precision, trial: _Tri
     try:
         errors, reduced = compare_part(trial.part, precision, trial.reference, trial.feeds, trial.calibration)
         gain = None if gpu is None else modelled_gain(graph, gpu, stage.nodes, precision, reduced)
-    except CutsetError as error:
-        return Compared(precision=precision, note=error.what)
+    except Exception as error:  # as above
+        return Compared(precision=precision, note=_note(error, stage, precision))
     lost = [error.name for error in errors if not math.isfinite(error.max_rel)]
     if lost:
         note = f"output `{lost[0]}` leaves the range of {precision} with all nodes in it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cutset.advisory import advisory
 from cutset.codegen.engines.feedback import BuiltStage, Engineered
 from cutset.codegen.engines.ranges import as_json
 from cutset.codegen.runtime.backends.cuda import Gpu
@@ -15,6 +16,7 @@ from cutset.errors import UsageError
 from cutset.partitioner.cuda_kernels import cuda_source
 from cutset.partitioner.tensorrt_table import TABLE_SOURCE
 from cutset.profilers.capability import Oracle
+from cutset.profilers.gpu_backend import GpuBackend
 from cutset.serde import to_builtins
 
 ENGINES = "engines"
@@ -53,13 +55,21 @@ def deploy(made: Engineered, package: Path, document: dict[str, Any]) -> None:
             "precision": ready.prepared.reduced.precision,
             "inputs": [as_json(given) for given in ready.prepared.inputs],
         }
-        if ready.engine is not None and ready.report is not None and made.backend.oracle and not made.backend.proxy:
-            config = EngineConfig.read(entry["engine"], package / model, package / ENGINES)
-            version = ready.report.version
-            if version not in builders:
-                builders[version] = _builder(made.backend.oracle, version)
-            made_of = ingredients(config, builders[version])
-            EngineCache(config.folder).add(ready.stage.index, made_of, ready.engine, ready.report.seconds)
+        config = EngineConfig.read(entry["engine"], package / model, package / ENGINES)
+        with advisory("putting the engine into the package", f"stage {ready.stage.index}"):
+            _add_engine(ready, made.backend, config, builders)
+
+
+def _add_engine(ready: BuiltStage, backend: GpuBackend, config: EngineConfig, builders: dict[str, Builder]) -> None:
+    """Write the engine of a stage into the package's cache, if it is one for the package's GPU."""
+    if ready.engine is None or ready.report is None or backend.oracle is None or backend.proxy:
+        return
+    version = ready.report.version
+    if version not in builders:
+        builders[version] = _builder(backend.oracle, version)
+    EngineCache(config.folder).add(
+        ready.stage.index, ingredients(config, builders[version]), ready.engine, ready.report.seconds
+    )
 
 
 def summary(made: Engineered) -> dict[str, Any]:

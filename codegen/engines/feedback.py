@@ -6,16 +6,18 @@ are like one that does not build are taken with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cutset.advisory import advisory
 from cutset.codegen.engines.alike import Neighbourhoods
 from cutset.codegen.engines.build import Culprit, Part, build_parts, find_culprit, words_of
 from cutset.codegen.engines.compare import Compared, compare
 from cutset.codegen.engines.prepare import Prepared, Recipe, prepare
 from cutset.codegen.runtime.backends.engine_build import BuildReport
 from cutset.codegen.split import write_stage
+from cutset.errors import ProfileError, UsageError, VerificationError
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Plan, Stage
 from cutset.partitioner.support import Support
@@ -24,6 +26,9 @@ from cutset.profilers.child import Failure
 from cutset.profilers.gpu_backend import GpuBackend
 
 Replan = Callable[[Mapping[str, Support]], Plan]
+
+_ASKED_FOR = (UsageError, ProfileError, VerificationError)
+"""Inputs, shapes or a precision that the user asked for and the model does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,7 @@ class Engineered:
     Args:
         plan: The plan.
         backend: What runs the GPU stages, and who built them.
-        stages: The GPU stages in order.
+        stages: The GPU stages in order; one for which nothing could be made is left out, and runs in onnxruntime.
         refusals: Nodes that were taken from the GPU because they did not build, in the order found.
     """
 
@@ -81,7 +86,7 @@ def plan_what_builds(
         VerificationError: If a stage's precision cannot be reduced within the tolerance.
     """
     refusals: dict[str, Support] = {}
-    built: dict[tuple[object, ...], BuiltStage] = {}
+    built: dict[tuple[object, ...], BuiltStage | None] = {}
     while True:
         plan = replan(refusals)
         stages = [stage for stage in plan.stages if stage.device == "gpu"]
@@ -94,30 +99,56 @@ def plan_what_builds(
         for stage in fresh:
             if not found.keys().isdisjoint(stage.nodes):
                 continue  # a node of it was refused with one of another stage
-            ready = _ready(graph, stage, models[stage.index], recipe, progress)
-            if backend.oracle is not None:
-                outcome = _build(graph, ready, backend.oracle, recipe, progress)
-                if isinstance(outcome, Culprit):
-                    around = Neighbourhoods(
-                        graph, [one.nodes for one in stages], recipe.runs.usual[0], backend.oracle, recipe.cache
-                    )
-                    reasons = around.refuse(outcome, progress)
-                    source = backend.oracle.title
-                    found |= {name: Support(ok=False, reason=reason, source=source) for name, reason in reasons.items()}
-                    continue
-                ready = outcome
-            built[_identity(stage)] = ready
+            outcome: BuiltStage | Culprit | None = None
+            with advisory("making an engine", f"stage {stage.index}", ends=_ASKED_FOR):
+                outcome = _make(graph, stage, models[stage.index], backend.oracle, recipe, progress)
+            if isinstance(outcome, Culprit):
+                found |= _refusals(graph, stages, outcome, backend.oracle, recipe, progress)
+            else:
+                built[_identity(stage)] = outcome
         if not found:
-            done = tuple(_compare(graph, built[_identity(stage)], recipe, progress) for stage in stages)
+            ready = [made for stage in stages if (made := built[_identity(stage)]) is not None]
+            done = tuple(_compare(graph, one, recipe, progress) for one in ready)
             return Engineered(plan=plan, backend=backend, stages=done, refusals=refusals)
         refusals |= found
+
+
+def _make(
+    graph: ModelGraph, stage: Stage, model: Path, oracle: Oracle | None, recipe: Recipe, progress: Callable[[str], None]
+) -> BuiltStage | Culprit:
+    """Return the stage ready to be deployed, with its engine where there is a library, or the node that it fails for."""
+    ready = BuiltStage(stage=stage, prepared=prepare(graph, stage, model, recipe, progress))
+    if oracle is None:
+        return ready
+    with advisory("building an engine", f"stage {stage.index}", ends=_ASKED_FOR):
+        return _build(graph, ready, oracle, recipe, progress)
+    return ready  # the package builds it where it serves
+
+
+def _refusals(
+    graph: ModelGraph,
+    stages: Sequence[Stage],
+    culprit: Culprit,
+    oracle: Oracle | None,
+    recipe: Recipe,
+    progress: Callable[[str], None],
+) -> dict[str, Support]:
+    """Return the verdicts against a node that does not build and, where that can be found out, against all like it."""
+    assert oracle is not None
+    reasons = {culprit.node: culprit.reason}
+    with advisory("looking for nodes that are alike", f"node `{culprit.node}`"):
+        around = Neighbourhoods(graph, [one.nodes for one in stages], recipe.runs.usual[0], oracle, recipe.cache)
+        reasons = around.refuse(culprit, progress)
+    return {name: Support(ok=False, reason=reason, source=oracle.title) for name, reason in reasons.items()}
 
 
 def _compare(graph: ModelGraph, ready: BuiltStage, recipe: Recipe, progress: Callable[[str], None]) -> BuiltStage:
     if not recipe.compare:
         return ready
     progress(f"comparing stage {ready.stage.index} in every precision with fp32")
-    return replace(ready, compared=compare(graph, ready.stage, ready.prepared, recipe))
+    with advisory("comparing precisions", f"stage {ready.stage.index}"):
+        return replace(ready, compared=compare(graph, ready.stage, ready.prepared, recipe))
+    return ready
 
 
 def _identity(stage: Stage) -> tuple[object, ...]:
@@ -131,11 +162,6 @@ def source_of(stage: Stage, plan: Plan) -> str:
     The only stage of a plan is the user's own file, so what a library takes lies beside it.
     """
     return stage.model if len(plan.stages) > 1 else stage.model.removesuffix(".onnx") + ".engine.onnx"
-
-
-def _ready(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progress: Callable[[str], None]) -> BuiltStage:
-    prepared = prepare(graph, stage, model, recipe, progress)
-    return BuiltStage(stage=stage, prepared=prepared)
 
 
 def _build(

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import onnx
 
+from cutset.advisory import advisory, reason_of, skip
 from cutset.codegen.engines.cleanup import DEFAULT, CleanUp, clean
 from cutset.codegen.engines.gain import Model, modelled_gain
 from cutset.codegen.engines.ranges import Runs, input_ranges
 from cutset.codegen.precision.reduce import Reduced, reduce_part
 from cutset.codegen.runtime.engine_config import EngineInput
+from cutset.errors import UsageError, VerificationError
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
 from cutset.profilers.cache import CostCache
@@ -22,6 +24,9 @@ from cutset.profilers.session import Arrays
 
 EXTERNAL_FROM_BYTES = 1 << 30
 """Larger models keep their weights in a file beside them: protobuf ends at 2 GiB."""
+
+UNTOUCHED = Reduced(model=None, precision="fp32", tolerance=0.0, errors=(), reduced=(), kept=())
+"""A stage as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +86,7 @@ class Prepared:
 
     def in_fp32(self, reason: str) -> Prepared:
         """Return the stage in fp32, for which a reason is given."""
-        untouched = Reduced(model=None, precision="fp32", tolerance=0.0, errors=(), reduced=(), kept=())
-        return replace(self, model=self.plain, reduced=untouched, refused=reason, gain=None)
+        return replace(self, model=self.plain, reduced=UNTOUCHED, refused=reason, gain=None)
 
 
 def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progress: Callable[[str], None]) -> Prepared:
@@ -104,6 +108,20 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
     narrower = recipe.precision != "fp32"
     if narrower:
         progress(f"comparing stage {stage.index} in {recipe.precision} with fp32")
+    in_fp32 = Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=model, reduced=UNTOUCHED, observed=observed)
+    try:
+        return _in_precision(graph, stage, in_fp32, recipe)
+    except (UsageError, VerificationError):  # what was asked for lacks something, or costs too much
+        raise
+    except Exception as error:  # a stage that cannot be brought to a precision still runs in fp32
+        reason = reason_of(error)
+        skip(f"bringing it to {recipe.precision}", f"stage {stage.index}", reason, error)
+        return in_fp32.in_fp32(reason)
+
+
+def _in_precision(graph: ModelGraph, stage: Stage, plain: Prepared, recipe: Recipe) -> Prepared:
+    """Return the stage in the precision of the recipe; raises as `prepare`, and whatever rewriting and running it raises."""
+    model, narrower = plain.model, recipe.precision != "fp32"
     reduced = reduce_part(
         model,
         recipe.precision,
@@ -113,14 +131,14 @@ def prepare(graph: ModelGraph, stage: Stage, model: Path, recipe: Recipe, progre
     )
     gain = None
     if narrower and recipe.gpu is not None:
-        gain = modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision, reduced.reduced)
-    ready = Prepared(inputs=inputs, plain=model, cleaned=cleaned, model=model, reduced=reduced, gain=gain, observed=observed)
+        with advisory("modelling the gain of a precision", f"stage {stage.index}"):
+            gain = modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision, reduced.reduced)
     if reduced.model is None:
-        return ready
+        return replace(plain, reduced=reduced, gain=gain)
     target = model.with_name(f"{model.stem}.{recipe.precision}.onnx")
     large = reduced.model.ByteSize() > EXTERNAL_FROM_BYTES
     onnx.save(reduced.model, str(target), save_as_external_data=large, location=f"{target.name}.data")
-    return replace(ready, model=target)
+    return replace(plain, model=target, reduced=reduced, gain=gain)
 
 
 def feeds_of(graph: ModelGraph, stage: Stage, runs: Sequence[Arrays]) -> list[Arrays]:

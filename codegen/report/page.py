@@ -88,6 +88,21 @@ def write_report(folder: Path) -> Path:
     return write_atomic(folder / REPORT, render_report(read_material(folder)).encode())
 
 
+def write_plain_report(folder: Path, verdict: str, skipped: Sequence[Mapping[str, str]]) -> Path:
+    """Write a page that holds only the verdict and why there is no more, for a plan of which no report can be drawn.
+
+    Args:
+        folder: The output folder.
+        verdict: The plan's.
+        skipped: Entries of the plan's ``skipped``.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    page = _templates().get_template("plain_report.html.j2").render(verdict=verdict, skipped=skipped)
+    return write_atomic(folder / REPORT, page.encode())
+
+
 def render_report(material: Material) -> str:
     """Return the report of a plan: one HTML page that refers to nothing outside itself.
 

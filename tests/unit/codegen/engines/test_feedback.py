@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from cutset.advisory import SkippedSteps, recording, skipped_steps
 from cutset.codegen.engines import build as building
 from cutset.codegen.engines import compare as comparing
 from cutset.codegen.engines import feedback
@@ -21,7 +22,6 @@ from cutset.codegen.engines.ranges import Runs, engine_inputs, input_ranges
 from cutset.codegen.precision.error import run_part
 from cutset.codegen.precision.quantise import quantise
 from cutset.codegen.runtime.backends.engine_build import BuildReport
-from cutset.errors import UnavailableError
 from cutset.graph.load import load
 from cutset.partitioner.plan import Part as StagePart
 from cutset.partitioner.plan import form_stages
@@ -253,8 +253,12 @@ def test_a_library_that_fails_is_no_reason_against_a_node(save_model, tmp_path, 
     graph, inputs = chain(save_model, 3)
     full = Failure(kind="raised", detail="OSError: [Errno 28] No space left on device")
     monkeypatch.setattr(building, "map_in_child", lambda *_, **__: [full])
-    with pytest.raises(UnavailableError, match=r"cannot build here(.|\n)*No space left"):
-        run(graph, inputs, tmp_path, [])
+    with recording(SkippedSteps()):
+        made = run(graph, inputs, tmp_path, [])
+        (skipped,) = skipped_steps()
+    assert (made.refusals, made.stages[0].engine) == ({}, None)
+    assert skipped["about"] == "stage 0"
+    assert "No space left" in skipped["reason"]
 
 
 def test_every_precision_is_compared_and_the_chosen_one_is_as_it_is_built(save_model, tmp_path, monkeypatch):
