@@ -150,14 +150,14 @@ class _Repair:
             return False
         self.replans += 1
         self.planning.keep([Kept(nodes=nodes, origin=_ORIGIN) for nodes in parted])
-        self._say(f"kept together, because {found.error.words} when they are cut apart", parted)
+        self._say(f"kept together: cut apart, {found.error.words}", parted)
         return True
 
     def _leave_whole(self) -> None:
         assert self.first is not None
         self.whole = True
         self.planning.leave_whole()
-        self._say(f"left whole, because {self.first.words} when the model is cut", [])
+        self._say(f"left whole: cut, {self.first.words}", [])
 
     def _say(self, sentence: str, parted: Sequence[tuple[str, ...]]) -> None:
         nodes = tuple(dict.fromkeys(name for names in parted for name in names))
