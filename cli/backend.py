@@ -70,10 +70,10 @@ def in_engines(measured: Measured, backend: GpuBackend, support: Mapping[str, Su
     if not measured.gpu.here or backend.oracle is None or backend.proxy or "engines" in target:
         return measured
     graph = measured.graph
-    options = engine_options(backend.oracle.backend, int(str(target["id"]).rpartition(":")[2]), measured.options)
-    inputs = batched(graph, measured.samples.samples[0], measured.batch)
-    taken = [name for name, verdict in support.items() if verdict.ok]
     with advisory("measuring costs inside engines"):
+        options = engine_options(backend.oracle.backend, int(str(target["id"]).rpartition(":")[2]), measured.options)
+        inputs = batched(graph, measured.samples.samples[0], measured.batch)
+        taken = [name for name, verdict in support.items() if verdict.ok]
         return replace(measured, table=with_engine_costs(graph, measured.table, inputs, taken, options, progress))
     return measured
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from cutset.advisory import SkippedSteps, recording, skipped_steps
 from cutset.errors import UnavailableError
 from cutset.graph.load import load
 from cutset.profilers import capability
@@ -90,6 +91,30 @@ def test_a_node_of_unknown_shape_is_not_asked_about(save_model, tmp_path, monkey
     graph = load(save_model([*nodes, node("Relu", ["z"], ["y"], "open")], [("x", FLOAT, [4])], [("y", FLOAT, [4])]))
     found = ask(graph, {"x": np.ones(4, "f")}, [n.name for n in graph.nodes], ORACLE, CostCache(tmp_path))
     assert set(found) == {"known"}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_library_that_fails_at_one_node_refuses_that_node(graph, tmp_path, monkeypatch, alone):
+    """TensorRT-RTX raises a RuntimeError at a shape tensor of one node, and takes every other node."""
+    graph, sample = graph
+    failure = Failure(kind="raised", detail="RuntimeError: not a shape tensor")
+    asked = []
+
+    def answer(_function, probes, **_settings):
+        asked.extend(probes := list(probes))
+        return [failure if probe.shapes.keys() >= {"rois"} else "" for probe in probes]
+
+    monkeypatch.setattr(capability, "map_in_child", answer)
+    names = ["crash"] if alone else [n.name for n in graph.placeable]
+    with recording(SkippedSteps()):
+        found = ask(graph, sample, names, ORACLE, CostCache(tmp_path))
+        (skipped,) = skipped_steps()
+    assert found["crash"].reason == "asked about it, the library raised RuntimeError: not a shape tensor"
+    assert [name for name, verdict in found.items() if not verdict.ok] == ["crash"]
+    assert (skipped["about"], skipped["reason"]) == ("node `crash`", "RuntimeError: not a shape tensor")
+    before = len(asked)
+    ask(graph, sample, ["crash"], ORACLE, CostCache(tmp_path))
+    assert len(asked) == before + 2, "the answer is not kept; a plain node tells that the library works"
 
 
 def test_a_library_that_fails_is_no_refusal(graph, tmp_path, monkeypatch):

@@ -1,17 +1,21 @@
 """The cost table of a real model: every device covered, sums kept, the cache used, recorded profiles checked."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 from cutset import serde
-from cutset.errors import CutsetError, UsageError
+from cutset.advisory import SkippedSteps, recording, skipped_steps
+from cutset.errors import CutsetError, UnavailableError, UsageError
 from cutset.graph.load import load
+from cutset.profilers import profile as profiling
 from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import datasheet
 from cutset.profilers.inputs import draw
+from cutset.profilers.on_device import MeasuredGpu
 from cutset.profilers.options import ProfileOptions
 from cutset.profilers.profile import profile
 from cutset.profilers.roofline import transfer_times
@@ -208,3 +212,24 @@ def test_a_file_that_is_no_profile(tmp_path, text):
     with pytest.raises(CutsetError) as caught:
         read_profile(tmp_path / "p.json")
     assert "p.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["NVIDIA L4", "NVIDIA Unheard-of 9000"])
+def test_a_gpu_of_this_machine_that_cannot_be_measured_is_modelled_if_there_is_a_data_sheet(
+    cnn, sample, folder, monkeypatch, name
+):
+    def fails(*_arguments):
+        raise UnavailableError("GPU 0 could not be measured", cause="no CUDA")
+
+    monkeypatch.setattr(profiling, "gpus", lambda: (SimpleNamespace(name=name),))
+    monkeypatch.setattr(profiling, "with_measured_gpu", fails)
+    if "Unheard" in name:
+        with pytest.raises(UnavailableError):
+            cached(cnn, sample, folder, MeasuredGpu())
+        return
+    with recording(SkippedSteps()):
+        table = cached(cnn, sample, folder, MeasuredGpu())
+        (skipped,) = skipped_steps()
+    assert (table.target["id"], table.target["source"]) == ("l4", "modelled")
+    assert all(group.source == "modelled" for group in table.groups_on("gpu"))
+    assert skipped["reason"] == "GPU 0 could not be measured: no CUDA"
