@@ -51,7 +51,7 @@ STEPS = [
     ("cutset.codegen.engines.deploy.EngineCache.add", ("engines",)),
     ("cutset.cli.proven.study_of", CUDA),
     ("cutset.codegen.package.prove_all", CUDA),
-    ("cutset.codegen.batchability.prove", CUDA),
+    ("cutset.codegen.batchability._prove", CUDA),
     ("cutset.codegen.package.executions", CUDA),
     ("cutset.codegen.package.full_load", CALIBRATED),
     ("cutset.codegen.package.topology_of", CUDA),
