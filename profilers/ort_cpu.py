@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from cutset.advisory import advisory
 from cutset.graph.model import ModelGraph
 from cutset.profilers.attribution import Group
 from cutset.profilers.bodies import time_bodies
@@ -92,11 +93,15 @@ def profile_cpu(
         call = partial(work.run, work.open(), feed)
         runs = repeat(call, budget_s=ALONE_SHARE * budget_s, speed=gauge())
         loaded_s = LOADED_SHARE * budget_s if workers > 1 else 0.0
-        loaded = work.loaded(call, loaded_s, workers) if workers > 1 else None
+        loaded = None
+        with advisory("timing the model while every core is busy"):
+            loaded = work.loaded(call, loaded_s, workers) if workers > 1 else None
         beside = call if fit_together([work.model, work.model]) else None
         del call
         progress("profiling its kernels")
-        fused = work.fused(feed, (TRACED_SHARE + LOADED_SHARE) * budget_s - loaded_s, beside)
+        fused = _unfused(graph, unfused_s)
+        with advisory("telling which nodes a kernel runs, so that each node is priced alone"):
+            fused = work.fused(feed, (TRACED_SHARE + LOADED_SHARE) * budget_s - loaded_s, beside)
         del beside
         observed = graph.with_measured({**shapes, **sizes_of(inputs)}, dtypes)
         body_s = time_bodies(
@@ -123,6 +128,12 @@ def profile_cpu(
         loaded=loaded,
         workers=workers,
     )
+
+
+def _unfused(graph: ModelGraph, seconds: Mapping[str, float]) -> Fused:
+    """Return every node as a group of its own, for a model whose kernels cannot be told apart."""
+    groups = tuple(Group(nodes=(node.name,), kernels=()) for node in graph.nodes)
+    return Fused(groups=groups, seconds=tuple(seconds.get(node.name, 0.0) for node in graph.nodes), beside=(), ratio=None)
 
 
 def _ratio(fused: Fused, total: float, latency: Latency) -> float:

@@ -29,6 +29,8 @@ CALIBRATED = (*CUDA, "--calibrate", "--profile-seconds", "0.05")
 STEPS = [
     ("cutset.profilers.cache.CostCache._read", CUDA),
     ("cutset.profilers.cache.CostCache._do", CUDA),
+    ("cutset.profilers.cpu_runs.CpuRuns.loaded", (*CUDA, "--cache", "none", "--profile-seconds", "0.05")),
+    ("cutset.profilers.cpu_runs.attribute", (*CUDA, "--cache", "none", "--profile-seconds", "0.05")),
     ("cutset.cli.backend.choose_backend", ()),
     ("cutset.cli.backend.ask", ("engines",)),
     ("cutset.profilers.capability.kind_of", ("asked",)),
