@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from cutset import serde
+from cutset.advisory import SkippedSteps, recording
 from cutset.cli.arguments import CostArguments, ModelArguments, split_arguments
 from cutset.cli.backend import backend_option
 from cutset.cli.ci_files import Files, check_comment, write_ci_files
@@ -103,7 +104,7 @@ def command(models: tuple[Path, ...], target_dir: Path, output: Output, **argume
     found = []
     with new_folder(target_dir, force=True) as work:
         for planner, settings in prepared:
-            with output.progress() as progress:
+            with output.progress() as progress, recording(SkippedSteps(lambda skipped: output.notice(str(skipped)))):
                 examined = _examine(
                     replace(planner, progress=progress),
                     settings,
