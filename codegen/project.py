@@ -19,6 +19,7 @@ from urllib.parse import quote
 import jinja2
 
 from cutset import __version__
+from cutset.advisory import advisory
 from cutset.cascade.hooks import SUFFIX, requirements_of
 from cutset.codegen.report.text import counted
 from cutset.codegen.runtime.bench import encode_request
@@ -70,10 +71,11 @@ def write_project(
     }
     if plan.inputs and len(variables["inputs"]) == len(plan.inputs):
         examples = serving / "examples"
-        examples.mkdir()
-        files |= {examples / name: f"{name}.j2" for name in EXAMPLES}
-        body, variables["request_header_length"] = encode_request(_signature(plan), samples.samples[0], binary_output=False)
-        (examples / "request.bin").write_bytes(body)
+        with advisory("writing example clients"):
+            body, variables["request_header_length"] = encode_request(_signature(plan), samples.samples[0], binary_output=False)
+            examples.mkdir()
+            (examples / "request.bin").write_bytes(body)
+            files |= {examples / name: f"{name}.j2" for name in EXAMPLES}
     for path, template in files.items():
         path.write_text(environment.get_template(template).render(variables), "utf-8")
     write_npz(serving / "sample.npz", samples.samples[0])

@@ -56,6 +56,7 @@ STEPS = [
     ("cutset.codegen.batchability._prove", CUDA),
     ("cutset.codegen.package.executions", CUDA),
     ("cutset.codegen.package.full_load", CALIBRATED),
+    ("cutset.codegen.project.encode_request", CUDA),
     ("cutset.codegen.package.topology_of", CUDA),
     ("cutset.codegen.package.write_report", CUDA),
     ("cutset.codegen.report.page.draw", CUDA),
