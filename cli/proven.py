@@ -1,4 +1,4 @@
-"""Emit what the proof accepts: where a cut changes numbers, plan again without it, and in the end leave the model whole."""
+"""Emit a plan that passes the proof: plan again without cuts that change numbers, and in the end leave the model whole."""
 
 from __future__ import annotations
 

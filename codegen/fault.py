@@ -1,4 +1,4 @@
-"""Find the cuts that change a model's numbers, and what must stay together so that no plan makes them again.
+"""Find the cuts that change a model's numbers, and the nodes to keep together so that no later plan makes those cuts.
 
 A cut changes numbers where onnxruntime computes across it: it fuses a quantised product with its scales, or rounds
 elsewhere. Most models do not show that; one that rounds to eight bits between layers can amplify it to percents.
@@ -47,7 +47,7 @@ def cuts_at_fault(graph: ModelGraph, stages: Sequence[Stage], samples: Sequence[
 
 
 def parted_by(graph: ModelGraph, stages: Sequence[Stage], cut: int, groups: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Return sets of nodes that a cut parts: what writes and what reads each value that crosses, or their fused group.
+    """Return the sets of nodes that a cut parts: writer and readers of each crossing value, or their whole fused group.
 
     Args:
         graph: The whole model.

@@ -146,11 +146,7 @@ def emit(
         if rate is not None:
             reached = {"throughput_per_s": rate, "prediction_error": plan.prediction.throughput_per_s / rate - 1}
             document["calibration"] = {**(document["calibration"] or {}), "pipeline": reached}
-        for name, text in options.documents.items():
-            (work / name).write_text(text, "utf-8")
-        (work / "profile.json").write_text(serde.dumps(table), "utf-8")
-        with advisory("drawing the graph"):
-            (work / GRAPH).write_text(dump_topology(topology_of(graph)), "utf-8")
+        _write_evidence(graph, table, work, options)
         _write_plan_and_report(document, work, package)
         source = Source(package=package, document=document, graph=graph, sample=samples.samples[0])
         write_exports(source, work, options.exports)
@@ -171,6 +167,15 @@ def _examine(
         execution = executions(graph, plan.stages, package, samples.samples[0])
     for entry, finding, kind in zip(document["stages"], batching, execution, strict=True):
         entry |= {"batching": serde.to_builtins(finding), "execution": kind, "keeps_dropout": graph.keeps_dropout}
+
+
+def _write_evidence(graph: ModelGraph, table: CostTable, work: Path, options: EmitOptions) -> None:
+    """Write what the plan was made from."""
+    for name, text in options.documents.items():
+        (work / name).write_text(text, "utf-8")
+    (work / "profile.json").write_text(serde.dumps(table), "utf-8")
+    with advisory("drawing the graph"):
+        (work / GRAPH).write_text(dump_topology(topology_of(graph)), "utf-8")
 
 
 def _write_plan_and_report(document: dict[str, Any], work: Path, package: Path) -> None:

@@ -56,7 +56,7 @@ def external_files(model: Path) -> list[str]:
 
 
 def copy_model(model: Path, target: Path, places: Sequence[str] | None = None) -> list[Path]:
-    """Copy a model with its external data, which keeps its place relative to the model, and return the copies.
+    """Copy a model and its external data, relative places kept, and return the copies.
 
     Args:
         model: The file.
@@ -75,7 +75,7 @@ def copy_model(model: Path, target: Path, places: Sequence[str] | None = None) -
 
 
 def _copy_original(graph: ModelGraph, stage: Stage, path: Path) -> list[Path]:
-    """Copy the user's file to `path`; nothing where the stage or the package could not use it as it is."""
+    """Copy the user's file to `path` and return the copies; none where stage or package cannot use the file unchanged."""
     wanted = {spec.name for spec in graph.inputs}
     if wanted != set(stage.inputs) or not graph.path.is_file():
         return []
@@ -92,7 +92,7 @@ def _copy_original(graph: ModelGraph, stage: Stage, path: Path) -> list[Path]:
 
 
 def _opens(graph: ModelGraph, path: Path) -> bool:
-    """Return whether onnxruntime takes the user's file: Cutset reads some that it does not, with two nodes of one name."""
+    """Return whether onnxruntime loads the user's file: Cutset also reads others, with duplicate node names."""
     try:
         open_session(path, custom_ops=graph.custom_ops, options=session_options(level="none"))
     except CutsetError:

@@ -1,4 +1,4 @@
-"""Advisory steps: work that makes a plan better or says more about it, and that no job may end for.
+"""Advisory steps: work that improves or explains a plan, and whose failure ends no job.
 
 Only loading, planning, emitting and the proof may end a job. Every other step runs inside `advisory`, which turns whatever
 the step raises into a `SkippedStep`: the caller goes on with what it has, and the command shows the reason.
@@ -80,7 +80,7 @@ def recording(record: SkippedSteps) -> Iterator[SkippedSteps]:
 
 
 def skipped_steps() -> list[dict[str, str]]:
-    """Return the advisory steps of this job that failed so far, as plan.json holds them."""
+    """Return the failed advisory steps of this job so far, as plan.json holds them."""
     record = _RECORD.get()
     return [] if record is None else record.as_json()
 
@@ -112,7 +112,7 @@ class advisory:  # noqa: N801 - reads as a statement
 
 
 def skip(step: str, about: str, reason: str, error: BaseException | None = None) -> None:
-    """Record an advisory step that failed; `error`, where given, is logged with its traceback."""
+    """Record a failed advisory step; the traceback of `error` is logged."""
     logger.info("left out: %s %s: %s", step, about, reason, exc_info=error)
     record = _RECORD.get()
     if record is not None:

@@ -8,9 +8,10 @@ kernels, corrected by what a GPU was seen to run. Building the real engine has t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from cutset.advisory import reason_of, skip
 from cutset.graph.load import HOOK_DOMAIN, KNOWN_DOMAINS
 from cutset.graph.model import ModelGraph, OpNode
 from cutset.partitioner.case import NodeCase, Rule, custom_operators
@@ -67,7 +68,7 @@ def gpu_support(
         insisted: Nodes that the user pinned to the GPU: refusals of the source `DEFAULT_SOURCE` do not hold for them.
     """
     verdicts = verdicts or {}
-    return {case.node.name: _judge(case, verdicts.get(case.node.name)) for case in _cases(graph, insisted)}
+    return {name: _safely(case, lambda c: _judge(c, verdicts.get(c.node.name))) for name, case in _named(graph, insisted)}
 
 
 def cuda_support(graph: ModelGraph, insisted: Collection[str] = (), seen: Collection[str] = ()) -> dict[str, Support]:
@@ -79,14 +80,29 @@ def cuda_support(graph: ModelGraph, insisted: Collection[str] = (), seen: Collec
         seen: Nodes that ran on a GPU in this provider when they were measured: neither the list of kernels nor refusals of
             the source `DEFAULT_SOURCE` hold for them.
     """
-    found = {}
-    for case in _cases(graph, {*insisted, *seen}):
-        refusals = [_policy(case, _CUDA_POLICY)]
-        if case.node.name not in seen:
-            refusals += [_refusal(rule, case, cuda_source()) for rule in CUDA_RULES]
-        taken = Support(ok=True, reason="", source=SEEN_SOURCE if case.node.name in seen else cuda_source())
-        found[case.node.name] = next((refusal for refusal in refusals if refusal is not None), taken)
-    return found
+    return {
+        name: _safely(case, lambda c: _judge_cuda(c, seen=c.node.name in seen))
+        for name, case in _named(graph, {*insisted, *seen})
+    }
+
+
+def _judge_cuda(case: NodeCase, *, seen: bool) -> Support:
+    """Return the first refusal: of Cutset's policy, of the list of kernels."""
+    refusals = [_policy(case, _CUDA_POLICY)]
+    if not seen:
+        refusals += [_refusal(rule, case, cuda_source()) for rule in CUDA_RULES]
+    taken = Support(ok=True, reason="", source=SEEN_SOURCE if seen else cuda_source())
+    return next((refusal for refusal in refusals if refusal is not None), taken)
+
+
+def _safely(case: NodeCase, judge: Callable[[NodeCase], Support]) -> Support:
+    """Return the verdict on a node; a rule that fails on the node refuses the node, and is no reason to end the job."""
+    try:
+        return judge(case)
+    except Exception as error:  # a bug of a rule: the reason is shown with the node
+        reason = reason_of(error)
+        skip("asking which nodes the GPU takes", f"node `{case.node.name}`", reason, error)
+        return Support(ok=False, reason=f"asked about it, Cutset failed: {reason}", source=DEFAULT_SOURCE)
 
 
 def open_questions(graph: ModelGraph, insisted: Collection[str] = ()) -> list[str]:
@@ -102,6 +118,10 @@ def open_questions(graph: ModelGraph, insisted: Collection[str] = ()) -> list[st
 def _cases(graph: ModelGraph, insisted: Collection[str]) -> list[NodeCase]:
     custom = custom_operators(graph)
     return [NodeCase(graph, node, insisted=node.name in insisted, custom=custom.get(node.name, "")) for node in graph.placeable]
+
+
+def _named(graph: ModelGraph, insisted: Collection[str]) -> list[tuple[str, NodeCase]]:
+    return [(case.node.name, case) for case in _cases(graph, insisted)]
 
 
 def _judge(case: NodeCase, verdict: Verdict | None) -> Support:

@@ -1,4 +1,4 @@
-"""Types and shapes that a model's file declares for the values between its nodes, as opposed to inferred ones.
+"""Types and shapes of the values between nodes as a model's file declares them, nothing inferred.
 
 onnxruntime fuses by shapes: six SkipLayerNormalization kernels of a quantised BERT need the declared ones, because
 onnxruntime infers nothing through operators of ``com.microsoft``. A part that keeps them is fused as the whole model is.
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 @dataclass(frozen=True, slots=True)
 class DeclaredType:
-    """Element type and shape of one value in the file; None where the file leaves them out."""
+    """Element type and shape of one value in the file; None stands for an absent entry."""
 
     type: ir.TypeProtocol | None
     shape: ir.Shape | None
@@ -58,7 +58,7 @@ def _renamed(before: DeclaredType | None, after: ir.Value) -> list[tuple[str, st
 
 
 def _with_names(shape: ir.Shape | None, renamed: Mapping[str, str], made: set[str]) -> ir.Shape | None:
-    """Return a shape with its names replaced; a name that inference made up for an input means another size here."""
+    """Return a shape with renamed dimensions; names in `made` are new names of inputs, so the dimension is left open."""
     if shape is None:
         return None
     dims: list[int | str | None] = []

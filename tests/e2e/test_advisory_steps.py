@@ -134,6 +134,16 @@ def test_one_node_whose_cost_cannot_be_modelled_stays_on_the_cpu(cutset, mixed, 
     check(cutset.partition(mixed, tmp_path / "out", "--pin", "dense=gpu", *CUDA), tmp_path / "out", mixed)
 
 
+def test_a_rule_that_fails_on_one_node_refuses_that_node(cutset, mixed, tmp_path, monkeypatch):
+    from cutset.partitioner import support  # noqa: PLC0415
+
+    real = support._policy
+    monkeypatch.setattr(support, "_policy", lambda case, rules: raises() if case.node.name == "nms" else real(case, rules))
+    done = cutset.partition(mixed, tmp_path / "out", "--pin", "dense=gpu", *CUDA)
+    check(done, tmp_path / "out", mixed)
+    assert PLANTED in done.json["reasons"]["nms"]
+
+
 def failing_at(real: Callable[..., Any], batches: set[str]) -> Callable[..., Any]:
     return lambda self, batch: raises() if batch in batches else real(self, batch)
 
