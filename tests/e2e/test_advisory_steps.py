@@ -40,7 +40,7 @@ STEPS = [
     ("cutset.cli.planning.calibrate", CALIBRATED),
     ("cutset.cli.calibration.time_segments", CALIBRATED),
     ("cutset.cli.planning.Planner._with_batch_scaling", CUDA),
-    ("cutset.codegen.engines.prepare.engine_inputs", ("engines",)),
+    ("cutset.codegen.engines.prepare.input_ranges", ("engines",)),
     ("cutset.codegen.engines.prepare.reduce_part", FP16),
     ("cutset.codegen.engines.prepare.modelled_gain", FP16),
     ("cutset.codegen.engines.compare.run_part", CUDA),
@@ -52,6 +52,8 @@ STEPS = [
     ("cutset.codegen.engines.feedback.Neighbourhoods", ("engines", "refusing")),
     ("cutset.codegen.engines.deploy.EngineCache.add", ("engines",)),
     ("cutset.cli.proven.study_of", CUDA),
+    ("cutset.cli.planning.held_back", CUDA),
+    ("cutset.codegen.package.add_least_sizes", CUDA),
     ("cutset.codegen.package.prove_all", CUDA),
     ("cutset.codegen.batchability._prove", CUDA),
     ("cutset.codegen.package.executions", CUDA),
@@ -76,7 +78,7 @@ def play_library(monkeypatch: pytest.MonkeyPatch, *, refusing: bool, asked: bool
         return
     taken = Verdict(ok=True, reason="", source="a library")
     monkeypatch.setattr(cli_backend, "ask", lambda _graph, _sample, nodes, *_: dict.fromkeys(nodes, taken))
-    refusals = [Failure(kind="raised", detail="BackendError: the builder refuses: no")] if refusing else []
+    refusals = [Failure(kind="raised", detail="BackendError: the builder refuses: no")] * 2 if refusing else []
 
     def build_parts(parts, *_arguments, **_options):
         if refusals:
