@@ -18,7 +18,7 @@ from cutset.codegen.verify import PartsDifferError, Reference, Runner, verify_ag
 from cutset.graph.extract import write_part
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Part, Stage, form_stages
-from cutset.profilers.session import Arrays, open_session, release_memory, run
+from cutset.profilers.session import Arrays, open_session, release_memory, run, session_options
 
 MOST_TESTS = 12
 """Sets of cuts that are tried; each takes a run of all parts on every sample."""
@@ -96,7 +96,8 @@ def _equal(whole: Reference, stages: Sequence[Stage], tolerance: Tolerance) -> b
 
 def _pipeline(graph: ModelGraph, stages: Sequence[Stage], models: Sequence[Path]) -> Runner:
     """Return what runs one sample through the files of stages."""
-    sessions = [open_session(model, custom_ops=graph.custom_ops) for model in models]
+    options = session_options(keeps_dropout=graph.keeps_dropout)
+    sessions = [open_session(model, custom_ops=graph.custom_ops, options=options) for model in models]
 
     def run_all(sample: Arrays) -> Mapping[str, Any]:
         values = dict(sample)
