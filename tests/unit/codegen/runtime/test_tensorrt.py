@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from packaging.tags import sys_tags
+from packaging.utils import parse_wheel_filename
 
 from cutset.codegen.runtime.backends import build_command, engine_build, tensorrt, tensorrt_run
 from cutset.codegen.runtime.backends.base import BackendError
@@ -285,12 +287,31 @@ def test_every_generation_of_tensorrt_has_everything_that_is_called(version, tmp
 
 
 def cached_wheel(requirement: str) -> Path:
-    """Return the wheel of a requirement, which is downloaded once."""
+    """Return the wheel of a requirement for the running interpreter, downloaded once for each interpreter."""
     cache = Path(os.environ.get("CUTSET_TEST_WHEELS") or Path.home() / ".cache" / "cutset-test-wheels")
     folder = cache / requirement
-    if not list(folder.glob("*.whl")):
-        words = ["download", "--quiet", "--no-deps", "--disable-pip-version-check", "--dest", str(folder), requirement]
-        done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)
+    if fitting_wheel(folder) is None:
+        words = ["download", "--quiet", "--no-deps", "--disable-pip-version-check", "--only-binary", ":all:"]
+        command = [sys.executable, "-m", "pip", *words, "--dest", str(folder), requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"{requirement} cannot be downloaded: {done.stderr.strip()[-200:]}")
-    return next(folder.glob("*.whl"))
+            pytest.skip(f"no wheel of {requirement} for {sys.implementation.cache_tag}: {done.stderr.strip()[-200:]}")
+    wheel = fitting_wheel(folder)
+    assert wheel is not None, f"pip downloaded no wheel of {requirement} that this interpreter takes"
+    return wheel
+
+
+def fitting_wheel(folder: Path) -> Path | None:
+    """Return a wheel of a folder that the running interpreter can install, None without one."""
+    supported = frozenset(sys_tags())
+    return next((file for file in sorted(folder.glob("*.whl")) if parse_wheel_filename(file.name)[3] & supported), None)
+
+
+def test_a_wheel_of_another_interpreter_is_not_taken(tmp_path):
+    here = next(sys_tags())
+    for tag in ("cp27-cp27mu-manylinux1_x86_64", "cp38-cp38-win32"):
+        (tmp_path / f"bindings-1.0-{tag}.whl").touch()
+    assert fitting_wheel(tmp_path) is None
+    (tmp_path / f"bindings-1.0-{here}.whl").touch()
+    assert fitting_wheel(tmp_path) == tmp_path / f"bindings-1.0-{here}.whl"
+    assert fitting_wheel(tmp_path / "absent") is None
