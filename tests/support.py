@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cutset.codegen.numerics import compare
@@ -26,6 +27,12 @@ from cutset.profilers.ort_cpu import observe_shapes
 
 NO_CLAIM = Prediction(latency_s=0.0, throughput_per_s=0.0, bottleneck="cpu", utilisation={}, lower_bound_s=0.0, gap=0.0)
 DEVICES = ("cpu", "gpu")
+TABLES_OPSET = 28
+"""The opset of the onnx that the tables of operators were made with."""
+
+needs_newest_onnx = pytest.mark.skipif(
+    onnx.defs.onnx_opset_version() < TABLES_OPSET, reason=f"this onnx is older than opset {TABLES_OPSET} of the tables"
+)
 
 
 def as_planned(path: Path, feeds: Mapping[str, Any]) -> ModelGraph:

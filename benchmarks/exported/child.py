@@ -24,7 +24,7 @@ from benchmarks.exported.subject import OTHERS
 from cutset.codegen.numerics import compare as compare_outputs
 from cutset.graph.load import load as load_model
 
-FAMILIES = ("vision", "text", "tables", "reduced")
+FAMILIES = ("vision", "yolo", "text", "tables", "reduced")
 MODEL = "model.onnx"
 SAMPLE = "model.npz"
 

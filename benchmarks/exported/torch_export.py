@@ -12,6 +12,7 @@ import torch
 from benchmarks.exported.subject import Draw
 
 OPSETS = {"torchscript": 17, "dynamo": 18}
+SPREAD = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +66,10 @@ def settle(module: torch.nn.Module, *inputs: torch.Tensor) -> None:
     module.eval()
     for part, momentum in zip(norms, momenta, strict=True):
         part.momentum = momentum
+
+
+def spread(*heads: torch.nn.Module) -> None:
+    """Multiply the weights of heads that score boxes: random ones give every box the same score."""
+    with torch.no_grad():
+        for head in heads:
+            head.weight *= SPREAD

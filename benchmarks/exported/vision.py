@@ -1,10 +1,9 @@
-"""torchvision's and ultralytics' networks."""
+"""torchvision's networks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,20 +12,16 @@ from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+from torchvision.ops import boxes
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
-from ultralytics.engine.exporter import NMSModel
-from ultralytics.nn.modules import Detect
-from ultralytics.nn.tasks import DetectionModel
 
 from benchmarks.exported.subject import Arrays, Draw, Subject, Write, batches, generator, images, pictures
-from benchmarks.exported.torch_export import Exported, export, seed, settle
+from benchmarks.exported.torch_export import Exported, export, seed, settle, spread
 
 CLASSES = 11
 DETECTOR = "ResNet-18 instead of 50, 11 classes, pictures of 128 to 256"
 LIMITS: Mapping[str, Any] = {"min_size": 128, "max_size": 256}
 OF_SSD: Mapping[str, Any] = {"num_classes": CLASSES, "score_thresh": 0.05, "detections_per_img": 50}
-SPREAD = 30.0
-"""Heads of random weights give every box the same score; theirs are multiplied by the spread."""
 
 
 class OnePicture(nn.Module):
@@ -72,12 +67,6 @@ class Output(nn.Module):
         return self.network(image)["out"]
 
 
-def _spread(*parts: nn.Module) -> None:
-    with torch.no_grad():
-        for part in parts:
-            part.weight *= SPREAD
-
-
 def _backbone() -> nn.Module:
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d)
     settle(backbone, torch.rand(4, 3, 160, 192))
@@ -90,11 +79,19 @@ def _mobile_backbone() -> nn.Module:
     return backbone
 
 
+def _joint_nms(found: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, overlap: float) -> torch.Tensor:
+    """Return torchvision's `batched_nms` without the two questions about the number of boxes, which torch.export cannot ask."""
+    offsets = classes.to(found) * (found.max() + 1)
+    return boxes.nms(found + offsets[:, None], scores, overlap)
+
+
 def _detector(make: Callable[[], nn.Module], *more: str) -> Write:
     outputs = ("boxes", "scores", "labels", *more)
 
     def write(exporter: str, path: Path) -> Draw:
         seed()
+        if exporter == "dynamo":
+            boxes.batched_nms = _joint_nms
         module = OnePicture(make(), outputs)
         free = {"image": {1: "height", 2: "width"}}
         draw = images("image", pictures())
@@ -105,7 +102,7 @@ def _detector(make: Callable[[], nn.Module], *more: str) -> Write:
 
 def _ssd() -> nn.Module:
     made = detection.ssd300_vgg16(weights=None, weights_backbone=None, **OF_SSD)
-    _spread(*made.head.classification_head.module_list)
+    spread(*made.head.classification_head.module_list)
     return made
 
 
@@ -113,13 +110,13 @@ def _ssdlite() -> nn.Module:
     made = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, **OF_SSD)
     settle(made.backbone, torch.rand(4, 3, 320, 320))
     for part in made.head.classification_head.module_list:
-        _spread(part[1])
+        spread(part[1])
     return made
 
 
 def _retinanet() -> nn.Module:
     made = detection.RetinaNet(_backbone_of_retinanet(), CLASSES, score_thresh=0.02, detections_per_img=50, **LIMITS)
-    _spread(made.head.classification_head.cls_logits)
+    spread(made.head.classification_head.cls_logits)
     return made
 
 
@@ -137,7 +134,7 @@ def _of_regions(kind: type[nn.Module], backbone: nn.Module, **options: Any) -> n
         backbone, num_classes=CLASSES, box_score_thresh=0.05, box_detections_per_img=20, rpn_pre_nms_top_n_test=200,
         rpn_post_nms_top_n_test=50, **LIMITS, **options,
     )  # fmt: skip
-    _spread(made.roi_heads.box_predictor.cls_score, made.rpn.head.cls_logits)
+    spread(made.roi_heads.box_predictor.cls_score, made.rpn.head.cls_logits)
     return made
 
 
@@ -188,24 +185,6 @@ def _swin() -> nn.Module:
     )
 
 
-def _yolo(exporter: str, path: Path) -> Draw:
-    seed()
-    network = DetectionModel("yolo11n.yaml", nc=CLASSES, verbose=False)
-    sizes = {0: (1, 3, 160, 160), 1: (1, 3, 128, 160), 2: (1, 3, 192, 128), 3: (1, 3, 224, 224)}
-    draw = images("images", sizes)
-    settle(network, torch.from_numpy(draw(3)["images"]))
-    for part in network.modules():
-        if isinstance(part, Detect):
-            part.export, part.dynamic, part.format = True, True, "onnx"
-            _spread(*(branch[-1] for branch in part.cv3))
-    choices = SimpleNamespace(
-        format="onnx", dynamic=True, batch=1, conf=0.01, iou=0.5, max_det=50, agnostic_nms=False, nms=True, task="detect"
-    )
-    module = NMSModel(network.fuse(verbose=False), choices)
-    free = {"images": {2: "height", 3: "width"}}
-    return export(Exported(module=module, draw=draw, free=free, outputs=("output0",)), exporter, path)
-
-
 def _keypoint() -> nn.Module:
     return _of_regions(detection.KeypointRCNN, _backbone(), num_keypoints=5)
 
@@ -227,7 +206,6 @@ SUBJECTS = (
     Subject(name="mask-rcnn", size=DETECTOR, write=_detector(lambda: _of_regions(detection.MaskRCNN, _backbone()), "masks")),
     Subject(name="keypoint-rcnn", size=DETECTOR + ", 5 points", write=_detector(_keypoint, "keypoints", "keypoints_scores")),
     Subject(name="deeplab", size="11 classes, pictures of 96 to 192", write=_plain(_deeplab, SEGMENTED)),
-    Subject(name="yolo11n-nms", size="11 classes, pictures of 128 to 224", write=_yolo),
     Subject(name="resnet18", size="pictures of 96", write=_plain(lambda: torchvision.models.resnet18(weights=None))),
     Subject(name="resnet18-uint8", size="resized to 128", write=_bytes),
     Subject(name="vit", size="3 layers of 128, pictures of 96", write=_plain(_vit)),

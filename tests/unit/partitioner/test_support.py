@@ -14,6 +14,7 @@ from cutset.partitioner.support import (
 )
 from cutset.partitioner.tensorrt_table import TABLE_SOURCE, support_table
 from cutset.profilers.capability import Verdict
+from tests.support import needs_newest_onnx
 
 FLOAT, DOUBLE, INT64, INT32 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32
 UINT8, INT8, BOOL, STRING = TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL, TensorProto.STRING
@@ -206,6 +207,11 @@ def test_the_table_is_whole():
     for name, row in table.items():
         assert 0 <= row.passed <= row.tests, name
         assert row.verdict not in {"rejected", "unknown", "partial"} or row.reason, name
+
+
+@needs_newest_onnx
+def test_every_operator_of_the_table_exists_in_onnx():
+    table = support_table()
     known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
     assert {name.split("::")[-1] for name in table} <= known
 
