@@ -36,6 +36,7 @@ LIBRARIES = ("torch", "torchvision", "onnxscript", "transformers", "ultralytics"
              "lightgbm", "xgboost")  # fmt: skip
 COMPLETE = "complete"
 LOAD_LIMIT_S = 120.0
+PROFILE_SECONDS = "2"
 WORDS = 200
 
 
@@ -151,7 +152,8 @@ def row_of(subject: dict[str, str], options: argparse.Namespace) -> Row:
 
 def _partitioned(row: Row, folder: Path, limits: Limits, options: argparse.Namespace) -> Row:
     command = [sys.executable, "-m", "cutset", "partition", folder / "model.onnx", "-o", folder / "out", "--force", "--json"]
-    ended = run([*command, "--target", options.target, "--cache", options.work / "cache"], limits)
+    command += ["--target", options.target, "--cache", options.work / "cache", "--profile-seconds", PROFILE_SECONDS]
+    ended = run(command, limits)
     row = replace(row, exit_code=ended.code, partition_s=ended.seconds)
     if ended.code != 0:
         return replace(row, failed="partition", said=reason_of(ended, limits))

@@ -41,6 +41,7 @@ def export(exported: Exported, exporter: str, path: Path) -> Draw:
     module = exported.module.eval()
     with torch.no_grad():
         if exporter == "torchscript":
+            torch.backends.mha.set_fastpath_enabled(False)  # the fused operator has no ONNX form
             free = {name: dict(axes) for name, axes in exported.free.items()}
             torch.onnx.export(module, arguments, str(path), dynamo=False, dynamic_axes=free, **names)
         else:
