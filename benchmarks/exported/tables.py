@@ -13,7 +13,7 @@ import skl2onnx
 import xgboost
 from onnxmltools.convert.common import data_types as onnxmltools_types
 from skl2onnx.common import data_types
-from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -102,10 +102,6 @@ SUBJECTS = (
     Subject(
         name="gradient-boosting", size=TREES, exporters=SKL,
         write=_sklearn(lambda: GradientBoostingRegressor(n_estimators=40, random_state=0), regression=True),
-    ),
-    Subject(
-        name="histogram-boosting", size=TREES, exporters=SKL,
-        write=_sklearn(lambda: HistGradientBoostingClassifier(max_iter=40, random_state=0)),
     ),
     Subject(name="svc", size="12 columns", exporters=SKL, write=_sklearn(lambda: make_pipeline(StandardScaler(), SVC()))),
     Subject(name="tfidf", size="12 words", exporters=SKL, write=_tfidf),
