@@ -10,7 +10,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 Draw = Callable[[int], Arrays]
-"""Inputs by an index: 0 is what the model is exported and planned with, 1 to 3 have other sizes and other content."""
+"""Inputs by an index: 0 is what the model is planned with, 1 to 3 have other sizes and other content."""
 Write = Callable[[str, Path], Draw]
 """Write a model to a file with an exporter, and return how to draw the model's inputs."""
 

@@ -110,7 +110,7 @@ def _encoder(make: Callable[[], nn.Module]) -> Write:
 
 
 def _decoder(make: Callable[[], nn.Module]) -> Write:
-    past_lengths = {0: (1, 4, 12), 1: (1, 1, 20), 2: (2, 1, 7), 3: (3, 5, 9)}
+    past_lengths = {0: (1, 4, 12), 1: (1, 1, 20), 2: (2, 3, 7), 3: (3, 5, 9)}
     layers = ("key_0", "value_0", "key_1", "value_1")
 
     def draw(index: int) -> Arrays:
