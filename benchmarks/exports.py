@@ -1,14 +1,15 @@
 """Whether models as popular libraries export them load, are split for a T4 (modelled) and answer as onnxruntime does.
 
 usage: python -m benchmarks.exports [-o FILE [--append]] [--markdown] [--only GLOB ...] [--work FOLDER] [--target GPU]
-                                    [--timeout SECONDS] [--memory GIB]
+                                    [--timeout SECONDS] [--memory GIB] [--pin GLOB=cpu|gpu ...]
 
 Models of torchvision, ultralytics, transformers, scikit-learn, LightGBM and XGBoost with random weights, written by both
 exporters of torch or by the library's own, and what onnxruntime's tools make of some: `benchmarks/exported/` has them. Needs
 `pip install torch torchvision onnxscript transformers ultralytics scikit-learn skl2onnx onnxmltools lightgbm xgboost` beside
 Cutset; models of what is not installed are left out, saying so. Each step is a process of its own, with limits; exports are
-kept in FOLDER between runs. The package that `cutset partition` writes runs on this machine's CPU, and answers three inputs
-of sizes and content that the plan has not seen; the reference is onnxruntime on the exported file.
+kept in FOLDER between runs. `--pin` forces cuts where the plan would leave a small model whole. The package that `cutset
+partition` writes runs on this machine's CPU, and answers three inputs of sizes and content that the plan has not seen; the
+reference is onnxruntime on the exported file.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def row_of(subject: dict[str, str], options: argparse.Namespace) -> Row:
 def _partitioned(row: Row, folder: Path, limits: Limits, options: argparse.Namespace) -> Row:
     command = [sys.executable, "-m", "cutset", "partition", folder / "model.onnx", "-o", folder / "out", "--force", "--json"]
     command += ["--target", options.target, "--cache", options.work / "cache", "--profile-seconds", PROFILE_SECONDS]
-    ended = run(command, limits)
+    ended = run([*command, *(word for pin in options.pin for word in ("--pin", pin))], limits)
     row = replace(row, exit_code=ended.code, partition_s=ended.seconds)
     if ended.code != 0:
         return replace(row, failed="partition", said=reason_of(ended, limits))
@@ -214,6 +215,7 @@ def document(rows: Sequence[Row], options: argparse.Namespace) -> dict[str, Any]
         "command": ["python", "-m", "benchmarks.exports", *sys.argv[1:]],
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "target": options.target,
+        "pins": options.pin,
         "environment": environment(),
         "libraries": installed_versions(LIBRARIES),
         "tolerance": {"relative": dict(TOLERANCES), "absolute": f"{ABSOLUTE_SHARE} of relative times the output's magnitude"},
@@ -231,6 +233,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", metavar="GLOB", help="models by NAME or NAME-EXPORTER")
     parser.add_argument("--work", type=Path, default=Path("build/exports"))
     parser.add_argument("--target", default="t4")
+    parser.add_argument("--pin", action="append", default=[], metavar="GLOB=cpu|gpu")
     parser.add_argument("--timeout", type=float, default=900.0)
     parser.add_argument("--memory", type=float, default=12.0)
     options = parser.parse_args(arguments)

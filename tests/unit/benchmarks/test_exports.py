@@ -64,7 +64,7 @@ def steps(monkeypatch, tmp_path):
     monkeypatch.setattr(exports, "run", lambda _command, _limits: answers.get("partition", ended))
     folder = tmp_path / "net-dynamo"
     (folder / "out" / "serving" / "model_serving").mkdir(parents=True)
-    return answers, argparse.Namespace(work=tmp_path, timeout=5.0, memory=1.0, target="t4")
+    return answers, argparse.Namespace(work=tmp_path, timeout=5.0, memory=1.0, target="t4", pin=[])
 
 
 def test_a_model_that_goes_through_all_steps(steps):
