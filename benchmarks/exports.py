@@ -129,9 +129,18 @@ def reason_of(ended: Ended, limits: Limits) -> str:
     if ended.code is None:
         return f"not done after {limits.seconds:.0f} s"
     lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-    about = [line for line in lines if line.startswith(("error:", "at:", "cause:"))]
+    told = _error_of(ended.stdout)
+    about = [told[key] for key in ("what", "where", "cause") if told.get(key)]
     words = " ".join(about) if about else next(reversed(lines), "")
     return (words if ended.code > 0 else f"signal {-ended.code}: {words}")[:WORDS]
+
+
+def _error_of(stdout: str) -> dict[str, str]:
+    """Return the error that a command wrote as JSON, empty without one."""
+    try:
+        return dict(json.loads(stdout)["error"])
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def row_of(subject: dict[str, str], options: argparse.Namespace) -> Row:
