@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "torchvision", "onnxscript", "transformers", "ultralytics", "scikit-learn", "skl2onnx", "onnxmltools",
              "lightgbm", "xgboost")  # fmt: skip
 COMPLETE = "complete"
-LOAD_LIMIT_S = 120.0
+LOAD_LIMIT_S = 60.0
 PROFILE_SECONDS = "2"
 WORDS = 200
 
