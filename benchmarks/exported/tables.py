@@ -83,7 +83,9 @@ def _tfidf(_exporter: str, path: Path) -> Draw:
     texts = _texts(300, 9)
     fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, ["cut" in text for text in texts])
     kinds = [("text", data_types.StringTensorType([None, 1]))]
-    path.write_bytes(skl2onnx.convert_sklearn(fitted, initial_types=kinds, target_opset=OPSET).SerializeToString())
+    options = {TfidfVectorizer: {"locale": "C"}}  # en_US, the usual one, is not on every machine
+    converted = skl2onnx.convert_sklearn(fitted, initial_types=kinds, target_opset=OPSET, options=options)
+    path.write_bytes(converted.SerializeToString())
 
     def draw(index: int) -> Arrays:
         return {"text": np.array(_texts((2, 1, 3, 9)[index], index))[:, None]}
