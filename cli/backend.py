@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
@@ -11,6 +12,7 @@ import click
 from cutset.advisory import advisory
 from cutset.cli.output import Output
 from cutset.cli.workflow import Measured, Progress
+from cutset.codegen.runtime.backends.engine_compile import BuildSettings
 from cutset.devices import GpuBackendRequest
 from cutset.errors import UnavailableError, UsageError
 from cutset.graph.model import ModelGraph
@@ -23,8 +25,12 @@ from cutset.profilers.in_engines import engine_options, with_engine_costs
 from cutset.profilers.on_device import seen_on_device
 from cutset.profilers.ort_cuda import CUDA_BACKEND
 from cutset.profilers.profile import batched
+from cutset.profilers.segments import Segment
 from cutset.profilers.session import Arrays
 from cutset.profilers.table import CostTable
+
+Deployed = Callable[[Measured], Callable[[Sequence[Segment], Sequence[Path]], Sequence[BuildSettings]]]
+"""Returns of a measured model what makes engines of its segments as a package would have them."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,8 +68,18 @@ def backend_support(measured: Measured, backend: GpuBackend, pins: Mapping[str, 
     return capability(measured.graph, measured.samples.samples[0], backend, measured.options.cache, progress, insisted)
 
 
-def in_engines(measured: Measured, backend: GpuBackend, support: Mapping[str, Support], progress: Progress) -> Measured:
-    """Return the measured model with its GPU costs as engines have them, where engines will run on this machine's GPU."""
+def in_engines(
+    measured: Measured, backend: GpuBackend, support: Mapping[str, Support], deployed: Deployed, progress: Progress
+) -> Measured:
+    """Return the measured model with its GPU costs as engines have them, where engines will run on this machine's GPU.
+
+    Args:
+        measured: The model.
+        backend: What runs the GPU parts.
+        support: Which nodes that takes.
+        deployed: Returns of a measured model how its segments become the engines that a package would have.
+        progress: Told what is being measured.
+    """
     target = measured.table.target or {}
     if target.get("source") != "measured":
         return measured
@@ -72,6 +88,7 @@ def in_engines(measured: Measured, backend: GpuBackend, support: Mapping[str, Su
     graph = measured.graph
     with advisory("measuring costs inside engines"):
         options = engine_options(backend.oracle.backend, int(str(target["id"]).rpartition(":")[2]), measured.options)
+        options = replace(options, deployed=deployed(measured))
         inputs = batched(graph, measured.samples.samples[0], measured.batch)
         taken = [name for name, verdict in support.items() if verdict.ok]
         return replace(measured, table=with_engine_costs(graph, measured.table, inputs, taken, options, progress))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cutset.advisory import advisory
 from cutset.cli.workflow import Measured, Progress
+from cutset.codegen.runtime.backends.engine_compile import BuildSettings
 from cutset.partitioner.calibrate import StageNodes, Timing
 from cutset.profilers.child import Failure
 from cutset.profilers.profile import batched
@@ -23,12 +25,14 @@ class StageTimer:
         progress: Told what is being measured.
         gpu_backend: What runs GPU stages here, None where the GPU is elsewhere.
         rows: Requests that share a run of a GPU stage, of which each is charged its share.
+        deployed: What makes engines of stages as a package would have them; None builds for the sample's shapes.
     """
 
     measured: Measured
     progress: Progress
     gpu_backend: Backend | None = None
     rows: int = 1
+    deployed: Callable[[Sequence[Segment], Sequence[Path]], Sequence[BuildSettings]] | None = None
 
     def __call__(self, stages: Sequence[StageNodes]) -> list[Timing | None]:
         """Return what each stage takes, None for one that cannot be measured here."""
@@ -46,7 +50,7 @@ class StageTimer:
         measured, graph = self.measured, self.measured.graph
         options = SegmentOptions(
             backend=backend, threads=measured.options.threads, budget_s=min(1.0, measured.options.budget_s), rows=rows,
-            recorded=True, in_turns=True,
+            recorded=True, in_turns=True, deployed=self.deployed,
         )  # fmt: skip
         with advisory("measuring stages"):
             segments: list[Segment] = [segment_of(graph, stage.nodes) for stage in stages]

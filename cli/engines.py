@@ -123,9 +123,15 @@ def engineer(session: Session, wanted: EngineArguments, replan: Replan, work: Pa
         work: Folder for engines.
     """
     measured = session.measured
-    runs = Runs(usual=measured.samples.samples, ends=cache(partial(ends_of, session)))
-    recipe = Recipe(
-        runs=runs,
+    recipe = recipe_of(session, wanted)
+    return plan_what_builds(measured.graph, replan, session.backend, recipe, work, session.progress)
+
+
+def recipe_of(session: Session, wanted: EngineArguments) -> Recipe:
+    """Return how stages become engines, for those that are timed and for those that are deployed."""
+    measured = session.measured
+    return Recipe(
+        runs=Runs(usual=measured.samples.samples, ends=cache(partial(ends_of, session))),
         precision=wanted.precision,
         calibration=[] if wanted.calibration is None else read_samples(wanted.calibration, measured.graph.inputs),
         tolerance=wanted.tolerance,
@@ -134,7 +140,6 @@ def engineer(session: Session, wanted: EngineArguments, replan: Replan, work: Pa
         compare=True,
         cache=measured.options.cache,
     )
-    return plan_what_builds(measured.graph, replan, session.backend, recipe, work, session.progress)
 
 
 def _gpu_model(measured: Measured) -> Model | None:
@@ -196,6 +201,10 @@ def engine_lines(found: Mapping[str, Any]) -> list[str]:
             lines.append(f"the engine of stage {stage['stage']} takes the samples' shapes alone: {stage['narrowed']}")
         for error in stage["errors"]:
             kept = f", {len(stage['kept_in_fp32'])} nodes kept in fp32" if stage["kept_in_fp32"] else ""
+            if stage["beyond_range"]:
+                kept += (
+                    f", {len(stage['beyond_range'])} kept because numbers in them may leave the range of {stage['precision']}"
+                )
             share = f"{error['max_rel']:.2g} of its magnitude, {stage['tolerance']:g} allowed{kept}"
             lines.append(f"stage {stage['stage']} in {stage['precision']}: output `{error['name']}` differs by up to {share}")
     return lines

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from cutset.advisory import advisory
 from cutset.cli.arguments import CostArguments, ModelArguments
 from cutset.cli.backend import NO_GPU, backend_support, choose, in_engines
 from cutset.cli.calibration import StageTimer
+from cutset.cli.engines import EngineArguments, Session, recipe_of
 from cutset.cli.output import Output
 from cutset.cli.plan_arguments import PlanArguments
 from cutset.cli.shared_runs import sharing
 from cutset.cli.workflow import Measured, Progress, measure
+from cutset.codegen.engines.prepare import as_deployed
+from cutset.codegen.runtime.backends.engine_compile import BuildSettings
 from cutset.devices import GpuBackendRequest
 from cutset.errors import PlanError, ProfileError, UsageError
 from cutset.partitioner.atoms import Evidence, broken_pieces
@@ -31,7 +35,7 @@ from cutset.partitioner.support import Support
 from cutset.profilers.gpu_backend import GpuBackend
 from cutset.profilers.pieces import with_pieces
 from cutset.profilers.profile import batched
-from cutset.profilers.segments import Backend
+from cutset.profilers.segments import Backend, Segment
 
 AUTO_BATCH = 8
 """Largest batch that ``--batch auto`` measures."""
@@ -59,6 +63,7 @@ class Planner:
         progress: Told each step.
         gpu_backend: What runs GPU stages on this machine, None where the GPU is elsewhere.
         kept: Nodes that stay together besides those that the user keeps so.
+        engines: How engines are made: those that are timed are those that are deployed.
     """
 
     about: ModelArguments
@@ -68,6 +73,18 @@ class Planner:
     progress: Progress
     gpu_backend: Backend | None = None
     kept: tuple[Kept, ...] = ()
+    engines: EngineArguments = field(default_factory=EngineArguments)
+
+    def deployed(self, measured: Measured) -> Callable[[Sequence[Segment], Sequence[Path]], list[BuildSettings]]:
+        """Return what makes engines of segments of a measured model as a package would have them."""
+
+        def make(segments: Sequence[Segment], models: Sequence[Path]) -> list[BuildSettings]:
+            name = self.gpu_backend
+            backend = NO_GPU if name is None or name == "onnxruntime-cpu" else GpuBackend(name=name, oracle=None)
+            session = Session(measured=measured, about=self.about, backend=backend, progress=self.progress)
+            return as_deployed(measured.graph, segments, models, recipe_of(session, self.engines))
+
+        return make
 
     def measure(self) -> dict[int, Measured]:
         """Return the model measured at the wanted batch; for ``auto`` alone and at the largest batch, if it takes batches."""
@@ -144,7 +161,9 @@ class Planner:
     def _calibrated(self, measured: Measured, evidence: Evidence, sized: Sized) -> Outcome | None:
         """Return the plan at costs that measured stages correct; None where that fails."""
         rows = max((group.rows for group in evidence.table.groups), default=1)
-        timer = StageTimer(measured=measured, progress=self.progress, gpu_backend=self.gpu_backend, rows=rows)
+        timer = StageTimer(
+            measured=measured, progress=self.progress, gpu_backend=self.gpu_backend, rows=rows, deployed=self.deployed(measured)
+        )
         with advisory("calibrating the plan", ends=(UsageError, PlanError)):
             outcome, calibration = calibrate(evidence, sized.options, timer)
             return replace(outcome, plan=replace(outcome.plan, calibration=calibration.as_json()))
@@ -322,7 +341,7 @@ def prepare(planner: Planner, gpu_backend: GpuBackendRequest, batches: Mapping[i
     backend = choose(gpu_backend, first.gpu, planner.output) if first.table.target else NO_GPU
     support = backend_support(first, backend, resolve(first.graph, planner.wanted.pins), planner.progress)
     planner = replace(planner, gpu_backend=backend.name if first.gpu.here else None)
-    batches = {size: in_engines(entry, backend, support, planner.progress) for size, entry in batches.items()}
+    batches = {size: in_engines(entry, backend, support, planner.deployed, planner.progress) for size, entry in batches.items()}
     sized = planner.size(batches, support)
-    sized = replace(sized, measured=in_engines(sized.measured, backend, support, planner.progress))
+    sized = replace(sized, measured=in_engines(sized.measured, backend, support, planner.deployed, planner.progress))
     return Planning(planner=planner, backend=backend, support=support, sized=sized)

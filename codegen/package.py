@@ -8,8 +8,8 @@ import functools
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cutset.advisory import advisory, skipped_steps
 from cutset.cascade import hooks
 from cutset.codegen.atomic import new_folder
 from cutset.codegen.batchability import Batchability, prove_all
-from cutset.codegen.engines.deploy import deploy
+from cutset.codegen.engines.deploy import deploy, store_samples
 from cutset.codegen.engines.feedback import Engineered
 from cutset.codegen.export.source import Source
 from cutset.codegen.export.write import Exports, write_exports
@@ -130,6 +130,7 @@ def emit(
         write_defaults(graph, package, document["inputs"])
         if options.engines is not None:
             deploy(options.engines, package, document)
+            store_samples(graph, options.engines, package, document, samples.samples[0], options.tolerance.rtol)
         options.progress("proving which stages can be batched")
         _examine(graph, plan, package, samples, document, keep_rows=options.keep_rows)
         (package / "plan.json").write_text(serde.dumps(document), "utf-8")
@@ -141,7 +142,8 @@ def emit(
             add_least_sizes(graph, package, samples.samples[0], document)
         options.progress("verifying that the parts equal the whole")
         (package / "plan.json").write_text(serde.dumps(document), "utf-8")
-        proof, rate = _verify(graph, package, samples, options)
+        engines = {entry["index"] for entry in document["stages"] if entry.get("engine")}
+        proof, rate = _verify(graph, package, samples, options, engines)
         document = document | {"verification": serde.to_builtins(proof)}
         if rate is not None:
             reached = {"throughput_per_s": rate, "prediction_error": plan.prediction.throughput_per_s / rate - 1}
@@ -196,8 +198,13 @@ def _write_plan_and_report(document: dict[str, Any], work: Path, package: Path) 
         write_plain_report(work, document["verdict"], document["skipped"])
 
 
-def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, options: EmitOptions) -> tuple[Verification, float | None]:
-    """Return the proof, and the requests a second at full load if that is wanted and every device is here."""
+def _verify(
+    graph: ModelGraph, package: Path, samples: SampleInputs, options: EmitOptions, engines: Collection[int]
+) -> tuple[Verification, float | None]:
+    """Return the proof, and the requests a second at full load if that is wanted and every device is here.
+
+    The proof names the stages, of those that the package runs as engines, that ran in onnxruntime instead.
+    """
     with contextlib.ExitStack() as stack:
 
         @functools.cache
@@ -210,6 +217,8 @@ def _verify(graph: ModelGraph, package: Path, samples: SampleInputs, options: Em
         proof = verify(
             graph, samples.samples, lambda sample: pipeline().run(sample), origin=samples.origin, tolerance=options.tolerance
         )
+        elsewhere = {stage.index for stage in pipeline().stats().stages if stage.substitution}
+        proof = replace(proof, unproven_engines=tuple(sorted(elsewhere.intersection(engines))))
         if not options.load_s:
             return proof, None
         options.progress("running the package at full load")

@@ -37,8 +37,8 @@ EXTRAS = {
     "grpc": ("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf"),
     "metrics": ("prometheus-client",),
     "tracing": ("opentelemetry-api", "opentelemetry-distro", "opentelemetry-exporter-otlp"),
-    "tensorrt": ("tensorrt", "polygraphy"),
-    "tensorrt-rtx": ("tensorrt-rtx", "polygraphy"),
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt-rtx",),
 }
 """What it imports where it is there, by the extra that brings it."""
 EXAMPLES = ("client_triton.py", "client_requests.py", "client.sh")

@@ -36,6 +36,8 @@ class Verification:
             was held to that because it was outside the tolerance of its type; zero where none was.
         unrepeatable: Outputs that differ between two runs of the unsplit model itself (random operators); of these only
             the type is compared.
+        unproven_engines: Stages that the package runs as engines, none of which ran here: they were proven in onnxruntime,
+            and the package compares each engine with the stage's ONNX file at its first start.
     """
 
     passed: bool
@@ -46,6 +48,7 @@ class Verification:
     outputs: tuple[str, ...]
     unrepeatable: tuple[str, ...]
     reordering: float = 0.0
+    unproven_engines: tuple[int, ...] = ()
 
 
 class PartsDifferError(VerificationError):

@@ -41,6 +41,11 @@ class CostCache:
     def __init__(self, folder: Path | None) -> None:
         self.file = folder / "costs.sqlite" if folder is not None else None
 
+    @property
+    def timing_cache(self) -> Path | None:
+        """File in which TensorRT keeps what it measured of kernels, for engines that are timed and for those deployed."""
+        return None if self.file is None else self.file.with_name("tensorrt-timing.cache")
+
     def get(self, key: Any) -> Any | None:
         """Return the stored value, or None."""
         with advisory("reading the cost cache"):

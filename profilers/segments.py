@@ -7,8 +7,9 @@ processes; a segment that cannot be timed has a `Failure` in its place.
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
+from cutset.codegen.runtime.backends.engine_compile import BuildSettings
 from cutset.errors import ProfileError
-from cutset.graph.extract import write_part
+from cutset.graph.extract import name_plainly, write_part
 from cutset.graph.model import ModelGraph
 from cutset.graph.rows import with_fixed_rows, with_free_rows
 from cutset.profilers.child import DEFAULT_LIMITS, Failure, Limits, map_in_child, run_in_child
@@ -31,6 +33,7 @@ from cutset.profilers.turns import time_in_turns
 
 Backend = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 
+_PLAIN = re.compile(r"n(\d+)")
 _LIBRARIES: Mapping[str, Library] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
@@ -82,6 +85,8 @@ class SegmentOptions:
         limits: Time of each segment, memory of the child.
         rows: Requests in a run of sessions, of segments that were made for one; their values have one row a request.
         recorded: Whether a CUDA session runs as deployed, from a CUDA graph where it can be recorded.
+        deployed: Makes of the segments' files what engines would be built from in a package, and returns what the builder
+            would be told of each; None leaves the files as they are, and builds for the shapes of the values.
         in_turns: Whether sessions on the CPU are all open at once and run in turns, which is dearer in memory; the ratio of
             each to the first is then what was measured.
     """
@@ -93,6 +98,7 @@ class SegmentOptions:
     limits: Limits = DEFAULT_LIMITS
     rows: int = 1
     recorded: bool = False
+    deployed: Callable[[Sequence[Segment], Sequence[Path]], Sequence[BuildSettings]] | None = None
     in_turns: bool = False
 
 
@@ -178,13 +184,13 @@ def _widened(model: Path, feed: Arrays, rows: int) -> dict[str, Any]:
 def write_segment(graph: ModelGraph, segment: Segment, path: Path) -> None:
     """Write a segment as an ONNX file whose nodes are called ``n<index>`` after their place in ``graph.nodes``.
 
+    Casts that cutting added are called ``c<index>``.
+
     Engines name the nodes of a layer in a text, in which names as models have them could not be told apart.
     """
     write_part(graph, segment.inputs, segment.outputs, path, external=True)
-    index = {node.name: number for number, node in enumerate(graph.nodes)}
     proto = onnx.load(str(path), load_external_data=False)
-    for node in proto.graph.node:
-        node.name = f"n{index[node.name]}"
+    name_plainly(graph, proto.graph.node)
     path.write_bytes(proto.SerializeToString())
 
 
@@ -232,9 +238,12 @@ def _time_engines(
     options: SegmentOptions,
 ) -> list[SegmentTime | Failure]:
     library = _LIBRARIES[options.backend]
+    told: Sequence[BuildSettings | None] = [None] * len(segments)
+    if options.deployed is not None:
+        told = options.deployed(segments, models)
     jobs = [
-        EngineJob(model=model, feed=feed, library=library, device=options.device, budget_s=options.budget_s)
-        for model, feed in zip(models, feeds, strict=True)
+        EngineJob(model=model, feed=feed, library=library, device=options.device, budget_s=options.budget_s, settings=settings)
+        for model, feed, settings in zip(models, feeds, told, strict=True)
     ]
     found = map_in_child(time_engine, jobs, limits=options.limits)
     return [
@@ -253,5 +262,5 @@ def _time_engines(
 
 
 def original_names(graph: ModelGraph, nodes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names in `graph` of nodes called ``n<index>``."""
-    return tuple(graph.nodes[int(name.removeprefix("n"))].name for name in nodes)
+    """Return the names in `graph` of nodes called ``n<index>``; casts that cutting and precisions added have none."""
+    return tuple(graph.nodes[int(match[1])].name for name in nodes if (match := _PLAIN.fullmatch(name)))

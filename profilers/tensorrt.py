@@ -12,7 +12,6 @@ therefore be plain: `segments` calls them ``n<index>``.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,8 @@ import networkx as nx
 import numpy as np
 import onnx
 
+from cutset.codegen.runtime.backends.engine_compile import ONNX_NODE, BuildSettings, Compiled, Refusal, compile_engine
+from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.errors import EngineBuildError, ProfileError
 from cutset.graph.domains import refusal_of
 from cutset.profilers.cuda_driver import CudaDevice
@@ -39,7 +40,8 @@ Fixed = tuple[tuple[int, ...], tuple[int, ...]]
 
 WARMUP_RUNS = 10
 LAYER_RUNS = 10
-_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+MAX_SHAPE_ELEMENTS = 64
+"""Longer integer tensors are no shapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +50,12 @@ class EngineJob:
 
     Args:
         model: An ``.onnx`` file, its nodes plainly named.
-        feed: One array a graph input; the engine is built for exactly these shapes.
+        feed: One array a graph input.
         library: Module of the library.
         device: Device number as CUDA counts them.
         budget_s: Seconds to repeat the run.
-        compute_capability: ``8.9``, ...: GPU to build for where there is none (TensorRT-RTX); empty for this machine's.
+        compute_capability: ``8.9``, ...: GPU to build for where there is none (TensorRT-RTX) and no settings say so.
+        settings: What the builder is told, as for the engine that will be deployed; None for exactly the shapes of the feed.
     """
 
     model: Path
@@ -61,6 +64,12 @@ class EngineJob:
     device: int = 0
     budget_s: float = 3.0
     compute_capability: str = ""
+    settings: BuildSettings | None = field(default=None, repr=False)
+
+
+def _fixed(name: str, array: np.ndarray) -> EngineInput:
+    small = array.dtype.kind in "iu" and array.size <= MAX_SHAPE_ELEMENTS
+    return EngineInput.fixed(name, array.shape, tuple(int(element) for element in array.ravel()) if small else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +153,7 @@ def parse_layers(information: str) -> list[Layer]:
     """Return the layers in an engine inspector's JSON, with the nodes that their metadata names, in engine order."""
     layers = json.loads(information).get("Layers", [])
     return [
-        Layer(name=layer["Name"], nodes=tuple(dict.fromkeys(_ONNX_NODE.findall(layer.get("Metadata", "")))))
+        Layer(name=layer["Name"], nodes=tuple(dict.fromkeys(ONNX_NODE.findall(layer.get("Metadata", "")))))
         for layer in layers
         if isinstance(layer, Mapping)  # below detailed verbosity a layer is its name alone
     ]
@@ -178,18 +187,11 @@ def group_layers(layers: Sequence[Layer], seconds: Mapping[str, float]) -> tuple
     return tuple(LayerGroup(nodes=tuple(nodes[first]), seconds=total[first]) for first in sorted(total))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compiled:
-    """A serialised engine and the names of the ONNX nodes that its network's layers came from."""
-
-    plan: bytes
-    nodes: frozenset[str]
-
-
 def _build(library: OpenLibrary, job: EngineJob) -> BuiltEngine:
     start = time.perf_counter()
-    ranges = {name: (array.shape, tuple(array.ravel()) if array.dtype.kind in "iu" else ()) for name, array in job.feed.items()}
-    compiled = compile_network(library, job.model, ranges, job.compute_capability)
+    fixed = tuple(_fixed(name, array) for name, array in job.feed.items())
+    settings = job.settings or BuildSettings(inputs=fixed, compute_capability=job.compute_capability)
+    compiled = _compile(library, job.model, settings)
     return BuiltEngine(
         version=library.trt.__version__, build_s=time.perf_counter() - start, nodes=compiled.nodes, plan=compiled.plan
     )
@@ -209,33 +211,22 @@ def compile_network(
     Raises:
         EngineBuildError: If the parser or the builder refuses; the cause has the library's words.
     """
-    trt = library.trt
+    given = tuple(EngineInput.fixed(name, *fixed) for name, fixed in inputs.items())
+    return _compile(library, model, BuildSettings(inputs=given, compute_capability=compute_capability))
+
+
+def _compile(library: OpenLibrary, model: Path | bytes, settings: BuildSettings) -> Compiled:
+    """Return the engine of a model; a refusal is an error in the library's words."""
     where = None if isinstance(model, bytes) else str(model)
     loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
     custom = refusal_of(loaded)
     if custom:
         raise EngineBuildError("the parser refuses the part", where=where, cause=custom)
-    trt.init_libnvinfer_plugins(library.logger, "")
-    builder = trt.Builder(library.logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, library.logger)
-    parsed = parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model))
-    if not parsed:
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        words = "; ".join(f"{error.node_operator()}: {error.desc()}" for error in errors) or library.last_error()
-        raise EngineBuildError("the parser refuses the part", where=where, cause=" ".join(words.split())[:500])
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if compute_capability:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + compute_capability.replace(".", "")), 0)
-    _fix_shapes(builder, network, config, inputs)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineBuildError("the builder refuses the part", where=where, cause=library.last_error())
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    nodes = frozenset(name for layer in layers for name in _ONNX_NODE.findall(layer.metadata))
-    return Compiled(plan=bytes(plan), nodes=nodes)
+    try:
+        return compile_engine(library.trt, library.logger, model if isinstance(model, bytes) else str(model), settings)
+    except Refusal as refusal:
+        cause = (refusal.words or library.last_error())[:500]
+        raise EngineBuildError(f"the {refusal.step} refuses the part", where=where, cause=cause) from refusal
 
 
 def _time_on_device(library: OpenLibrary, cuda: CudaDevice, job: EngineJob) -> EngineTime:
@@ -258,24 +249,6 @@ def _time_on_device(library: OpenLibrary, cuda: CudaDevice, job: EngineJob) -> E
         device_bytes=max(taken, 0),
         state=gpu_state(cuda.pci_bus_id),
     )
-
-
-def _fix_shapes(builder: Any, network: Any, config: Any, inputs: Mapping[str, Fixed]) -> None:
-    """Give every input that is open in shape, or whose elements are a shape, exactly what is said of it."""
-    profile = builder.create_optimization_profile()
-    used = False
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        shape, elements = inputs[tensor.name]
-        if tensor.is_shape_tensor:
-            values = tuple(int(element) for element in elements)
-            profile.set_shape_input(tensor.name, values, values, values)
-            used = True
-        elif -1 in tuple(tensor.shape):
-            profile.set_shape(tensor.name, shape, shape, shape)
-            used = True
-    if used:
-        config.add_optimization_profile(profile)
 
 
 class _Run:

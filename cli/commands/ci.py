@@ -173,7 +173,10 @@ def _prepare(model: Path, arguments: dict[str, Any], output: Output) -> tuple[Pl
         repeats=repeats, again=again, limits=limits, tolerance=tolerance, gpu_backend=gpu_backend, engines=engines,
         bench_s=bench_s, options=_options(about, costs, wanted, engines, gpu_backend), command=tuple(sys.argv),
     )  # fmt: skip
-    return Planner(about=about, costs=costs, wanted=wanted, output=output, progress=lambda _text: None), settings
+    planner = Planner(
+        about=about, costs=costs, wanted=wanted, output=output, progress=lambda _text: None, engines=engines
+    )  # fmt: skip
+    return planner, settings
 
 
 def _options(

@@ -67,7 +67,7 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
     exports = take_exports(wanted.name, arguments)
     about, costs = split_arguments(model, arguments)
     with output.progress() as progress:
-        planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress)
+        planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress, engines=of_engines)
         planning = prepare(planner, gpu_backend)
         if target is None:
             made, proof = planning.final(planning.outcome_of({}).plan), None
@@ -151,6 +151,9 @@ def _show(made: Plan, proof: Verification | None, target: Path | None, output: O
     _show_skipped(output)
     what = f"{proof.samples} sample(s), {proof.inputs}: largest difference {proof.max_abs:.3g}"
     output.line(f"verified: the parts equal the whole on {what}")
+    if proof.unproven_engines:
+        stages = ", ".join(map(str, proof.unproven_engines))
+        output.line(f"proven on onnxruntime; the numbers of the engine of stage {stages} are compared at its first start")
     for name in proof.unrepeatable:
         output.line(f"not compared: output `{name}` differs between two runs of the model itself")
     output.line(f"serve it: cutset serve {target}    or: cd {target}/serving && python -m {package_name(made.name)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from cutset.codegen.engines.cleanup import clean
-from cutset.codegen.runtime.backends.engine_build import BuildJob, BuildReport, build, environment_of
+from cutset.codegen.runtime.backends.engine_build import BuildJob, BuildReport, build
 from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.errors import UnavailableError
 from cutset.graph.domains import refusal_of
@@ -82,7 +82,7 @@ def build_parts(
     ]  # fmt: skip
     custom = {part.model: refusal_of(onnx.load(part.model, load_external_data=False)) for part in parts}
     asked = [job for job, part in zip(jobs, parts, strict=True) if not custom[part.model]]
-    answers = iter(map_in_child(build, asked, limits=limits, environment=environment_of(oracle.backend)))
+    answers = iter(map_in_child(build, asked, limits=limits))
     found = [
         Failure(kind="raised", detail=f"{_REFUSALS[0]} the part: {why}") if (why := custom[part.model]) else next(answers)
         for part in parts

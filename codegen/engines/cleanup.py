@@ -21,6 +21,7 @@ from cutset.codegen.runtime.engine_config import EngineInput
 from cutset.graph.extract import give_ranks
 from cutset.graph.load import load
 from cutset.graph.model import ModelGraph
+from cutset.graph.names import FreshNames
 from cutset.partitioner.support import MOVEMENT
 from cutset.profilers.session import open_session, run, session_options
 
@@ -104,15 +105,30 @@ def fold_constants(subject: Subject) -> bool:
 
 def _evaluate(graph: ModelGraph, wanted: list[str]) -> dict[str, np.ndarray]:
     """Return the values of constant tensors, computed by onnxruntime as it stands in the model."""
-    model = onnx.load(str(graph.path))
-    kept = [node for node in model.graph.node if set(node.output) & graph.constant_values]
-    del model.graph.node[:], model.graph.input[:], model.graph.output[:]
+    model = onnx.load(str(graph.path), load_external_data=False)
+    kept = _needed(model.graph, wanted)
+    read = {name for node in kept for name in _all_reads(node)}
+    weights = [weight for weight in model.graph.initializer if weight.name in read]
+    del model.graph.node[:], model.graph.input[:], model.graph.output[:], model.graph.initializer[:]
     model.graph.node.extend(kept)
+    model.graph.initializer.extend(weights)
+    onnx.load_external_data_for_model(model, str(graph.path.parent))
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted)
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     found = run(open_session(model.SerializeToString(), options=options), {}, wanted)
     return {name: np.asarray(value) for name, value in found.items()}
+
+
+def _needed(graph: onnx.GraphProto, wanted: list[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that values are computed by, in graph order."""
+    needed = set(wanted)
+    kept = []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            kept.append(node)
+            needed.update(_all_reads(node))
+    return kept[::-1]
 
 
 def _drop(model: onnx.ModelProto, values: set[str]) -> None:
@@ -166,13 +182,14 @@ def _swap(graph: onnx.GraphProto, mover: onnx.NodeProto, cast: onnx.NodeProto) -
     """Cast what a node reads instead of what it writes; both keep what they are called."""
     position = list(graph.node).index(mover)
     moved = len(mover.input) if mover.op_type == "Concat" else 1
+    names = FreshNames.beside(graph)
     raised: dict[str, onnx.NodeProto] = {}
     for index, name in enumerate(list(mover.input)[:moved]):
         if name not in raised:
             copy = onnx.NodeProto()
             copy.CopyFrom(cast)
-            copy.input[0], copy.output[0] = name, f"{cast.output[0]}.raised{index}"
-            copy.name = cast.name if index == 0 else f"{cast.name}.{index}"
+            copy.input[0], copy.output[0] = name, names.make(f"{cast.output[0]}.raised{index}")
+            copy.name = names.make(f"{cast.name}.{index}") if raised else cast.name
             raised[name] = copy
         mover.input[index] = raised[name].output[0]
     mover.output[0] = cast.output[0]
@@ -184,6 +201,7 @@ def _swap(graph: onnx.GraphProto, mover: onnx.NodeProto, cast: onnx.NodeProto) -
 def name_axes(subject: Subject) -> bool:
     """Name the axes of a Squeeze that takes all of size one, where they are known: no parser knows them of open shapes."""
     changed = False
+    names = FreshNames.beside(subject.model.graph)
     for node in subject.model.graph.node:
         named = len(node.input) > 1 or any(attribute.name == "axes" for attribute in node.attribute)
         if node.op_type != "Squeeze" or named:
@@ -193,7 +211,7 @@ def name_axes(subject: Subject) -> bool:
             continue
         axes = [index for index, dim in enumerate(shape) if dim == 1]
         if subject.graph.opset_imports.get("", 0) >= 13:
-            name = f"{node.output[0]}.axes"
+            name = names.make(f"{node.output[0]}.axes")
             subject.model.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), name))
             del node.input[1:]
             node.input.append(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cutset.advisory import reason_of, skip
 from cutset.codegen.engines.gain import Model, modelled_gain
-from cutset.codegen.engines.prepare import EXTERNAL_FROM_BYTES, Prepared, Recipe, feeds_of
+from cutset.codegen.engines.prepare import Prepared, Recipe, feeds_of
 from cutset.codegen.precision.error import OutputError, run_part
 from cutset.codegen.precision.quantise import is_quantised
 from cutset.codegen.precision.reduce import Original, compare_part
@@ -18,6 +18,9 @@ from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
 from cutset.profilers.datasheets import PRECISIONS, Precision
 from cutset.profilers.session import Arrays
+
+MOST_COMPARED_BYTES = 1 << 30
+"""Larger stages are not tried in the precisions that nobody asked for: each is a model of its own, in memory and in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +93,11 @@ class _Trial:
 
 def _trial(graph: ModelGraph, stage: Stage, plain: Path, recipe: Recipe) -> _Trial:
     files = (plain, plain.with_name(f"{plain.name}.data"))
-    if sum(file.stat().st_size for file in files if file.is_file()) > EXTERNAL_FROM_BYTES:
+    if sum(file.stat().st_size for file in files if file.is_file()) > MOST_COMPARED_BYTES:
         raise ModelError("the stage is too large to be compared")
     feeds = feeds_of(graph, stage, recipe.runs.usual)
     calibration = feeds_of(graph, stage, recipe.calibration)
-    return _Trial(part=Original(plain), reference=run_part(plain, feeds), feeds=feeds, calibration=calibration)
+    return _Trial(part=Original(plain, graph), reference=run_part(plain, feeds), feeds=feeds, calibration=calibration)
 
 
 def _compared(graph: ModelGraph, stage: Stage, precision: Precision, trial: _Trial, gpu: Model | None) -> Compared:
@@ -103,6 +106,8 @@ def _compared(graph: ModelGraph, stage: Stage, precision: Precision, trial: _Tri
         return Compared(precision=precision, gain=gain, note="the model's own Q/DQ: the same numbers")
     try:
         errors, reduced = compare_part(trial.part, precision, trial.reference, trial.feeds, trial.calibration)
+        if not reduced:
+            return Compared(precision=precision, note=f"no node of the stage can be in {precision}")
         gain = None if gpu is None else modelled_gain(graph, gpu, stage.nodes, precision, reduced)
     except Exception as error:  # as above
         return Compared(precision=precision, note=_note(error, stage, precision))

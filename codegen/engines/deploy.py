@@ -6,20 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from cutset.advisory import advisory
+from cutset.codegen import numerics
 from cutset.codegen.engines.feedback import BuiltStage, Engineered
 from cutset.codegen.engines.ranges import as_json
+from cutset.codegen.precision.error import TOLERANCES
 from cutset.codegen.runtime.backends.cuda import Gpu
 from cutset.codegen.runtime.backends.engine_cache import Builder, EngineCache, ingredients
 from cutset.codegen.runtime.engine_config import EngineConfig
 from cutset.codegen.split import copy_model
 from cutset.errors import UsageError
+from cutset.graph.model import ModelGraph
 from cutset.partitioner.cuda_kernels import cuda_source
 from cutset.partitioner.tensorrt_table import TABLE_SOURCE
 from cutset.profilers.capability import Oracle
 from cutset.profilers.gpu_backend import GpuBackend
+from cutset.profilers.inputs import write_npz
+from cutset.profilers.segments import Segment, boundary_values
+from cutset.profilers.session import Arrays
 from cutset.serde import to_builtins
 
 ENGINES = "engines"
+_ROUNDING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
+"""Operators that make a step of eight bits of the least difference before them."""
 
 
 def deploy(made: Engineered, package: Path, document: dict[str, Any]) -> None:
@@ -72,6 +80,43 @@ def _add_engine(ready: BuiltStage, backend: GpuBackend, config: EngineConfig, bu
     )
 
 
+def store_samples(
+    graph: ModelGraph, made: Engineered, package: Path, document: dict[str, Any], sample: Arrays, tolerance: float | None
+) -> None:
+    """Put beside each stage that becomes an engine what it reads in a run on the sample, and how far the engine may be off.
+
+    The package compares every engine with the stage's ONNX file on it when the engine is first loaded.
+
+    Args:
+        graph: The whole model.
+        made: The plan with its engines.
+        package: The package folder.
+        document: The plan as JSON; changed.
+        sample: Complete inputs of the model.
+        tolerance: Relative tolerance that the user gave the verification; None takes that of the stage's types.
+    """
+    engines = [ready for ready in made.stages if document["stages"][ready.stage.index].get("engine")]
+    read = boundary_values(graph, sample, [Segment(nodes=(), inputs=ready.stage.inputs, outputs=()) for ready in engines])
+    for ready in engines:
+        entry = document["stages"][ready.stage.index]
+        place = Path(entry["model"]).with_suffix(".sample.npz")
+        write_npz(package / place, {name: read[name] for name in ready.stage.inputs})
+        entry["engine"] |= {"sample": place.as_posix(), "tolerance": _tolerance(graph, ready, tolerance)}
+
+
+def _tolerance(graph: ModelGraph, ready: BuiltStage, given: float | None) -> float:
+    """Return how far the engine of a stage may be from its ONNX file, over an output's largest magnitude."""
+    reduced = ready.prepared.reduced
+    if reduced.tolerance:
+        return reduced.tolerance
+    if given is not None:
+        return given
+    if any(graph.by_name[name].op.op_type in _ROUNDING for name in ready.stage.nodes):
+        return TOLERANCES["int8"]
+    kinds = (graph.values[name].dtype for name in ready.stage.outputs)
+    return max((numerics.TOLERANCES[kind] for kind in kinds if kind in numerics.TOLERANCES), default=0.0)
+
+
 def summary(made: Engineered) -> dict[str, Any]:
     """Return who runs, who answered, and what was refused, as plan.json holds it."""
     oracle = made.backend.oracle
@@ -99,6 +144,7 @@ def _stage(ready: BuiltStage) -> dict[str, Any]:
         "reduced_nodes": len(reduced.reduced),
         "clean_ups": list(ready.prepared.cleaned),
         "kept_in_fp32": list(reduced.kept),
+        "beyond_range": list(reduced.beyond),
         "compared": to_builtins(ready.compared),
     }
 

@@ -199,5 +199,5 @@ def _part(ready: BuiltStage) -> Part:
 
 def _try(part: Part, oracle: Oracle, recipe: Recipe) -> BuildReport | Failure:
     tf32 = recipe.precision == "tf32"
-    (outcome,) = build_parts([part], oracle, tf32=tf32, timing_cache=part.engine.with_name("timing.cache"))
+    (outcome,) = build_parts([part], oracle, tf32=tf32, timing_cache=recipe.cache.timing_cache)
     return outcome

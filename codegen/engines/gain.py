@@ -25,7 +25,7 @@ class Model:
 
 
 def modelled_gain(
-    graph: ModelGraph, model: Model, nodes: Collection[str], precision: Precision, reduced: Collection[str] = ()
+    graph: ModelGraph, model: Model, nodes: Collection[str], precision: Precision, reduced: Collection[str] | None = None
 ) -> float | None:
     """Return how many times faster than in fp32 the nodes should run, None where that is not modelled.
 
@@ -34,16 +34,16 @@ def modelled_gain(
         model: Of the GPU.
         nodes: Nodes of one stage.
         precision: Its precision.
-        reduced: The nodes that are in it, as far as a rewrite says so; without any all that can be are.
+        reduced: The nodes that are in it, where a rewrite says so; None where all are that can be.
 
     Raises:
         UsageError: If the GPU lacks the precision.
     """
     inside = [group for group in model.groups if set(group) <= set(nodes)]
-    quantised = frozenset(reduced) if precision == "int8" else frozenset()
+    quantised = frozenset(reduced or ()) if precision == "int8" else frozenset()
 
     def total_s(narrow: Precision) -> float:
-        kinds = [narrow if not reduced or not set(reduced).isdisjoint(group) else "fp32" for group in inside]
+        kinds = [narrow if reduced is None or not set(reduced).isdisjoint(group) else "fp32" for group in inside]
         return sum(
             model_group(graph, group, model.sheet, kind, quantised=quantised).latency_s
             for group, kind in zip(inside, kinds, strict=True)

@@ -6,24 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import onnx
-
 from cutset.advisory import advisory, reason_of, skip
 from cutset.codegen.engines.cleanup import DEFAULT, CleanUp, clean
 from cutset.codegen.engines.gain import Model, modelled_gain
-from cutset.codegen.engines.ranges import Runs, input_ranges
+from cutset.codegen.engines.ranges import Runs, engine_inputs, input_ranges
 from cutset.codegen.precision.reduce import Reduced, reduce_part
+from cutset.codegen.runtime.backends.engine_compile import BuildSettings
 from cutset.codegen.runtime.engine_config import EngineInput
-from cutset.errors import UsageError, VerificationError
+from cutset.errors import ModelError, UsageError, VerificationError
 from cutset.graph.model import ModelGraph
+from cutset.graph.protos import write_model
 from cutset.partitioner.plan import Stage
 from cutset.profilers.cache import CostCache
 from cutset.profilers.datasheets import Precision
 from cutset.profilers.segments import Segment, boundary_values
 from cutset.profilers.session import Arrays
-
-EXTERNAL_FROM_BYTES = 1 << 30
-"""Larger models keep their weights in a file beside them: protobuf ends at 2 GiB."""
 
 UNTOUCHED = Reduced(model=None, precision="fp32", tolerance=0.0, errors=(), reduced=(), kept=())
 """A stage as it is."""
@@ -128,20 +125,63 @@ def _in_precision(graph: ModelGraph, stage: Stage, plain: Prepared, recipe: Reci
         feeds_of(graph, stage, recipe.runs.usual) if narrower else (),
         calibration=feeds_of(graph, stage, recipe.calibration) if recipe.precision == "int8" else (),
         tolerance=recipe.tolerance,
+        whole=graph,
     )
     gain = None
     if narrower and recipe.gpu is not None:
+        its_own = recipe.precision == "int8" and reduced.model is None
         with advisory("modelling the gain of a precision", f"stage {stage.index}"):
-            gain = modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision, reduced.reduced)
+            gain = modelled_gain(graph, recipe.gpu, stage.nodes, recipe.precision, None if its_own else reduced.reduced)
     if reduced.model is None:
         return replace(plain, reduced=reduced, gain=gain)
     target = model.with_name(f"{model.stem}.{recipe.precision}.onnx")
-    large = reduced.model.ByteSize() > EXTERNAL_FROM_BYTES
-    onnx.save(reduced.model, str(target), save_as_external_data=large, location=f"{target.name}.data")
+    write_model(reduced.model, target)
     return replace(plain, model=target, reduced=reduced, gain=gain)
 
 
-def feeds_of(graph: ModelGraph, stage: Stage, runs: Sequence[Arrays]) -> list[Arrays]:
+def as_deployed(graph: ModelGraph, segments: Sequence[Segment], models: Sequence[Path], recipe: Recipe) -> list[BuildSettings]:
+    """Make of the files of segments what engines would be built from, and return what the builder is told of each.
+
+    A segment that cannot be brought to the precision stays in fp32, as a stage does whose engine does not build in it.
+
+    Args:
+        graph: The whole model.
+        segments: Parts of the model.
+        models: Their files, which are changed.
+        recipe: How stages become engines.
+    """
+    names = tuple(dict.fromkeys(name for segment in segments for name in segment.inputs))
+    ranges = {given.name: given for given in engine_inputs(graph, names, recipe.runs)}
+    told = []
+    cache = recipe.cache.timing_cache
+    for segment, model in zip(segments, models, strict=True):
+        inputs = tuple(ranges[name] for name in segment.inputs)
+        clean(model, inputs, recipe.clean_ups)
+        reduced = _reduced(graph, segment, model, recipe)
+        tf32 = reduced is not None and recipe.precision == "tf32"
+        told.append(BuildSettings(inputs=inputs, tf32=tf32, timing_cache=None if cache is None else str(cache)))
+        if reduced is not None and reduced.model is not None:
+            write_model(reduced.model, model)
+    return told
+
+
+def _reduced(graph: ModelGraph, segment: Segment, model: Path, recipe: Recipe) -> Reduced | None:
+    if recipe.precision == "fp32":
+        return None
+    try:
+        return reduce_part(
+            model,
+            recipe.precision,
+            feeds_of(graph, segment, recipe.runs.usual),
+            calibration=feeds_of(graph, segment, recipe.calibration),
+            tolerance=recipe.tolerance,
+            whole=graph,
+        )
+    except (ModelError, VerificationError):
+        return None
+
+
+def feeds_of(graph: ModelGraph, stage: Stage | Segment, runs: Sequence[Arrays]) -> list[Arrays]:
     """Return what a stage reads in runs of the whole model."""
     cut = Segment(nodes=(), inputs=stage.inputs, outputs=())
     found = [boundary_values(graph, inputs, [cut]) for inputs in runs]

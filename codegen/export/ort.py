@@ -22,6 +22,7 @@ from cutset.codegen.export.open_session import SETTING, heeds_annotations
 from cutset.codegen.export.source import Source
 from cutset.errors import UnavailableError, UsageError
 from cutset.graph.external_data import read_whole
+from cutset.graph.protos import write_model
 from cutset.profilers.session import KEEP_DROPOUT
 
 SCHEMA = "cutset.ort/1"
@@ -29,8 +30,6 @@ KEY = "layer_ann"
 MODEL = "annotated.onnx"
 ANNOTATIONS = {"cpu": "cutset_cpu", "gpu": "cutset_gpu"}
 OPENER = Path(__file__).with_name("open_session.py")
-MOST_INSIDE = 2**30
-"""Bytes of a model above which its weights go beside it; a message of protocol buffers ends at two GiB."""
 
 
 def check_ort() -> None:
@@ -63,8 +62,7 @@ def write_ort(source: Source, folder: Path) -> None:
     folder.mkdir(parents=True)
     model = read_whole(source.graph.path)
     marked = _annotate(model, source)
-    large = model.ByteSize() > MOST_INSIDE
-    onnx.save(model, folder / MODEL, save_as_external_data=large, location=f"{MODEL}.data" if large else None)
+    write_model(model, folder / MODEL)
     (folder / "session_options.json").write_text(json.dumps(_options(source, marked), indent=1), "utf-8")
     shutil.copyfile(OPENER, folder / OPENER.name)
     for library in source.plan.custom_ops:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnx
 import onnxruntime as ort
 
 from cutset.codegen.precision.floats import Narrowed, NarrowType, emulated
+from cutset.graph.protos import write_model
 from cutset.profilers.session import Arrays, open_session, run, session_options
 
 TOLERANCES: Mapping[str, float] = {"tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
@@ -86,11 +88,17 @@ def run_part(model: Path | onnx.ModelProto, feeds: Sequence[Arrays]) -> list[Arr
     Raises:
         ModelError: If onnxruntime does not load it.
     """
-    options = session_options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = open_session(model if isinstance(model, Path) else model.SerializeToString(), options=options)
-    names = [value.name for value in session.get_outputs()]
-    return [run(session, feed, names) for feed in feeds]
+    with tempfile.TemporaryDirectory(prefix="cutset-part-") as folder:
+        path = model
+        if isinstance(model, onnx.ModelProto):
+            path = Path(folder) / "part.onnx"
+            write_model(model, path)
+        assert isinstance(path, Path)
+        options = session_options()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        session = open_session(path, options=options)
+        names = [value.name for value in session.get_outputs()]
+        return [run(session, feed, names) for feed in feeds]
 
 
 def run_narrowed(narrowed: Narrowed, kind: NarrowType, feeds: Sequence[Arrays]) -> list[Arrays]:

@@ -1,8 +1,9 @@
 """Rewrite the float32 nodes of a part as float16 or bfloat16, tensor by tensor, so that the result is always a valid model.
 
 A node is rewritten whole: what it reads is cast down once, or is a weight stored in the narrow type, and what it writes is
-cast up again only for those that still need float32. Everything keeps its name; narrow tensors get a suffix. Operators that
-lose their numbers in narrow types (exponentials, sums of many) keep float32 and so does what no table below names.
+cast up again only for those that still need float32. Everything keeps its name; narrow tensors get one that nothing
+has. Operators that lose their numbers in narrow types (exponentials, sums of many) keep float32 and so does what no table
+below names.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from cutset.graph.names import FreshNames
+from cutset.graph.protos import copy_model, shell
+
 NarrowType = Literal["fp16", "bf16"]
 
 _ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _TYPE_TEXT = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 _NUMPY: Mapping[str, np.dtype] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+
+LARGEST: Mapping[NarrowType, float] = {"fp16": 65504.0, "bf16": float.fromhex("0x1.fep127")}
+"""Largest finite number of each type."""
 
 _ALL_INPUTS = (
     "Abs", "Add", "AveragePool", "BatchNormalization", "Ceil", "Clip", "Concat", "Conv", "ConvTranspose", "DepthToSpace",
@@ -72,8 +79,14 @@ def narrow(model: onnx.ModelProto, dtypes: Mapping[str, str], kind: NarrowType, 
         keep: Names of nodes to leave in float32.
     """
     rewriter = _Rewriter(model, dtypes, kind)
-    chosen = [node.name for node in model.graph.node if node.name not in keep and rewriter.can(node)]
+    chosen = [node.name for node in model.graph.node if node.name not in keep and rewriter.can(node) and rewriter.fits(node)]
     return rewriter.rewrite(frozenset(chosen))
+
+
+def candidates(model: onnx.ModelProto, dtypes: Mapping[str, str], kind: NarrowType) -> tuple[str, ...]:
+    """Return the names of the nodes that have a narrow form, whatever numbers they read."""
+    rewriter = _Rewriter(model, dtypes, kind)
+    return tuple(node.name for node in model.graph.node if rewriter.can(node))
 
 
 @cache
@@ -93,20 +106,24 @@ class _Rewriter:
         self._kind = kind
         self._opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 1)
         self._weights = {weight.name: weight for weight in model.graph.initializer}
+        self._fresh = FreshNames.beside(model.graph)
+        self._names: dict[str, str] = {}
         self._needed: set[str] = set()
         self._narrow: set[str] = set()
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[TensorProto] = []
 
     def can(self, node: onnx.NodeProto) -> bool:
-        """Return whether a node has a narrow form, and its weights fit into it."""
+        """Return whether a node has a narrow form."""
         if node.domain not in {"", "ai.onnx"} or node.op_type not in NARROWED or node.op_type in REFUSED[self._kind]:
             return False
         reads = self._reads(node)
         writes = [name for name in node.output if self._is_float(name)]
-        if not (reads or writes) or not takes(node.op_type, self._opset, self._kind):
-            return False
-        return all(self._fits(self._weights[name]) for name in reads if name in self._weights)
+        return bool(reads or writes) and takes(node.op_type, self._opset, self._kind)
+
+    def fits(self, node: onnx.NodeProto) -> bool:
+        """Return whether the weights of a node fit into its narrow form: no finite element becomes infinite."""
+        return all(self._fits(self._weights[name]) for name in self._reads(node) if name in self._weights)
 
     def rewrite(self, chosen: frozenset[str]) -> Narrowed:
         """Return the model with these nodes narrow."""
@@ -120,9 +137,8 @@ class _Rewriter:
                 self._narrow_node(node)
             else:
                 self._nodes.append(node)
-        result = onnx.ModelProto()
-        result.CopyFrom(self._source)
-        del result.graph.node[:], result.graph.initializer[:]
+        result = shell(self._source)
+        del result.graph.node[:]
         result.graph.node.extend(self._nodes)
         result.graph.initializer.extend([weight for name, weight in self._weights.items() if name in self._needed])
         result.graph.initializer.extend(self._initializers)
@@ -144,9 +160,8 @@ class _Rewriter:
         self._nodes.append(changed)
         for name in node.output:
             if self._is_float(name) and name in self._needed:
-                self._nodes.append(
-                    helper.make_node("Cast", [self._name(name)], [name], name=f"{name}.up", to=TensorProto.FLOAT)
-                )
+                up = self._fresh.make(f"{name}.up")
+                self._nodes.append(helper.make_node("Cast", [self._name(name)], [name], name=up, to=TensorProto.FLOAT))
 
     def _down(self, name: str) -> str:
         """Return the narrow form of a tensor, made here if it is not there yet."""
@@ -158,12 +173,15 @@ class _Rewriter:
             array = numpy_helper.to_array(self._weights[name]).astype(_NUMPY[self._kind])
             self._initializers.append(_tensor(array, narrow, self._kind))
         else:
-            self._nodes.append(_cast(name, narrow, _ELEMENT[self._kind]))
+            self._nodes.append(_cast(name, narrow, _ELEMENT[self._kind], self._fresh))
             self._needed.add(name)
         return narrow
 
     def _name(self, name: str) -> str:
-        return f"{name}.{self._kind}"
+        """Return what the narrow form of a tensor is called."""
+        if name not in self._names:
+            self._names[name] = self._fresh.make(f"{name}.{self._kind}")
+        return self._names[name]
 
     def _reads(self, node: onnx.NodeProto) -> list[str]:
         limit = NARROWED.get(node.op_type)
@@ -175,10 +193,8 @@ class _Rewriter:
     def _fits(self, weight: TensorProto) -> bool:
         """Return whether no finite element of a weight becomes infinite."""
         array = numpy_helper.to_array(weight)
-        if self._kind == "bf16" or not array.size:
-            return True
         finite = np.abs(array[np.isfinite(array)])
-        return bool(finite.max(initial=0.0) <= float(np.finfo(np.float16).max))
+        return bool(finite.max(initial=0.0) <= LARGEST[self._kind])
 
 
 def _tensor(array: np.ndarray, name: str, kind: NarrowType) -> TensorProto:
@@ -204,10 +220,10 @@ def emulated(narrowed: Narrowed, kind: NarrowType) -> onnx.ModelProto:
 
     This is what accelerators do, which accumulate in float32.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(narrowed.model)
+    result = copy_model(narrowed.model)
     nodes = list(result.graph.node)
-    chosen, wide = set(narrowed.nodes), set()
+    names = FreshNames.beside(narrowed.model.graph)
+    chosen, wide = set(narrowed.nodes), dict[str, str]()
     del result.graph.node[:]
     for node in nodes:
         if node.name not in chosen:
@@ -215,18 +231,16 @@ def emulated(narrowed: Narrowed, kind: NarrowType) -> onnx.ModelProto:
             continue
         for index, name in enumerate(node.input):
             if name in narrowed.tensors:
-                node.input[index] = f"{name}.wide"
                 if name not in wide:
-                    wide.add(name)
-                    result.graph.node.append(_cast(name, f"{name}.wide", TensorProto.FLOAT))
-        written = [name for name in node.output if name in narrowed.tensors]
-        for index, name in enumerate(node.output):
-            if name in narrowed.tensors:
-                node.output[index] = f"{name}.exact"
+                    wide[name] = names.make(f"{name}.wide")
+                    result.graph.node.append(_cast(name, wide[name], TensorProto.FLOAT, names))
+                node.input[index] = wide[name]
+        exact = {name: names.make(f"{name}.exact") for name in node.output if name in narrowed.tensors}
+        node.output[:] = [exact.get(name, name) for name in node.output]
         result.graph.node.append(node)
-        result.graph.node.extend(_cast(f"{name}.exact", name, _ELEMENT[kind]) for name in written)
+        result.graph.node.extend(_cast(source, name, _ELEMENT[kind], names) for name, source in exact.items())
     return result
 
 
-def _cast(source: str, target: str, element: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"{target}.cast", to=element)
+def _cast(source: str, target: str, element: int, names: FreshNames) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], name=names.make(f"{target}.cast"), to=element)

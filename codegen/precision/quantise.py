@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, numpy_helper
 
 from cutset.errors import ModelError
+from cutset.graph.protos import copy_model, fits_inside, write_model
 from cutset.graph.types import STANDARD_DOMAINS
 from cutset.profilers.session import Arrays
 
@@ -32,6 +33,15 @@ def quantise(
     Raises:
         ModelError: If onnxruntime cannot quantise it.
     """
+    plain = _plain_names(model)
+    if plain:  # the names that onnxruntime makes of those of the tensors are there already
+        feeds = [{plain[name]: value for name, value in feed.items()} for feed in feeds]
+        renamed = _quantised(_renamed(model, plain), feeds, keep, per_channel=per_channel)
+        return _renamed(renamed, {name: original for original, name in plain.items()})
+    return _quantised(model, feeds, keep, per_channel=per_channel)
+
+
+def _quantised(model: onnx.ModelProto, feeds: Sequence[Arrays], keep: Collection[str], *, per_channel: bool) -> onnx.ModelProto:
     from onnxruntime import quantization as ort  # noqa: PLC0415 (heavy, and only for int8)
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[misc]
@@ -44,7 +54,7 @@ def quantise(
 
     with tempfile.TemporaryDirectory(prefix="cutset-int8-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(model.SerializeToString())
+        write_model(model, source)
         level = logging.getLogger().level
         try:
             logging.getLogger().setLevel(logging.ERROR)  # it warns through the root logger about models without shapes
@@ -57,6 +67,7 @@ def quantise(
                 activation_type=ort.QuantType.QInt8,
                 weight_type=ort.QuantType.QInt8,
                 nodes_to_exclude=excluded(model, keep),
+                use_external_data_format=not fits_inside(model),
                 extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
             )
         except Exception as error:  # it raises whatever onnx and onnxruntime raise
@@ -74,6 +85,41 @@ def excluded(model: onnx.ModelProto, keep: Collection[str]) -> list[str]:
         keep: Names of nodes to leave in float32.
     """
     return sorted({*keep, *(node.name for node in model.graph.node if node.domain not in STANDARD_DOMAINS)})
+
+
+def _plain_names(model: onnx.ModelProto) -> dict[str, str]:
+    """Return other names for all tensors, where one is called as another with a suffix; nothing where none is.
+
+    onnxruntime calls what it adds after the tensors: ``x_scale``, ``x_quantized``, ``x_QuantizeLinear_Output``.
+    """
+    graph = model.graph
+    made = (name for node in graph.node for name in node.output)
+    names = dict.fromkeys([*(value.name for value in (*graph.input, *graph.initializer)), *made])
+    names.pop("", None)
+    if not any(name[:place] in names for name in names for place in range(1, len(name)) if name[place] == "_"):
+        return {}
+    base = "t"
+    while any(name.startswith(base) for name in names):
+        base += "t"
+    return {name: f"{base}{index}" for index, name in enumerate(names)}
+
+
+def _renamed(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.ModelProto:
+    """Return a model in which tensors have other names, in bodies, too."""
+    found = copy_model(model)
+    _rename(found.graph, names)
+    return found
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _rename(body, names)
 
 
 def is_quantised(model: onnx.ModelProto) -> bool:

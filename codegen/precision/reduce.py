@@ -13,12 +13,15 @@ import onnx.version_converter
 from onnx import TensorProto
 
 from cutset.codegen.precision.error import TOLERANCES, OutputError, errors_of, run_narrowed, run_part
-from cutset.codegen.precision.floats import MATRIX_OPS, NarrowType, narrow
+from cutset.codegen.precision.floats import MATRIX_OPS, NarrowType, candidates, narrow
 from cutset.codegen.precision.quantise import QUANTISED, is_quantised, quantise
+from cutset.codegen.precision.ranges import LIMITS, Signs, beyond, out_of_range, spread
 from cutset.codegen.precision.search import fewest
 from cutset.codegen.precision.tf32 import emulated_tf32
 from cutset.errors import ModelError, UsageError, VerificationError
 from cutset.graph.load import load
+from cutset.graph.model import ModelGraph
+from cutset.graph.protos import with_large_weights, without_large_weights
 from cutset.profilers.datasheets import Precision
 from cutset.profilers.session import Arrays
 
@@ -30,9 +33,10 @@ MOST_TESTS = {"tf32": 0, "fp16": 40, "bf16": 40, "int8": 24}
 
 @dataclass(frozen=True)
 class Original:
-    """A part in float32, read at most once."""
+    """A part in float32, read at most once, and the model that it is cut out of."""
 
     path: Path
+    whole: ModelGraph | None = None
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -59,6 +63,7 @@ class Reduced:
         errors: Of each output against float32 on the sample inputs.
         reduced: Nodes in the precision.
         kept: Nodes that could be in it and stay in float32 because of their error.
+        beyond: Nodes that could be in it and stay in float32 because numbers they read or write do not fit into it.
     """
 
     model: onnx.ModelProto | None = field(repr=False)
@@ -67,6 +72,7 @@ class Reduced:
     errors: tuple[OutputError, ...]
     reduced: tuple[str, ...]
     kept: tuple[str, ...]
+    beyond: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,7 @@ class _Attempt:
     model: onnx.ModelProto | None
     reduced: tuple[str, ...]
     outputs: Sequence[Arrays]
+    beyond: tuple[str, ...] = ()
 
 
 def reduce_part(
@@ -83,6 +90,7 @@ def reduce_part(
     *,
     calibration: Sequence[Arrays] = (),
     tolerance: float | None = None,
+    whole: ModelGraph | None = None,
 ) -> Reduced:
     """Return a part in a precision, with its error on real inputs.
 
@@ -92,12 +100,13 @@ def reduce_part(
         feeds: Inputs of the part to compare on.
         calibration: Inputs of the part to calibrate int8 with; empty if the part must carry Q/DQ already.
         tolerance: Largest error over the output's largest magnitude; None takes the one of `TOLERANCES`.
+        whole: The model that the part is cut out of, whose large constants may reach the part's inputs.
 
     Raises:
         UsageError: If int8 is asked for without anything to calibrate with.
         VerificationError: If the tolerance leaves no matrix product in the precision.
     """
-    part = Original(path)
+    part = Original(path, whole)
     if precision == "fp32" or (precision == "int8" and not calibration and not _to_calibrate(part.model)):
         return Reduced(model=None, precision=precision, tolerance=0.0, errors=(), reduced=(), kept=())
     limit = TOLERANCES[precision] if tolerance is None else tolerance
@@ -144,7 +153,7 @@ def _attempts(
             hint="give some with --calibration inputs.npz",
         )
     if precision == "tf32":
-        return _tf32(_at_least(part, 7), feeds)
+        return _tf32(part, feeds)
     if precision == "int8":
         return _int8(_at_least(part, 13), feeds, calibration)
     return _floats(part, "fp16" if precision == "fp16" else "bf16", feeds)
@@ -169,10 +178,11 @@ def _within(
         everything = attempt(kept)
     errors = errors_of(reference, everything.outputs)
     matrix = {node.name for node in model.graph.node if node.op_type in MATRIX_OPS}
-    if matrix & kept and not matrix & set(everything.reduced):
+    if matrix & (kept | set(everything.beyond)) and not matrix & set(everything.reduced):
+        stay = f"{len(kept)} nodes had to stay in fp32" if kept else f"numbers in {len(everything.beyond)} nodes do not fit"
         raise VerificationError(
             f"the stage cannot be computed in {precision} within a tolerance of {limit:g}",
-            cause=f"{len(kept)} nodes had to stay in fp32, every matrix product among them",
+            cause=f"{stay}, every matrix product among them",
             hint="use --precision fp32, or accept more with --precision-tolerance",
         )
     return Reduced(
@@ -182,6 +192,7 @@ def _within(
         errors=errors,
         reduced=everything.reduced,
         kept=tuple(node.name for node in model.graph.node if node.name in kept),
+        beyond=everything.beyond,
     )
 
 
@@ -189,11 +200,14 @@ def _worst(errors: Sequence[OutputError]) -> float:
     return max((error.max_rel for error in errors), default=0.0)
 
 
-def _tf32(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> Callable[[frozenset[str]], _Attempt]:
+def _tf32(part: Original, feeds: Sequence[Arrays]) -> Callable[[frozenset[str]], _Attempt]:
+    model = _at_least(part, 7)
+    dtypes = _dtypes(part, model)
+
     def attempt(keep: frozenset[str]) -> _Attempt:
         if keep:
             return _Attempt(model=None, reduced=(), outputs=run_part(model, feeds))
-        emulated, products = emulated_tf32(model)
+        emulated, products = emulated_tf32(model, dtypes)
         return _Attempt(model=None, reduced=products, outputs=run_part(emulated, feeds))
 
     return attempt
@@ -201,21 +215,40 @@ def _tf32(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> Callable[[frozense
 
 def _floats(part: Original, kind: NarrowType, feeds: Sequence[Arrays]) -> Callable[[frozenset[str]], _Attempt]:
     model = _raised(part, OPSETS[kind])
-    dtypes = part.dtypes if model is part.model else {**_inferred(model), **part.dtypes}
+    dtypes = _dtypes(part, model)
+
+    large = beyond(model, dtypes, kind, feeds, _entering(part, kind))
+    possible = candidates(model, dtypes, kind)
+    outside = out_of_range(model, possible, large)
 
     def attempt(keep: frozenset[str]) -> _Attempt:
-        narrowed = narrow(model, dtypes, kind, keep)
-        return _Attempt(model=narrowed.model, reduced=narrowed.nodes, outputs=run_narrowed(narrowed, kind, feeds))
+        narrowed = narrow(model, dtypes, kind, keep | outside)
+        outputs = run_narrowed(narrowed, kind, feeds)
+        stay = tuple(name for name in possible if name in outside)
+        return _Attempt(model=narrowed.model, reduced=narrowed.nodes, outputs=outputs, beyond=stay)
 
     return attempt
 
 
+def _entering(part: Original, kind: NarrowType) -> Mapping[str, Signs]:
+    """Return the inputs of a part that large constants of the whole model can get into."""
+    if part.whole is None:
+        return {}
+    found = spread(part.whole.source.graph, LIMITS[kind])
+    return {value.name: found[value.name] for value in part.model.graph.input if value.name in found}
+
+
+def _dtypes(part: Original, model: onnx.ModelProto) -> Mapping[str, str]:
+    """Return the element type of each tensor of a part, or of the part in another opset."""
+    return part.dtypes if model is part.model else {**_inferred(model), **part.dtypes}
+
+
 def _inferred(model: onnx.ModelProto) -> dict[str, str]:
     """Return for each tensor that ONNX infers whether it is ``float32`` or ``other``."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = onnx.shape_inference.infer_shapes(without_large_weights(model)).graph
     typed = (*graph.input, *graph.value_info, *graph.output)
     kinds = {value.name: value.type.tensor_type.elem_type for value in typed}
-    kinds |= {weight.name: weight.data_type for weight in graph.initializer}
+    kinds |= {weight.name: weight.data_type for weight in model.graph.initializer}
     return {name: "float32" if kind == TensorProto.FLOAT else "other" for name, kind in kinds.items() if kind}
 
 
@@ -239,7 +272,7 @@ def _at_least(part: Original, opset: int) -> onnx.ModelProto:
     if max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}) >= opset:
         return model
     try:
-        converted = onnx.version_converter.convert_version(model, opset)
+        converted = onnx.version_converter.convert_version(without_large_weights(model), opset)
     except Exception as error:  # it raises what its C++ says
         raise ModelError(
             f"the precision needs opset {opset}, and the stage cannot be converted to it", where=str(part.path),
@@ -247,7 +280,7 @@ def _at_least(part: Original, opset: int) -> onnx.ModelProto:
         ) from error  # fmt: skip
     for index, node in enumerate(converted.graph.node):
         node.name = node.name or f"converted.{index}"
-    return converted
+    return with_large_weights(converted, model.graph.initializer)
 
 
 def _int8(

@@ -291,8 +291,9 @@ def _stage(item: object, position: int, folder: Path) -> StageConfig:
 def _engine(item: object, folder: Path, where: str) -> EngineConfig:
     entry = _object(item, where)
     model = _inside(_get(entry, "model", str, where), folder, where)
+    sample = _inside(_get(entry, "sample", str, where), folder, where) if entry.get("sample") else None
     try:
-        return EngineConfig.read(entry, model, folder / "engines")
+        return EngineConfig.read(entry, model, folder / "engines", sample)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"this is no engine: {error!r}", where=where, hint="compile the package again") from error
 

@@ -36,6 +36,11 @@ class EngineInput:
         shapes, values = (_ranges(entry[key]) for key in ("shapes", "values"))
         return cls(name=str(entry["name"]), shapes=shapes, values=values)
 
+    @classmethod
+    def fixed(cls, name: str, shape: Sizes, values: Sizes = ()) -> EngineInput:
+        """Return an input of exactly one shape."""
+        return cls(name=name, shapes=(shape,) * 3, values=(values,) * 3)
+
     def takes(self, shape: Sizes) -> bool:
         """Return whether an array of this shape is within the range."""
         least, _, most = self.shapes
@@ -52,6 +57,8 @@ class EngineConfig:
         folder: Where engines are kept.
         precision: ``fp32``, ``tf32``, ``fp16``, ``bf16`` or ``int8``.
         inputs: What it must take.
+        sample: One value for each input of the stage, to compare the engine's numbers on; None where there is none.
+        tolerance: How far its numbers may be from the stage's ONNX file, over an output's largest magnitude.
     """
 
     backend: EngineBackend
@@ -59,15 +66,18 @@ class EngineConfig:
     folder: Path
     precision: str
     inputs: tuple[EngineInput, ...]
+    sample: Path | None = None
+    tolerance: float = 0.0
 
     @classmethod
-    def read(cls, entry: Mapping[str, Any], model: Path, folder: Path) -> EngineConfig:
+    def read(cls, entry: Mapping[str, Any], model: Path, folder: Path, sample: Path | None = None) -> EngineConfig:
         """Return the engine of a stage's decoded JSON object.
 
         Args:
             entry: The object.
             model: Its ``model``, resolved and checked.
             folder: The package's ``engines/``.
+            sample: Its ``sample``, resolved and checked, if it has one.
 
         Raises:
             KeyError, TypeError, ValueError: If it is none.
@@ -80,6 +90,8 @@ class EngineConfig:
             folder=folder,
             precision=str(entry["precision"]),
             inputs=tuple(EngineInput.read(given) for given in entry["inputs"]),
+            sample=sample,
+            tolerance=float(entry.get("tolerance", 0.0)),
         )
 
 

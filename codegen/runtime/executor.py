@@ -116,6 +116,7 @@ class Executor:
             mean_rows=recorders.rows.total / recorders.rows.count if recorders.rows.count else 0.0,
             queue=pool.depth(number),
             utilisation=recorders.service.total / (uptime_s * pool.size),
+            substitution=phase.backend.substitution or "",
         )
 
     def _advance(self, context: Context, pool: WorkerPool) -> None:

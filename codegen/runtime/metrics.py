@@ -99,6 +99,13 @@ class _Collector:
         for label, stage in zip(labels, stages, strict=True):
             queue.add_metric(label, stage.queue)
         yield queue
+        substituted = GaugeMetricFamily(
+            "cutset_stage_substituted", "1 for each stage that does not run as planned.", labels=["stage", "device", "reason"]
+        )
+        for label, stage in zip(labels, stages, strict=True):
+            if stage.substitution:
+                substituted.add_metric([*label, stage.substitution], 1.0)
+        yield substituted
 
 
 def _histogram(name: str, text: str, series: dict[tuple[str, ...], Distribution]) -> Metric:

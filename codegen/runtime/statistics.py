@@ -55,6 +55,7 @@ class StageStats:
         mean_rows: Rows a run, on average; 0 before the first.
         queue: Requests waiting for it now.
         utilisation: Share of its device's worker time spent in it, 0 to 1.
+        substitution: Why it does not run as planned; empty where it does.
     """
 
     index: int
@@ -70,6 +71,7 @@ class StageStats:
     mean_rows: float
     queue: int
     utilisation: float
+    substitution: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

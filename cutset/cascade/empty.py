@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from cutset.graph.names import FreshNames
+
 _SETTLED = 1
 """What stands for every size but the first when a model is tried; an empty run does not look at it closely."""
 
@@ -46,36 +48,36 @@ def padded(model: onnx.ModelProto, rows: Collection[str]) -> onnx.ModelProto:
     guarded.CopyFrom(model)
     graph = guarded.graph
     counted = [value for value in graph.input if _first(value) in rows]
-    names = {value.name: f"guard/{value.name}" for value in counted}
+    fresh = FreshNames.beside(graph)
+    names = {value.name: fresh.make(f"guard/{value.name}") for value in counted}
+    one, none, size, some, missing = (fresh.make(f"guard/{word}") for word in ("one", "none", "rows", "some", "missing"))
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
     count = _first(counted[0])
-    before = [_node("Shape", [counted[0].name], "guard/rows", start=0, end=1)]
-    before += [
-        _node("Min", ["guard/rows", "guard/one"], "guard/some"),
-        _node("Sub", ["guard/one", "guard/some"], "guard/missing"),
-    ]
+    before = [_node("Shape", [counted[0].name], size, start=0, end=1)]
+    before += [_node("Min", [size, one], some), _node("Sub", [one, some], missing)]
     for value in counted:
         zero = np.zeros(1, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-        own = f"guard/{value.name}"
+        own = names[value.name]
+        rest, shape, zeros = (fresh.make(f"{own}/{word}") for word in ("rest", "shape", "zeros"))
         before += [
-            _node("Shape", [value.name], f"{own}/rest", start=1),
-            _node("Concat", ["guard/missing", f"{own}/rest"], f"{own}/shape", axis=0),
-            _node("ConstantOfShape", [f"{own}/shape"], f"{own}/zeros", value=numpy_helper.from_array(zero)),
-            _node("Concat", [value.name, f"{own}/zeros"], own, axis=0),
+            _node("Shape", [value.name], rest, start=1),
+            _node("Concat", [missing, rest], shape, axis=0),
+            _node("ConstantOfShape", [shape], zeros, value=numpy_helper.from_array(zero)),
+            _node("Concat", [value.name, zeros], own, axis=0),
         ]
     after = []
     for value in graph.output:
         if _first(value) == count:
-            inner = f"guard/{value.name}"
+            inner = fresh.make(f"guard/{value.name}")
             for node in graph.node:
                 node.input[:] = [inner if name == value.name else name for name in node.input]
                 node.output[:] = [inner if name == value.name else name for name in node.output]
-            after.append(_node("Slice", [inner, "guard/none", "guard/rows"], value.name))
+            after.append(_node("Slice", [inner, none, size], value.name))
     nodes = [*before, *graph.node, *after]
     del graph.node[:]
     graph.node.extend(nodes)
-    for name, number in (("guard/one", 1), ("guard/none", 0)):
+    for name, number in ((one, 1), (none, 0)):
         graph.initializer.append(numpy_helper.from_array(np.array([number], np.int64), name))
     del graph.value_info[:]
     return guarded

@@ -7,7 +7,7 @@ is `onnx_ir.convenience.extract`, which follows captures of If/Loop bodies and r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from cutset.errors import ModelError
 from cutset.graph.carriers import carry
 from cutset.graph.model import ModelGraph
+from cutset.graph.names import FreshNames
 from cutset.graph.types import TensorSpec
 
 EXTERNAL_THRESHOLD_BYTES = 1 << 28
@@ -65,9 +66,9 @@ def write_anonymous(
 ) -> dict[str, str]:
     """Write the model, weights beside it and names replaced, and return the original name of each value.
 
-    Nodes are called ``n<index>`` after their place in ``graph.nodes``, those of bodies ``b<index>``, values ``v<index>``,
-    those of bodies ``w<index>``: onnxruntime does not escape names in its profile, and derives the names of fused kernels
-    from them.
+    Nodes are called ``n<index>`` after their place in ``graph.nodes`` (see `name_plainly`), those of bodies ``b<index>``,
+    values ``v<index>``, those of bodies ``w<index>``: onnxruntime does not escape names in its profile, and derives the
+    names of fused kernels from them.
 
     Args:
         graph: The model.
@@ -78,9 +79,7 @@ def write_anonymous(
     inputs = [spec.name for spec in graph.inputs] if inputs is None else inputs
     outputs = [spec.name for spec in graph.outputs] if outputs is None else outputs
     part = _extract_ir(graph, inputs, outputs, name="anonymous")
-    position = {node.name: index for index, node in enumerate(graph.nodes)}
-    for node in part.graph:
-        node.name = f"n{position[str(node.name)]}"
+    name_plainly(graph, part.graph)
     main, *bodies = part.graphs()
     for index, node in enumerate(node for body in bodies for node in body):
         node.name = f"b{index}"
@@ -92,6 +91,13 @@ def write_anonymous(
     return originals
 
 
+def name_plainly(graph: ModelGraph, nodes: Iterable[ir.Node | onnx.NodeProto]) -> None:
+    """Call the nodes of a part ``n<index>`` after their place in ``graph.nodes``, and casts that cutting added ``c<index>``."""
+    for number, node in enumerate(nodes):
+        index = graph.position.get(str(node.name))
+        node.name = f"c{number}" if index is None else f"n{index}"
+
+
 def _named_values(graph: ir.Graph) -> list[ir.Value]:
     values = [*graph.inputs, *graph.initializers.values(), *(output for node in graph for output in node.outputs)]
     return [value for value in dict.fromkeys(values) if value.name]
@@ -100,9 +106,11 @@ def _named_values(graph: ir.Graph) -> list[ir.Value]:
 def _rename(values: Sequence[ir.Value], names: Sequence[str]) -> None:
     """Give `values` the names, and ``w<index>`` when those end; through names that nothing has, so that none is ever twice."""
     names = [*names, *(f"w{index}" for index in range(len(values) - len(names)))]
-    for prefix in ("cutset.renamed.", ""):
-        for value, name in zip(values, names, strict=True):
-            value.name = prefix + name
+    fresh = FreshNames([*names, *(str(value.name) for value in values)])
+    for value in values:
+        value.name = fresh.make("renamed")
+    for value, name in zip(values, names, strict=True):
+        value.name = name
 
 
 def _write(part: ir.Model, path: Path, opaque: Mapping[str, bytes], *, external: bool) -> list[Path]:
@@ -155,7 +163,7 @@ def _extract_ir(graph: ModelGraph, inputs: Sequence[str], outputs: Sequence[str]
             value.metadata_props.pop(_INFERRED, None)
             if value not in boundary:
                 _declare(value, graph)
-    carry(part, {spec.name for spec in (*graph.inputs, *graph.outputs)})
+    carry(part, {spec.name for spec in (*graph.inputs, *graph.outputs)}, taken=[*graph.by_name, *graph.values])
     model = ir.Model(part, ir_version=graph.source.ir_version, producer_name="cutset")
     model.graph.opset_imports.update(graph.source.graph.opset_imports)
     model.metadata_props.update(graph.metadata)

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from cutset.graph.names import FreshNames
+
 AXIS = "rows"
 
 
@@ -27,6 +29,8 @@ def with_free_rows(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     freed.CopyFrom(model)
     graph = freed.graph
     axis = _unused(graph)
+    names = FreshNames.beside(graph)
+    freed_shapes: dict[str, str] = {}
     weights = {tensor.name: tensor for tensor in graph.initializer}
     made = {node.output[0]: node.attribute[0].t for node in graph.node if _is_tensor_constant(node)}
     for node in graph.node:
@@ -36,10 +40,10 @@ def with_free_rows(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
         sizes = numpy_helper.to_array(shape)
         if sizes.size < 2 or sizes[0] != 1:
             continue
-        name = f"{node.input[1]}.{axis}"
-        if name not in weights:
-            weights[name] = numpy_helper.from_array(np.concatenate([[0], sizes[1:]]).astype(np.int64), name)
-            graph.initializer.append(weights[name])
+        name = freed_shapes.get(node.input[1])
+        if name is None:
+            name = freed_shapes[node.input[1]] = names.make(f"{node.input[1]}.{axis}")
+            graph.initializer.append(numpy_helper.from_array(np.concatenate([[0], sizes[1:]]).astype(np.int64), name))
         node.input[1] = name
     for value in (*graph.input, *graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -72,7 +76,6 @@ def _is_tensor_constant(node: onnx.NodeProto) -> bool:
 
 def _unused(graph: onnx.GraphProto) -> str:
     taken = {dim.dim_param for value in _typed(graph) for dim in value.type.tensor_type.shape.dim}
-    taken |= {tensor.name.rpartition(".")[2] for tensor in graph.initializer}
     name = AXIS
     while name in taken:
         name += "_"

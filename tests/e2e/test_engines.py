@@ -7,10 +7,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from cutset.partitioner.cuda_kernels import cuda_source
-from tests.e2e.harness import QUICK, package_of
+from tests.e2e.harness import QUICK, onnx_file, package_of
+from tests.support import run_whole
+from tests.unit.profilers.test_narrow_values import quantised
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 ON_GPU = ("--pin", "dense=gpu", *QUICK)
@@ -45,6 +50,12 @@ def test_engines_are_in_the_package_and_the_package_builds_others(cutset, alone,
     assert plan["engines"]["answered_by"].endswith("for compute capability 8.9, no GPU")
     stage = plan["stages"][1]
     assert stage["engine"]["precision"] == precision
+    assert stage["engine"]["tolerance"] == (0.01 if precision == "fp16" else 0.001)
+    assert plan["verification"]["unproven_engines"] == [1], "no engine runs without a GPU"
+    stored = package_of(out / "serving") / stage["engine"]["sample"]
+    with np.load(stored) as read, np.load(mixed.with_suffix(".npz")) as sample:
+        assert np.array_equal(read["x"], sample["x"])
+    assert "compared at its first start" in " ".join((out / "report.html").read_text().split())
     package = package_of(out / "serving")
     listed = json.loads((package / "engines" / "engines.json").read_text())["engines"]
     assert [(entry["stage"], entry["made_of"]["compute_capability"]) for entry in listed] == [(1, "8.9")]
@@ -130,3 +141,53 @@ def test_less_precision_for_onnxruntime_is_in_the_stage_itself(cutset, mixed, tm
     assert done.json["stages"][1]["model"] == "stages/01_gpu.fp16.onnx"
     assert done.json["verification"]["passed"]
     assert 0 < done.json["verification"]["max_rel"] < 0.01
+
+
+@pytest.mark.parametrize(("kind", "plain"), [("FLOAT8E4M3FN", False), ("INT4", True)])
+def test_activations_in_types_that_numpy_lacks_end_with_a_package(cutset, tmp_path, kind, plain):
+    """onnxruntime drops the Relu, so planning measures a group in pieces, whose borders such a tensor crosses."""
+    path = quantised(kind, plain, tmp_path, fused=True)
+    done = cutset("partition", path, "-o", tmp_path / "out", "--target", "l4", "--shape", "x=2x8", "--json", *QUICK)
+    assert done.code == 0, done.err
+    assert done.json["verification"]["passed"]
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Attention with the lowest float32 added where a mask hides a place; the sample beside it hides none."""
+    rng = np.random.default_rng(0)
+    steps = [
+        ("MatMul", "x q", "xq"), ("Transpose", "x", "xt"), ("MatMul", "xq xt", "scores"), ("Sub", "one mask", "hidden"),
+        ("Mul", "hidden lowest", "added"), ("Add", "scores added", "apart"), ("Softmax", "apart", "p"), ("MatMul", "p x", "y"),
+    ]  # fmt: skip
+    nodes = [helper.make_node(op, reads.split(), [written], name=written) for op, reads, written in steps]
+    nodes[1].attribute.append(helper.make_attribute("perm", [0, 2, 1]))
+    weights = {"q": rng.normal(0, 0.2, (64, 64)).astype(np.float32), "one": np.float32(1)}
+    weights["lowest"] = np.float32(np.finfo(np.float32).min)
+    inputs = [("x", TensorProto.FLOAT, ["n", 8, 64]), ("mask", TensorProto.FLOAT, ["n", 1, 8])]
+    path = tmp_path_factory.mktemp("masked") / "masked.onnx"
+    onnx_file(path, nodes, inputs, [("y", TensorProto.FLOAT, ["n", 8, 64])], weights=weights)
+    np.savez(path.with_suffix(".npz"), x=rng.normal(size=(2, 8, 64)).astype(np.float32), mask=np.ones((2, 1, 8), np.float32))
+    return path
+
+
+def test_a_row_that_is_masked_whole_stays_finite_in_float16(cutset, alone, masked, tmp_path):
+    out = tmp_path / "out"
+    words = ("--target", "l4", "--precision", "fp16", "--gpu-backend", "onnxruntime-cuda", "--json", "--pin", "*=gpu", *QUICK)
+    done = cutset("partition", masked, "-o", out, *words)
+    assert done.code == 0, done.err
+    (stage,) = done.json["engines"]["stages"]
+    assert stage["beyond_range"] == ["added", "apart"]
+    (entry,) = done.json["stages"]
+    part = package_of(out / "serving") / entry["model"]
+    assert part.name.endswith(".fp16.onnx")
+    with np.load(masked.with_suffix(".npz")) as sample:
+        request = {"x": sample["x"], "mask": np.array([[[0] * 8], [[1, 0] * 4]], np.float32)}
+    np.savez(tmp_path / "request.npz", **request)
+    expected = run_whole(onnx.load(masked), request)["y"]
+    assert np.isfinite(expected).all()
+    answer = alone.answers(out / "serving", tmp_path / "request.npz")["y"]
+    np.testing.assert_allclose(answer, expected, atol=0.02 * np.abs(expected).max())
+    with np.errstate(over="ignore", invalid="ignore"):  # onnxruntime leaves out, on a CPU, the casts that would overflow
+        (exact,) = ReferenceEvaluator(str(part)).run(["y"], request)
+    np.testing.assert_allclose(exact, expected, atol=0.02 * np.abs(expected).max())

@@ -55,6 +55,9 @@ def imports(name, path):
 
 
 def layer(name):
+    """Return the place of a module; the runtime needs nothing of Cutset, so it is at the bottom, and everyone may import it."""
+    if in_runtime(name):
+        return 0
     return max(index for index, package in enumerate(LAYERS) if name == package or name.startswith(f"{package}."))
 
 

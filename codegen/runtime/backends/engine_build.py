@@ -1,10 +1,7 @@
-"""Build one TensorRT engine from a stage's ONNX file, with TensorRT or TensorRT-RTX, through polygraphy.
+"""Build one TensorRT engine from a stage's ONNX file, with TensorRT or TensorRT-RTX, in a process of its own.
 
-The libraries can crash, hang and take all memory, so this runs in a process of its own, which limits its own memory: the
-compiler's measuring child, or ``python -m <package>.runtime.backends.engine_build JOB.json``. Which of the two libraries
-polygraphy uses is fixed by an environment variable that it reads when it is imported.
-
-Engines are strongly typed: their precision is that of the ONNX file.
+The libraries can crash, hang and take all memory, so the process limits its own memory: it is the compiler's measuring
+child, or ``python -m <package>.runtime.backends.engine_build JOB.json``. What the builder is told is `engine_compile`'s.
 """
 
 from __future__ import annotations
@@ -18,19 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..engine_config import EngineInput
 from .base import BackendError
+from .engine_compile import BuildSettings, Errors, Refusal, compile_engine
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 TIMEOUT_S = 1800.0
 MEMORY_SHARE = 0.9
 """Of the free memory: a build that took the rest would have the system kill something, and not always the build."""
-_ENVIRONMENT = "POLYGRAPHY_USE_TENSORRT_RTX"
 _WORDS = 500  # characters of the library's words that are kept
 
 
@@ -58,6 +54,13 @@ class BuildJob:
     timing_cache: str | None = None
     memory_bytes: int | None = None
 
+    @property
+    def settings(self) -> BuildSettings:
+        """What the builder is told."""
+        return BuildSettings(
+            inputs=self.inputs, compute_capability=self.compute_capability, tf32=self.tf32, timing_cache=self.timing_cache
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
@@ -74,37 +77,29 @@ class BuildReport:
     size_bytes: int
 
 
-def environment_of(backend: str) -> dict[str, str]:
-    """Return the environment variables that a process which builds for `backend` must be started with."""
-    return {_ENVIRONMENT: "1" if backend == "tensorrt-rtx" else "0"}
-
-
 def build(job: BuildJob) -> BuildReport:
     """Write the engine of `job`; meant to run in a process of its own, whose memory it limits.
 
     Raises:
         BackendError: If the library is missing, or its parser or builder refuses; the message has its words.
     """
-    if os.environ.get(_ENVIRONMENT, "0") != environment_of(job.backend)[_ENVIRONMENT]:
-        raise BackendError(f"a process that builds for {job.backend} needs {_ENVIRONMENT} set")
-    trt, polygraphy = _libraries(job.backend)
-    limit_memory(int(MEMORY_SHARE * free_memory_bytes()) if job.memory_bytes is None else job.memory_bytes)
-    errors: list[str] = []
-    polygraphy.util.TRT_LOGGER = _logger(trt, errors)
-    start = time.perf_counter()
-    step = "parser"
     try:
-        builder, network, parser = polygraphy.network_from_onnx_path(job.model, strongly_typed=True)
-        step = "builder"
-        plan = polygraphy.engine_bytes_from_network(
-            (builder, network, parser), config=_config(trt, polygraphy, job, network), save_timing_cache=_timing_cache(job)
-        )
-        data = bytes(plan)
-    except Exception as error:  # polygraphy's own kind derives from Exception alone
-        words = _said(errors) or str(error) or type(error).__name__  # MemoryError has no words
-        raise BackendError(f"the {step} refuses: {' '.join(words.split())[:_WORDS]}") from error
-    Path(job.engine).write_bytes(data)
-    return BuildReport(version=trt.__version__, seconds=time.perf_counter() - start, size_bytes=len(data))
+        trt = importlib.import_module(MODULES[job.backend])
+    except (ImportError, OSError) as error:
+        raise BackendError(f"{job.backend} cannot be used: {error} (pip install {job.backend})") from error
+    limit_memory(int(MEMORY_SHARE * free_memory_bytes()) if job.memory_bytes is None else job.memory_bytes)
+    start = time.perf_counter()
+    errors = Errors(trt)
+    try:
+        plan = compile_engine(trt, errors.logger, job.model, job.settings).plan
+    except Refusal as refusal:
+        words = refusal.words or errors.last() or "the library gave no reason"
+        raise BackendError(f"the {refusal.step} refuses: {words[:_WORDS]}") from refusal
+    except Exception as error:  # the bindings raise several kinds; MemoryError has no words
+        words = errors.last() or str(error) or type(error).__name__
+        raise BackendError(f"the builder refuses: {' '.join(words.split())[:_WORDS]}") from error
+    Path(job.engine).write_bytes(plan)
+    return BuildReport(version=trt.__version__, seconds=time.perf_counter() - start, size_bytes=len(plan))
 
 
 def limit_memory(more_bytes: int) -> None:
@@ -143,7 +138,7 @@ def build_apart(job: BuildJob, timeout_s: float = TIMEOUT_S) -> BuildReport:
     with tempfile.TemporaryDirectory(prefix="engine-build-") as folder:
         request, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
         request.write_text(json.dumps(asdict(job)), "utf-8")
-        variables = environment_of(job.backend) | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        variables = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         try:
             done = subprocess.run(  # noqa: S603
                 [sys.executable, "-m", __name__, str(request), str(answer)],
@@ -172,62 +167,6 @@ def main(arguments: list[str]) -> int:
         answer = {"error": str(error)}
     Path(arguments[1]).write_text(json.dumps(answer), "utf-8")
     return 0
-
-
-def _libraries(backend: str) -> tuple[Any, Any]:
-    try:
-        trt = importlib.import_module(MODULES[backend])
-        polygraphy = importlib.import_module("polygraphy.backend.trt")
-    except (ImportError, OSError) as error:
-        raise BackendError(f"{backend} or polygraphy cannot be used: {error} (pip install {backend} polygraphy)") from error
-    return trt, polygraphy
-
-
-def _logger(trt: Any, errors: list[str]) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in {trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR}:
-                errors.append(message)
-
-    return Logger()
-
-
-def _said(errors: list[str]) -> str:
-    """Return the last error; of the parser's the one that has a reason."""
-    return next((text for text in reversed(errors) if "In node" in text or "Error Code" in text), errors[-1] if errors else "")
-
-
-def _timing_cache(job: BuildJob) -> str | None:
-    return job.timing_cache if job.backend == "tensorrt" else None
-
-
-def _config(trt: Any, polygraphy: Any, job: BuildJob, network: Any) -> Any:
-    """Return what makes the builder's configuration: the inputs' ranges, the GPU and the arithmetic of float32."""
-    profile = polygraphy.Profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        given = next(entry for entry in job.inputs if entry.name == tensor.name)
-        profile.add(tensor.name, *(given.values if tensor.is_shape_tensor else given.shapes))
-    common: Mapping[str, Any] = {"profiles": [profile], "profiling_verbosity": trt.ProfilingVerbosity.DETAILED}
-    if job.backend == "tensorrt-rtx":
-        create = importlib.import_module("polygraphy.backend.tensorrt_rtx").CreateConfigRTX
-        capability = tuple(int(part) for part in job.compute_capability.split(".")) if job.compute_capability else None
-        target = {"compute_capabilities": [capability]} if capability else {"use_gpu": True}
-        made = create(**common, **target)
-    else:
-        cache = _timing_cache(job)
-        made = polygraphy.CreateConfig(**common, load_timing_cache=cache if cache and Path(cache).is_file() else None)
-
-    def configure(builder: Any, network: Any) -> Any:
-        config = made(builder, network)
-        change = config.set_flag if job.tf32 else config.clear_flag
-        change(trt.BuilderFlag.TF32)
-        return config
-
-    return configure
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ Written against what TensorRT 10, TensorRT 11 and TensorRT-RTX have in common. R
 executor; the shape of an output may depend on the data. Runs of the shapes that the engine is tuned for are recorded as CUDA
 graphs.
 
-An engine that fits this GPU, driver and library is loaded; where none does, it is built from the stage's ONNX file; where
-that fails, or there is no GPU, onnxruntime runs the stage, on its CUDA provider or on the CPU, and says why. Inputs whose
-shapes are outside the engine's range go the same way (`fallback`).
+An engine that fits this GPU, driver and library is loaded; where none does, it is built from the stage's ONNX file. At the
+first start its numbers are compared with that file's. Where any of it fails, or there is no GPU, onnxruntime runs the stage,
+on its CUDA provider or on the CPU, and says why. Inputs whose shapes are outside the engine's range go the same way
+(`fallback`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from .base import BackendDied, BackendError, BackendOptions, StageBackend
 from .device import Buffer, Device, DeviceTensor, Shape, array_over, shape_of
 from .engine_build import MODULES, BuildJob, build_apart
 from .engine_cache import Builder, EngineCache, ingredients, key_of
+from .engine_check import confirm
 from .fallback import Candidate, load_first
 from .gpu import GRAPHS, SLOTS, Flight, GpuExecutor, open_gpu
 from .onnxruntime import OnnxRuntimeBackend
@@ -91,21 +93,29 @@ class TensorRtBackend:
     joins = True
 
     @classmethod
-    def load(cls, stage: StageConfig, _options: BackendOptions) -> TensorRtBackend:
-        """Return the stage with its engine, from the cache or newly built.
+    def load(cls, stage: StageConfig, options: BackendOptions) -> TensorRtBackend:
+        """Return the stage with its engine, from the cache or newly built, its numbers compared with the stage's.
 
         Raises:
-            BackendError: If there is no GPU or library, or the engine cannot be built or loaded.
+            BackendError: If there is no GPU or library, or the engine cannot be built or loaded, or its numbers are wrong.
         """
         if stage.engine is None:
             raise BackendError("the plan does not say how to build its engine")
         trt, gpu = open_library(stage.engine.backend), open_gpu()
         try:
-            plan = obtain(stage.index, stage.engine, builder_here(stage.engine, trt, gpu.device))
-            return cls(trt, gpu, plan, stage)
+            builder = builder_here(stage.engine, trt, gpu.device)
+            plan = obtain(stage.index, stage.engine, builder)
+            loaded = cls(trt, gpu, plan, stage)
         except BaseException:
             gpu.close()
             raise
+        try:
+            confirm(loaded, stage, options, plan, builder)
+            loaded.forget_recorded()
+        except BaseException:
+            loaded.close()
+            raise
+        return loaded
 
     def __init__(self, trt: Any, gpu: GpuExecutor, plan: bytes, stage: StageConfig) -> None:
         self._trt, self._gpu, self._stage = trt, gpu, stage
@@ -149,13 +159,17 @@ class TensorRtBackend:
             found = flight.download(outputs, self._stage.wanted)
             return found | {name: array.copy() for name, array in on_host.items()}
 
-    def close(self) -> None:
-        """Release the engine and its memory, and let go of the GPU."""
+    def forget_recorded(self) -> None:
+        """Give back the runs that were recorded: each belongs to a thread, and there are as many as threads that work."""
         with contextlib.suppress(BackendError):  # of a lost device nothing can be given back
             self._gpu.device.enter()
             for recorded in self._graphs.values():
                 recorded.close()
         self._graphs.clear()
+
+    def close(self) -> None:
+        """Release the engine and its memory, and let go of the GPU."""
+        self.forget_recorded()
         del self._context, self._scratch, self._engine, self._runtime
         self._gpu.close()
         del self._gpu

@@ -26,14 +26,6 @@ LIMITS = Limits(time_s=60)
 needs_rtx = pytest.mark.skipif("tensorrt_rtx" not in INSTALLED, reason="tensorrt-rtx is not installed")
 
 CALLED = {
-    "Builder": ["create_network", "create_builder_config", "create_optimization_profile", "build_serialized_network"],
-    "INetworkDefinition": ["num_inputs", "get_input", "num_layers", "get_layer"],
-    "ITensor": ["name", "shape", "is_shape_tensor"],
-    "ILayer": ["metadata"],
-    "OnnxParser": ["parse", "parse_from_file", "num_errors", "get_error"],
-    "ParserError": ["node_operator", "desc"],
-    "IBuilderConfig": ["profiling_verbosity", "add_optimization_profile"],
-    "IOptimizationProfile": ["set_shape", "set_shape_input"],
     "Runtime": ["deserialize_cuda_engine"],
     "ICudaEngine": [
         "create_execution_context", "create_engine_inspector", "num_io_tensors", "get_tensor_name", "get_tensor_mode",
@@ -45,7 +37,6 @@ CALLED = {
     "IProfiler": ["report_layer_time"],
     "ILogger": ["log"],
 }  # fmt: skip
-ONLY_RTX = {"ComputeCapability"}
 SOURCE = inspect.getsource(tensorrt) + inspect.getsource(tensorrt_library)
 
 
@@ -85,7 +76,7 @@ def missing_attributes(name):
         value = trt
         for part in chain:
             value = getattr(value, part, None)
-        if value is None and not (chain[0] in ONLY_RTX and name != "tensorrt_rtx"):
+        if value is None:
             found.append(".".join(chain))
     return found
 

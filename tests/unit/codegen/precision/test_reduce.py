@@ -43,11 +43,12 @@ FEEDS = [{"x": RNG.normal(size=(4, 8)).astype(np.float32)} for _ in range(2)]
 
 def test_the_offending_nodes_go_back(overflowing):
     found = reduce_part(overflowing, "fp16", FEEDS)
-    assert set(found.kept) == {"square", "down"}, "what makes the large number, and what takes it back"
-    assert {"first", "second"} <= set(found.reduced)
+    assert set(found.beyond) == {"up", "square", "down"}, "what makes the large numbers, and what takes them back"
+    assert found.reduced == ("first", "second")
+    assert found.kept == ()
     assert found.errors[0].max_rel <= found.tolerance == 0.01
     wide = reduce_part(overflowing, "bf16", FEEDS)
-    assert wide.kept == (), "bfloat16 has the range of float32"
+    assert wide.kept == wide.beyond == (), "bfloat16 has the range of float32"
 
 
 def test_no_product_left_is_a_failure(overflowing):

@@ -13,6 +13,7 @@ from cutset.codegen.precision.tf32 import emulated_tf32
 from cutset.errors import VerificationError
 
 FLOAT = TensorProto.FLOAT
+TYPES = dict.fromkeys(("x", "r", "w", "p", "y"), "float32")
 
 
 def product(weight: np.ndarray, opset: int = 17) -> onnx.ModelProto:
@@ -45,13 +46,13 @@ numbers = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-
 def test_operands_are_rounded_to_tf32_and_nothing_else_is(left, right):
     x = np.array(left, np.float32)[:, None]
     weight = np.array([right], np.float32)
-    (found,) = run_part(emulated_tf32(product(weight))[0], [{"x": x}])
+    (found,) = run_part(emulated_tf32(product(weight), TYPES)[0], [{"x": x}])
     expected = tf32(np.maximum(x, 0)) * tf32(weight) + x
     assert np.array_equal(found["y"], expected)
 
 
 def test_the_part_is_a_valid_model_and_names_its_products():
-    model, products = emulated_tf32(product(np.eye(3, dtype=np.float32), opset=7))
+    model, products = emulated_tf32(product(np.eye(3, dtype=np.float32), opset=7), TYPES)
     onnx.checker.check_model(model, full_check=True)
     assert products == ("product",)
 
@@ -68,3 +69,18 @@ def test_tf32_is_compared_and_is_all_or_nothing(tmp_path):
     assert compare_part(Original(path), "tf32", run_part(path, feeds), feeds) == (found.errors, found.reduced)
     with pytest.raises(VerificationError, match="cannot be computed in tf32 within a tolerance of 1e-08"):
         reduce_part(path, "tf32", feeds, tolerance=1e-8)
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_products_of_other_types_are_left_alone(element, tmp_path):
+    """tf32 is about float32: a model in another type is compared in it, with nothing in tf32."""
+    kind = helper.tensor_dtype_to_np_dtype(element)
+    model = product(np.eye(3, dtype=kind))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = element
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    feeds = [{"x": np.ones((2, 3), kind)}]
+    errors, products = compare_part(Original(path), "tf32", run_part(path, feeds), feeds)
+    assert products == ()
+    assert [error.max_abs for error in errors] == [0.0]

@@ -35,10 +35,15 @@ def array_at(address: int, shape, dtype) -> np.ndarray:
     return np.frombuffer((ctypes.c_char * size).from_address(address & ~HIGH), dtype).reshape(shape)
 
 
+PLANS = {b"plan": 2.0, b"another": 2.0, b"triples": 3.0, b"slightly off": 2.01, b"nan": np.nan}
+"""The engines that there are, and what each multiplies with; only those that double are engines of the stage."""
+
+
 class Context:
     """y = 2 x; kept = the elements above zero, whose number depends on the data; rows = len(x), written on the host."""
 
-    def __init__(self) -> None:
+    def __init__(self, factor: float = 2.0) -> None:
+        self.factor = factor
         self.shapes, self.addresses, self.allocators = {}, {}, {}
 
     def set_device_memory(self, address, size):
@@ -69,7 +74,7 @@ class Context:
         if array_at(self.addresses["to"], (1,), np.int32)[0] < 0:
             return False
         kept = x[x > 0]
-        for name, value in (("y", 2 * x), ("kept", kept)):
+        for name, value in (("y", np.float32(self.factor) * x), ("kept", kept)):
             address = self.allocators[name].reallocate_output_async(name, 0, max(value.nbytes, 1), 256, stream)
             if value.size:
                 array_at(address, value.shape, np.float32)[...] = value
@@ -83,6 +88,9 @@ class Strategy(Enum):
 
 
 class Engine:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
     names = tuple(TYPES)
     num_io_tensors = len(TYPES)
 
@@ -102,7 +110,7 @@ class Engine:
 
     def create_execution_context(self, strategy):
         assert strategy is Strategy.USER_MANAGED
-        return Context()
+        return Context(self.factor)
 
 
 class Logger:
@@ -117,7 +125,7 @@ class Runtime:
         pass
 
     def deserialize_cuda_engine(self, plan):
-        return Engine() if plan == b"plan" else None
+        return Engine(PLANS[plan]) if plan in PLANS else None
 
 
 class IOutputAllocator:

@@ -19,7 +19,7 @@ from onnx import helper
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
-from cutset.codegen.runtime.backends import build_command, engine_build, tensorrt, tensorrt_run
+from cutset.codegen.runtime.backends import build_command, engine_build, engine_compile, tensorrt, tensorrt_run
 from cutset.codegen.runtime.backends.base import BackendError
 from cutset.codegen.runtime.backends.engine_build import BuildJob, build_apart
 from cutset.codegen.runtime.backends.engine_cache import Builder, EngineCache
@@ -40,9 +40,18 @@ CALLED = {
         "execute_async_v3", "set_device_memory",
     ],
     "Runtime": ["deserialize_cuda_engine"],
-    "INetworkDefinition": ["num_inputs", "get_input"],
-    "ITensor": ["name", "is_shape_tensor"],
-    "IBuilderConfig": ["set_flag", "clear_flag", "get_timing_cache"],
+    "Builder": ["create_network", "create_builder_config", "create_optimization_profile", "build_serialized_network"],
+    "INetworkDefinition": ["num_inputs", "get_input", "num_layers", "get_layer"],
+    "ITensor": ["name", "shape", "is_shape_tensor"],
+    "ILayer": ["metadata"],
+    "OnnxParser": ["parse", "parse_from_file", "num_errors", "get_error"],
+    "ParserError": ["node_operator", "desc"],
+    "IBuilderConfig": [
+        "set_flag", "clear_flag", "create_timing_cache", "set_timing_cache", "get_timing_cache", "profiling_verbosity",
+        "add_optimization_profile",
+    ],
+    "IOptimizationProfile": ["set_shape", "set_shape_input"],
+    "ITimingCache": ["combine", "serialize"],
     "DataType": ["FLOAT", "HALF", "BF16", "INT8", "INT32", "INT64", "UINT8", "BOOL"],
 }  # fmt: skip
 
@@ -219,7 +228,9 @@ def chains_of(module) -> set[str]:
     return found
 
 
-NAMES = sorted(chains_of(tensorrt) | chains_of(tensorrt_run) | chains_of(engine_build)) + [
+SOURCES = (tensorrt, tensorrt_run, engine_build, engine_compile)
+ONLY_RTX = {"ComputeCapability"}
+NAMES = sorted(set().union(*map(chains_of, SOURCES)) - ONLY_RTX) + [
     f"{owner}.{name}" for owner in CALLED for name in CALLED[owner]
 ]
 CHECK = """
@@ -235,13 +246,14 @@ print([name for name in sys.argv[2:] if missing(name)])
 
 
 def test_the_list_of_calls_is_that_of_the_source():
-    called = {name for owner, names in CALLED.items() if owner != "DataType" for name in names} - {"get_timing_cache"}
-    assert called <= calls_of(tensorrt) | calls_of(tensorrt_run) | calls_of(engine_build)
+    called = {name for owner, names in CALLED.items() if owner != "DataType" for name in names}
+    assert called <= set().union(*map(calls_of, SOURCES))
     assert {
         "Runtime",
         "IOutputAllocator",
         "Logger.ERROR",
         "BuilderFlag.TF32",
+        "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
         "ILogger.ERROR",
         "ExecutionContextAllocationStrategy.USER_MANAGED",
     } <= set(NAMES)
