@@ -281,7 +281,8 @@ def write(name: str, out: Path, *, seed: int = 0, inputs: Mapping[str, npt.NDArr
     else:
         data = _fetched_bytes(sample, None)
     arrays = io.BytesIO()
-    np.savez(arrays, **(sample_inputs(name, seed=seed) if inputs is None else inputs))
+    named: Mapping[str, Any] = sample_inputs(name, seed=seed) if inputs is None else inputs
+    np.savez(arrays, **named)
     for other, content in beside.items():
         write_atomic(out.with_name(other), content)
     return Written(model=write_atomic(out, data), inputs=write_atomic(out.with_suffix(".npz"), arrays.getvalue()))
