@@ -13,13 +13,16 @@ from cutset.graph.types import Dim
 from cutset.rowwise import rules
 from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying
 from cutset.rowwise.operation import RULES, Operation
-from cutset.rowwise.places import KEEPS_PLACES, Places, bounded, columns_of, combine, marked
+from cutset.rowwise.places import Places, bounded, columns_of, combine, keeps_places, marked
 from cutset.rowwise.rules.arithmetic import evaluate
-from cutset.rowwise.size import ONE_ROW, Size, named, opaque
+from cutset.rowwise.size import ONE_ROW, Size, named, opaque, unnamed
 
 _FEW = 64
 _MANY = 1 << 20
 _STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a rule may raise at a node whose attributes or inputs the operator does not have."""
+
 _SAYS_SIZES = frozenset({"Shape", "Size"})
 _KEEPS_ELEMENTS = _SAYS_SIZES | {"Concat", "ConstantOfShape", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 """Operators whose rules work out the elements of a small tensor; those of any other rule's result are unknown."""
@@ -49,7 +52,7 @@ def follow_rows(model: ir.Model, shapes: Mapping[str, Sequence[Dim] | None], axi
     """Return where the rows go that all inputs of a graph carry on their first dimension.
 
     The claim behind an empty reason: for any inputs a and b whose other sizes agree, the outputs on the joined inputs are the
-    joined outputs, if each operator computes what ONNX says. The claim holds for any number of rows and any named sizes.
+    joined outputs, if each operator computes what ONNX says. The claim holds for any number of rows and any named sizes from one.
 
     Args:
         model: The graph; its inputs and outputs are tensors. Nodes are sorted.
@@ -58,6 +61,8 @@ def follow_rows(model: ir.Model, shapes: Mapping[str, Sequence[Dim] | None], axi
     """
     analysis = _Analysis(shapes, axis)
     graph = model.graph
+    if any((domain, name) in RULES for domain, name, _ in model.functions):
+        return RowFlow(flows={}, reason="it has functions of its own that are called as known operators")
     for name, value in graph.initializers.items():
         analysis.flows[name] = _of_constant(value.const_value)
     for value in graph.inputs:
@@ -66,8 +71,9 @@ def follow_rows(model: ir.Model, shapes: Mapping[str, Sequence[Dim] | None], axi
             analysis.flows[name] = Flow(mixed=f"`{name}` is one value for all rows, and a request may give another")
         else:
             analysis.flows[name] = _of_input(name, analysis.known_shape(value))
+    versions = {"" if domain == "ai.onnx" else domain: version for domain, version in graph.opset_imports.items()}
     for node in graph:
-        analysis.visit(node, graph.opset_imports.get(node.domain, 1))
+        analysis.visit(node, versions.get("" if node.domain == "ai.onnx" else node.domain, 1))
     reasons = (_fault(str(value.name), analysis.flows[str(value.name)]) for value in graph.outputs)
     return RowFlow(flows=analysis.flows, reason=next((reason for reason in reasons if reason), ""))
 
@@ -95,7 +101,7 @@ def _of_constant(tensor: ir.TensorProtocol | None) -> Flow:
         return Flow()
     shape = tuple(Size(int(size)) for size in tensor.shape.numpy())
     few = len(shape) < 2 and (not shape or (shape[0].number or 0) <= _FEW)
-    number = tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL
+    number = tensor.dtype in {ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL}
     places = _places_of(tensor) if number else None
     if not few or not (number or tensor.dtype in {ir.DataType.FLOAT, ir.DataType.DOUBLE}):
         return Flow(shape=shape, places=places)
@@ -114,15 +120,10 @@ def _places_of(tensor: ir.TensorProtocol) -> Places | None:
 
 def _with_places(operation: Operation, flow: Flow) -> Flow:
     """Return a result with what its integers say as places; a rule that hands its input on knows nothing of them."""
-    kind = operation.node.op_type
-    if kind == "Range":
+    if operation.node.op_type == "Range":
         return flow
-    kept = operation.need(0).places if kind in KEEPS_PLACES and not _to_truth(operation) else combine(operation)
+    kept = operation.need(0).places if keeps_places(operation) else combine(operation)
     return replace(flow, places=kept, columns=())
-
-
-def _to_truth(operation: Operation) -> bool:
-    return operation.node.op_type == "Cast" and operation.attribute("to") == ir.DataType.BOOL
 
 
 class _Analysis:
@@ -146,7 +147,7 @@ class _Analysis:
         if isinstance(dim, int) or (dim or "").isdecimal():  # symbolic inference writes what it worked out as text
             return Size(int(dim or 0))
         if dim is None:
-            return named(f"{name}\0{index}")
+            return unnamed(name, index)
         if self._axis is not None and self._axis.search(dim):
             return opaque(dim, [ONE_ROW])
         return named(dim)
@@ -155,9 +156,10 @@ class _Analysis:
         """Work out the flows of a node's outputs."""
         try:
             made = self._outputs(node, version)
-        except MixingError as error:
+        except (MixingError, *_MALFORMED) as error:
             name = f"`{node.name}` ({node.domain or 'ai.onnx'}::{node.op_type})"
-            made = [Flow(mixed=f"at {name}: {error}")] * len(node.outputs)
+            why = error if isinstance(error, MixingError) else "it is not what ONNX says of its operator"
+            made = [Flow(mixed=f"at {name}: {why}")] * len(node.outputs)
         for value, flow in zip(node.outputs, made, strict=False):
             if value.name:
                 self.flows[str(value.name)] = self._completed(value, flow)
@@ -195,10 +197,11 @@ class _Analysis:
         kind, first = operation.node.op_type, operation.need(0)
         if kind in _SAYS_SIZES or (kind in {"Gather", "GatherND"} and not first.numbers_rows):
             return flows
-        if kind in KEEPS_PLACES and first.places is not None and not _to_truth(operation):
+        if keeps_places(operation) and first.places is not None:
             return [marked(operation, flow, first.places) for flow in flows]
         if kind == "Concat":
             columns = columns_of(operation, operation.given)
+            flows = [replace(flow, places=None) for flow in flows]
             return [replace(flow, columns=columns) if columns else marked(operation, flow, None) for flow in flows]
         return [marked(operation, flow, combine(operation)) for flow in flows]
 
@@ -209,7 +212,7 @@ class _Analysis:
             raise MixingError("it may draw at random, or nobody described it")
         found = evaluate(operation)
         if found is not None:
-            kept = operation.need(0).places if node.op_type in {"Identity", "Cast"} and not _to_truth(operation) else None
+            kept = operation.need(0).places if keeps_places(operation) else None
             return [replace(found, places=kept or combine(operation))] * count
         try:
             flows = self._described_rowless(operation, count)
@@ -240,7 +243,7 @@ class _Analysis:
             return flow
         name = str(value.name)
         hints = known if known is not None and len(known) == len(flow.shape) else (None,) * len(flow.shape)
-        sizes = [size or hints[axis] or named(f"{name}\0{axis}") for axis, size in enumerate(flow.shape)]
+        sizes = [size or hints[axis] or unnamed(name, axis) for axis, size in enumerate(flow.shape)]
         if flow.rows is not None:
             sizes[flow.rows.axis] = flow.rows.size
         return replace(flow, shape=tuple(sizes))

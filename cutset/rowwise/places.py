@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from cutset.rowwise.size import ONE, Size
 
 if TYPE_CHECKING:
@@ -17,11 +19,16 @@ if TYPE_CHECKING:
     from cutset.rowwise.operation import Operation
 
 ZERO = Size(0)
+_TOO_FAR = 1 << 31
+"""Numbers from here on do not fit in 32 bits."""
 
-KEEPS_PLACES = frozenset(
+_KEEPS_PLACES = frozenset(
     {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )
 """Operators whose result holds elements of the first input and no others."""
+
+_WIDE = frozenset({ir.DataType.INT32, ir.DataType.INT64})
+"""Types to which a cast leaves every place as it is; in a smaller one row 256 may become row 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class Places:
 
     def times(self, factor: Size) -> Places | None:
         """Return the places multiplied by a size."""
-        if factor.factor < 0:
+        if factor.may_be_negative or factor == ZERO:
             return None
         return Places(self.stride.times(factor), self.below if self.below == ONE else self.below.times(factor))
 
@@ -63,8 +70,15 @@ class Places:
 
 
 def bounded(low: int, high: int) -> Places | None:
-    """Return the places of constants between two integers, both included; None where one is negative."""
-    return None if low < 0 else Places(ZERO, Size(high + 1))
+    """Return the places of constants between two integers, both included; None where one is negative or huge."""
+    return None if low < 0 or high >= _TOO_FAR else Places(ZERO, Size(high + 1))
+
+
+def keeps_places(operation: Operation) -> bool:
+    """Return whether the elements of a result are elements of the first input, unchanged."""
+    if operation.node.op_type == "Cast":
+        return operation.attribute("to") in _WIDE
+    return operation.node.op_type in _KEEPS_PLACES
 
 
 def combine(operation: Operation) -> Places | None:

@@ -13,11 +13,12 @@ ROWS = "\0rows"
 """Name of the number of rows; no dimension of a model can have a name that begins so."""
 
 _COUNTED = "\0counted:"
+_SIGNED = "\0signed:"
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A product of an integer and powers of named sizes, each of which is at least zero.
+    """A product of an integer and powers of named sizes, each of which is at least zero unless `opaque` was told otherwise.
 
     Args:
         factor: The integer, which may be negative (-1 is a sentinel of Reshape).
@@ -38,10 +39,15 @@ class Size:
         return any(name == ROWS or name.startswith(_COUNTED) for name, _ in self.names)
 
     @property
+    def may_be_negative(self) -> bool:
+        """Whether the value may lie below zero: such a number is no size of a dimension."""
+        return self.factor < 0 or any(_SIGNED in name for name, _ in self.names)
+
+    @property
     def around_rows(self) -> Size | None:
         """The other factors of a size that holds the number of rows exactly once, else None."""
         rest = self.divide(ONE_ROW)
-        return None if rest is None or rest.counts_rows else rest
+        return None if rest is None or rest.counts_rows or rest.may_be_negative else rest
 
     def times(self, other: Size) -> Size:
         """Return the product of two sizes."""
@@ -67,18 +73,25 @@ ONE_ROW = Size(1, ((ROWS, 1),))
 
 
 def named(name: str) -> Size:
-    """Return the size of this name."""
-    return Size(1, ((name, 1),))
+    """Return the size that a model gives this name, which is never taken for a name of this module's own."""
+    return Size(1, ((f"dim:{name}", 1),))
 
 
-def opaque(key: str, parts: Iterable[Size]) -> Size:
+def unnamed(value: str, axis: int) -> Size:
+    """Return the size of a dimension of which nothing is known but whose dimension it is."""
+    return Size(1, ((f"value:{value}\0{axis}", 1),))
+
+
+def opaque(key: str, parts: Iterable[Size], *, signed: bool = False) -> Size:
     """Return the name for an expression that is no product; equal keys are equal sizes.
 
     Args:
         key: Says the expression, its operands included.
         parts: The operands: where one of them counts rows, the expression does.
+        signed: Whether the value may lie below zero.
     """
-    return named((_COUNTED if any(part.counts_rows for part in parts) else "") + key)
+    found = list(parts)
+    return Size(1, ((f"{_COUNTED if any(part.counts_rows for part in found) else ''}{_SIGNED if signed else ''}{key}", 1),))
 
 
 def product(sizes: Iterable[Size]) -> Size:

@@ -11,6 +11,13 @@ from cutset.rowwise.operation import Operation
 from cutset.rowwise.size import Size, opaque, product
 
 
+_WIDE = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.DOUBLE})
+"""Types that hold every size as it is."""
+
+_TOO_LARGE = 1 << 31
+"""Results from here on may have overflowed, and float numbers do not fit in an integer."""
+
+
 def evaluate(operation: Operation) -> Flow | None:
     """Return the result of an operator on small tensors without rows, None where this module does not know the operator.
 
@@ -26,10 +33,10 @@ def evaluate(operation: Operation) -> Flow | None:
         return _cast(operation)
     if name in _PAIRS or name == "Where":
         return _elementwise(operation)
-    if name == "ReduceProd" and operation.need(0).data:
+    if name == "ReduceProd" and operation.need(0).data and not operation.attribute("noop_with_empty_axes", 0):
         sizes = operation.need(0).data or ()
         keep = operation.attribute("keepdims", 1)
-        return from_data((_product(sizes),), scalar=not keep)
+        return from_data((_product(sizes),), scalar=not keep or operation.need(0).shape == ())
     return None
 
 
@@ -38,11 +45,19 @@ def _cast(operation: Operation) -> Flow:
     flow, kind = operation.need(0), ir.DataType(operation.attribute("to"))
     if kind == ir.DataType.BOOL:
         made = tuple(_truth(element) for element in flow.data or ())
-    elif kind.is_integer():
-        made = tuple(Size(int(element)) if isinstance(element, float) else element for element in flow.data or ())
     else:
-        made = flow.data or ()
+        made = tuple(_converted(element, kind) for element in flow.data or ())
     return from_data(made, scalar=flow.shape == ())
+
+
+def _converted(element: Element, kind: ir.DataType) -> Element:
+    """Return an element in another type; what may not fit is a name of its own or unknown."""
+    if isinstance(element, float):
+        whole = kind.is_integer() and abs(element) < _TOO_LARGE
+        return Size(int(element)) if whole else element if kind == ir.DataType.DOUBLE else None
+    if element is None or kind in _WIDE or (element.number is not None and 0 <= element.number < 128):
+        return element
+    return _named(f"Cast to {kind.name}", [element])
 
 
 def _truth(element: Element) -> Element:
@@ -57,20 +72,41 @@ def _elementwise(operation: Operation) -> Flow | None:
         return None
     columns = [tuple(flow.data or ()) * (length if len(flow.data or ()) == 1 else 1) for flow in flows]
     name = operation.node.op_type
-    made = [_one(name, elements) for elements in zip(*columns, strict=True)]
+    key = name if name != "Div" or _is_whole(operation.node.inputs[0]) else f"{name} of `{operation.node.outputs[0].name}`"
+    if name == "Mod" and operation.attribute("fmod", 0):
+        return None
+    made = [_one(name, key, elements) for elements in zip(*columns, strict=True)]
     return from_data(tuple(made), scalar=all(flow.shape == () for flow in flows))
 
 
-def _one(name: str, elements: Sequence[Element]) -> Element:
-    """Return one element; what is no known number or product becomes a name, or unknown."""
+def _is_whole(value: ir.Value | None) -> bool:
+    """Return whether a value is known to be of integers: 7 / 2 is 3 then."""
+    while value is not None:
+        kind = value.dtype or (None if value.const_value is None else value.const_value.dtype)
+        if kind is not None:
+            return kind.is_integer()
+        node = value.producer()
+        if node is None or node.op_type in {"Shape", "Size"}:
+            return node is not None
+        if node.op_type == "Cast":
+            return ir.DataType(node.attributes["to"].value).is_integer()
+        value = (
+            node.inputs[node.op_type == "Where"] if len(node.inputs) > 1 or node.op_type != "Where" and node.inputs else None
+        )
+    return False
+
+
+def _one(name: str, key: str, elements: Sequence[Element]) -> Element:
+    """Return one element; what is no known number or product becomes a name that begins with the key, or unknown."""
     if name == "Where":
         condition, yes, no = elements
         found = condition.number if isinstance(condition, Size) else None
         return _named(name, elements) if found is None else yes if found else no
     if len(elements) != 2:
-        return _named(name, elements)
+        return _named(key, elements)
     made = _PAIRS[name](elements[0], elements[1])
-    return _named(name, elements) if made is None else made
+    overflows = isinstance(made, Size) and abs(made.factor) >= _TOO_LARGE and made not in elements
+    return _named(key, elements) if made is None or overflows else made
 
 
 def _named(name: str, elements: Sequence[Element]) -> Element:
@@ -78,7 +114,8 @@ def _named(name: str, elements: Sequence[Element]) -> Element:
     sizes = [element for element in elements if isinstance(element, Size)]
     if len(sizes) < len(elements) and not any(size.counts_rows for size in sizes):
         return None
-    return opaque(f"{name}({', '.join(map(repr, elements))})", sizes)
+    signed = name.startswith(("Sub", "Cast")) or any(size.may_be_negative for size in sizes) or len(sizes) < len(elements)
+    return opaque(f"{name}({', '.join(map(repr, elements))})", sizes, signed=signed)
 
 
 def _product(elements: Sequence[Element]) -> Element:
@@ -112,8 +149,10 @@ def _equal(a: Element, b: Element) -> Element:
         return None
     if a == b:
         return Size(1)
-    numbers = a.number is not None and b.number is not None
-    return Size(0) if numbers or (a.factor < 0) != (b.factor < 0) else None
+    if a.number is not None and b.number is not None:
+        return Size(0)
+    below = [one for one, other in ((a, b), (b, a)) if (one.number or 0) < 0 and not other.may_be_negative]
+    return Size(0) if below else None
 
 
 def _max(a: Element, b: Element) -> Element:

@@ -19,6 +19,8 @@ def skip_normalization(operation: Operation) -> list[Flow]:
     """A sum, normalised over the last dimension; the sum is the last of four results."""
     require_constant_rest(operation, 2)
     total = broadcast([operation.need(0), operation.need(1)])
+    if total.rows != operation.need(0).rows:
+        raise MixingError("what is added carries rows that its input has not")
     if total.rows is None:
         return [total] * 4
     keep_rows_from(total, [total.rank - 1])
@@ -61,6 +63,8 @@ def fused_attention(operation: Operation) -> list[Flow]:
 def multi_head(operation: Operation) -> list[Flow]:
     """Attention over given queries, keys and values."""
     require_constant(operation, 3, 8)
+    if operation.get(9) is not None:
+        raise MixingError("its cache tells beams apart by their place")
     bias, mask = operation.get(5), operation.get(4)
     if mask is not None and (mask.rows is None or mask.rank < 2):
         raise MixingError("its mask does not carry the rows on the first of several dimensions")
@@ -77,7 +81,8 @@ def attention(operation: Operation) -> list[Flow]:
     if mask is not None and mask.rows is not None and mask.rank != 4:
         raise MixingError("its mask carries rows on another dimension than the batch")
     places = dict.fromkeys((0, 1, 2, 4, 5), 0) | ({3: 0} if mask is not None and mask.rows is not None else {})
-    require_constant(operation, 6)
+    if operation.get(6) is not None:
+        raise MixingError("it has a length for each sequence")
     axis = _first_axes(operation, places)
     _one_for_all(mask)
     return [carrying(axis, (None,) * operation.need(0).rank), *[carrying(axis, (None,) * 4)] * 3]
@@ -87,6 +92,8 @@ def attention(operation: Operation) -> list[Flow]:
 @rule("RotaryEmbedding", domain=_MICROSOFT)
 def rotary(operation: Operation) -> Flow:
     """Turned by tables: those of each row's own without positions, else constants in which positions look up."""
+    if operation.attribute("is_packed_batching", 0):
+        raise MixingError("its sequences are packed")
     tables, at = ((2, 3), 1) if operation.node.domain else ((1, 2), 3)
     positions = operation.get(at)
     if positions is None:

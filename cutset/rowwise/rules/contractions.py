@@ -8,6 +8,7 @@ from cutset.rowwise.flow import Flow, MixingError, RowAxis, Shape, carrying
 from cutset.rowwise.operation import Operation, require_constant, require_constant_rest, rule
 from cutset.rowwise.rules.elementwise import broadcast
 from cutset.rowwise.rules.reductions import keep_rows_from
+from cutset.rowwise.size import ONE
 
 
 @rule("MatMul")
@@ -19,15 +20,32 @@ def matmul(operation: Operation) -> Flow:
 @rule("MatMulInteger")
 def matmul_integer(operation: Operation) -> Flow:
     """As MatMul, with constant zero points."""
-    require_constant(operation, 2, 3)
-    return product_of(operation.need(0), operation.need(1))
+    left, right = operation.need(0), operation.need(1)
+    _require_one_scale(operation, left, 2)
+    _require_one_scale(operation, right, 3)
+    return product_of(left, right)
 
 
 @rule("QLinearMatMul")
 def qlinear_matmul(operation: Operation) -> Flow:
     """As MatMul, with constant scales and zero points."""
-    require_constant(operation, 1, 2, 4, 5, 6, 7)
-    return product_of(operation.need(0), operation.need(3))
+    left, right = operation.need(0), operation.need(3)
+    made = product_of(left, right)
+    for flow, indices in ((left, (1, 2)), (right, (4, 5)), (made, (6, 7))):
+        _require_one_scale(operation, flow, *indices)
+    return made
+
+
+def _require_one_scale(operation: Operation, flow: Flow, *indices: int) -> None:
+    """Check that scales and zero points are constants, and that a value with rows has a single one of each.
+
+    Those for each line of a matrix would tell rows apart by their place.
+    """
+    require_constant(operation, *indices)
+    for index in indices:
+        given = operation.get(index)
+        if given is not None and flow.rows is not None and given.shape not in {(), (ONE,)}:
+            raise MixingError(f"input {index} has a number for each place where the others carry rows")
 
 
 @rule("FusedMatMul", domain="com.microsoft")
@@ -133,8 +151,13 @@ def qgemm(operation: Operation) -> Flow:
     """A product with constant scales, zero points and bias."""
     require_constant(operation, *(index for index in range(len(operation.flows)) if index not in {0, 3}))
     left, right = operation.need(0), operation.need(3)
+    _require_one_scale(operation, left, 1, 2)
+    _require_one_scale(operation, right, 4, 5)
     left = transposed(left) if operation.attribute("transA", 0) else left
-    return product_of(left, transposed(right) if operation.attribute("transB", 0) else right)
+    made = product_of(left, transposed(right) if operation.attribute("transB", 0) else right)
+    _require_one_scale(operation, made, 7, 8)
+    bias = operation.get(6)
+    return made if bias is None or made.rows is None else broadcast([made, bias])
 
 
 @rule("Einsum")
@@ -143,7 +166,8 @@ def einsum(operation: Operation) -> Flow:
     equation = str(operation.attribute("equation")).replace(" ", "")
     terms, arrow, result = equation.partition("->")
     letters = terms.split(",")
-    if not arrow or "." in equation or len(letters) != len(operation.given):
+    told = len(letters) == len(operation.given)
+    if not arrow or "." in equation or not told or any(len(t) != f.rank for t, f in zip(letters, operation.given, strict=True)):
         raise MixingError("its equation has no explicit result, or an ellipsis")
     carriers = [(term, flow) for term, flow in zip(letters, operation.given, strict=True) if flow.rows is not None]
     if not carriers:
@@ -197,8 +221,6 @@ def per_sample(operation: Operation) -> Flow:
 def qlinear_pool(operation: Operation) -> Flow:
     """Each sample alone, with constant scales."""
     require_constant_rest(operation, 1)
-    if operation.attribute("channels_last", 0):
-        return first_dimension(operation)
     return first_dimension(operation)
 
 

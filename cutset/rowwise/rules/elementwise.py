@@ -35,10 +35,12 @@ def broadcast(flows: Sequence[Flow]) -> Flow:
 
 
 def _broadcast_shape(flows: Sequence[Flow]) -> Shape | None:
-    shapes = [flow.shape for flow in flows]
-    if any(shape is None for shape in shapes):
-        return None
-    known = [shape for shape in shapes if shape is not None]
+    known = [flow.shape for flow in flows if flow.shape is not None]
+    return broadcast_shape(known) if len(known) == len(flows) else None
+
+
+def broadcast_shape(known: Sequence[Shape]) -> Shape:
+    """Return the shape of values that are broadcast against each other."""
     rank = max(map(len, known), default=0)
     return tuple(_meet([shape[axis - rank] for shape in known if len(shape) >= rank - axis]) for axis in range(rank))
 
@@ -134,6 +136,8 @@ def unary(operation: Operation) -> Flow:
 @rule("BiasGelu", "FastGelu", domain="com.microsoft")
 def combination(operation: Operation) -> Flow:
     """Several inputs, broadcast against each other."""
+    if operation.attribute("broadcast", 0):
+        raise MixingError("it is broadcast in the way of old operator sets")
     return broadcast(operation.given)
 
 
@@ -165,6 +169,8 @@ def batch_normalization(operation: Operation) -> Flow:
     if operation.attribute("training_mode", 0) or len(operation.node.outputs) > 1 or operation.version < 7:
         raise MixingError("it takes its statistics from the batch")
     require_constant_rest(operation, 1)
+    if operation.need(0).rank < 2 or not operation.attribute("spatial", 1):
+        raise MixingError("it has a scale for each place")
     return along_channels(operation)
 
 

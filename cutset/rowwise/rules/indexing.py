@@ -54,7 +54,8 @@ def split(operation: Operation) -> list[Flow]:
     keep_rows_from(flow, [axis])
     sizes = operation.numbers(1, "split") if flow.at(axis) is not None and _known_parts(operation) else None
     whole = flow.at(axis)
-    each = None if whole is None or sizes is not None else whole.divide(Size(count))
+    even = operation.get(1) is None and sizes is None
+    each = whole.divide(Size(count)) if whole is not None and even else None
     return [with_size(flow, axis, Size(sizes[index]) if sizes is not None else each) for index in range(count)]
 
 
@@ -118,7 +119,9 @@ def _sliced(size: Size | None, low: Size | None, high: Size | None, step: int) -
     if len(known) < len(numbers):
         return None
     length, start, end = known
-    return Size(len(range(length)[slice(start, end if step > 0 or end >= -length else None, step)]))
+    low_end, high_end = (0, length) if step > 0 else (-1, length - 1)
+    start = min(max(start + length * (start < 0), 0), high_end)
+    return Size(len(range(start, min(max(end + length * (end < 0), low_end), high_end), step)))
 
 
 def _slice_data(operation: Operation, flow: Flow) -> Flow:
@@ -128,6 +131,8 @@ def _slice_data(operation: Operation, flow: Flow) -> Flow:
             starts, ends, steps = operation.attribute("starts"), operation.attribute("ends"), None
         else:
             starts, ends, steps = operation.numbers(1), operation.numbers(2), operation.numbers(4)
+        if len(starts) != 1 or len(ends) != 1 or (steps or [1])[0] == 0 or starts[0] < -len(flow.data):
+            raise MixingError("it is no valid slice")
         return from_data(flow.data[slice(starts[0], ends[0], (steps or [1])[0])], scalar=False)
     require_constant_rest(operation, 0)
     return Flow(shape=None if flow.shape is None else (None,) * flow.rank)

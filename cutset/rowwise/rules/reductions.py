@@ -65,7 +65,7 @@ def softmax(operation: Operation) -> Flow:
 
 
 @rule("LayerNormalization", "RMSNormalization")
-@rule("SimplifiedLayerNormalization", "RMSNormalization")
+@rule("SimplifiedLayerNormalization")
 def layer_normalization(operation: Operation) -> list[Flow]:
     """Over the last dimensions, with weights of their sizes; mean and deviation are further results."""
     require_constant_rest(operation, 1)
@@ -74,6 +74,9 @@ def layer_normalization(operation: Operation) -> list[Flow]:
         return [flow] * 3
     axis = normal(int(operation.attribute("axis", -1)), flow.rank)
     keep_rows_from(flow, range(axis, flow.rank))
+    for weight in filter(None, (operation.get(1), operation.get(2))):
+        if weight.rank > flow.rank - flow.rows.axis - 1 and weight.at(flow.rows.axis - flow.rank) != ONE:
+            raise MixingError("its weights have a size of their own where the rows lie")
     statistics = without_axes(flow, range(axis, flow.rank), keep=True)
     return [flow, statistics, statistics]
 

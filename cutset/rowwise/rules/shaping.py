@@ -8,6 +8,7 @@ from dataclasses import replace
 from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying, from_data
 from cutset.rowwise.operation import Operation, normal, require_constant, rule
 from cutset.rowwise.places import Places
+from cutset.rowwise.rules.elementwise import broadcast_shape
 from cutset.rowwise.size import ONE, ONE_ROW, Size, product
 
 
@@ -61,7 +62,7 @@ def _reshape_rowless(flow: Flow, target: Flow) -> Flow:
 
 
 def _known(sizes: Sequence[Element]) -> Shape:
-    return tuple(size if isinstance(size, Size) and size.factor >= 0 else None for size in sizes)
+    return tuple(size if isinstance(size, Size) and not size.may_be_negative else None for size in sizes)
 
 
 def lay_out(flow: Flow, sizes: Sequence[Element]) -> Flow:
@@ -115,8 +116,8 @@ def _row_dimension(flow: Flow, sizes: list[Element]) -> tuple[int, Size]:
 
 
 def _product_of(sizes: Sequence[Element]) -> Size | None:
-    """Return the product, None if a size is unknown or -1."""
-    known = [size for size in sizes if isinstance(size, Size) and size.factor >= 0]
+    """Return the product, None if a size is unknown or may be negative."""
+    known = [size for size in sizes if isinstance(size, Size) and not size.may_be_negative]
     return product(known) if len(known) == len(sizes) else None
 
 
@@ -204,11 +205,8 @@ def expand(operation: Operation) -> Flow:
 
 
 def _widened(flow: Flow, target: Sequence[Element]) -> Shape:
-    """Return the broadcast of a value's shape against a target; a size other than one wins."""
-    rank = max(flow.rank, len(target))
-    ours = (*(ONE,) * (rank - flow.rank), *flow.sizes)
-    theirs = _known([ONE] * (rank - len(target)) + list(target))
-    return tuple(a if b == ONE else b if a == ONE else a if a is not None else b for a, b in zip(ours, theirs, strict=True))
+    """Return the broadcast of a value's shape against a target."""
+    return broadcast_shape([flow.sizes, _known(target)])
 
 
 def _copied(flow: Flow, target: Flow) -> Flow:
@@ -298,23 +296,44 @@ def tile(operation: Operation) -> Flow:
     return copies(size, axis, (None,) * len(repeats.data))
 
 
+_KEEPS_COORDINATES = frozenset({"align_corners", "asymmetric", "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"})
+"""Ways to map coordinates that leave a dimension as it is whose size stays."""
+
+
 @rule("Resize", "Upsample")
 def resize(operation: Operation) -> Flow:
     """The rows' dimension must keep its size."""
     flow = operation.need(0)
     if flow.rows is None:
         return Flow()
-    if operation.attribute("coordinate_transformation_mode", b"") in {b"tf_crop_and_resize", "tf_crop_and_resize"}:
-        raise MixingError("it crops before it resizes")
+    if _text(operation, "coordinate_transformation_mode", "half_pixel") not in _KEEPS_COORDINATES:
+        raise MixingError("its coordinates may shift where the size stays")
+    _same_for_all(operation)
     axes = operation.attribute("axes")
     place = flow.rows.axis if axes is None else None
     if axes is not None:
         named = [normal(axis, flow.rank) for axis in axes]
         place = named.index(flow.rows.axis) if flow.rows.axis in named else -1
     assert place is not None
-    if place >= 0 and not _keeps(operation, flow, place):
+    stretches = _text(operation, "keep_aspect_ratio_policy", "stretch") == "stretch"
+    if place >= 0 and not (stretches and _keeps(operation, flow, place)):
         raise MixingError("it resizes the dimension that carries the rows, or may")
     return carrying(flow.rows, (None,) * flow.rank)
+
+
+def _text(operation: Operation, name: str, default: str) -> str:
+    value = operation.attribute(name, default)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _same_for_all(operation: Operation) -> None:
+    """Check that at most one size or scale counts the rows: `_keeps` asks whether that one is the rows'."""
+    for given in operation.flows[1:]:
+        if given is None or given.constant:
+            continue
+        counted = [each for each in given.data or () if isinstance(each, Size) and each.counts_rows]
+        if given.rows is not None or given.data is None or len(counted) != 1 or operation.attribute("axes") is not None:
+            raise MixingError("it resizes by the rows or by their number")
 
 
 def _keeps(operation: Operation, flow: Flow, place: int) -> bool:

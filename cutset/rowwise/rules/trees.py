@@ -40,6 +40,9 @@ def classifier(operation: Operation) -> list[Flow]:
 @rule("Imputer", "Binarizer", "LabelEncoder", "CategoryMapper", domain=_ML)
 def per_element(operation: Operation) -> Flow:
     """Each element alone."""
+    values = [operation.attribute(f"imputed_value_{kind}s") or () for kind in ("float", "int64")]
+    if any(len(found) > 1 for found in values):  # one for each feature
+        return _samples(operation)
     return operation.need(0)
 
 

@@ -208,6 +208,7 @@ def test_row_numbers_may_be_an_index_and_nothing_else():
         assert bool(found) == (name != "minus"), name
     assert "computes with numbers of rows" in reason(nodes, weights | constants(channels=[[3, 0, 1, -1]]), x=["n", 4])
     numbers = [*nodes[:3], op("Cast", "numbers", "y", to=FLOAT)]
-    assert "`y` numbers the rows" in reason(numbers, weights, x=["n", 4])
+    assert "computes with numbers of rows" in reason(numbers, weights, x=["n", 4])
+    assert "`y` numbers the rows" in reason([*nodes[:3], op("Identity", "numbers", "y")], weights, x=["n", 4])
     table = [*nodes[:3], op("Gather", "table numbers", "y")]
     assert "`y`" in reason(table, weights | {"table": np.ones((9, 4), np.float32)}, x=["n", 4])

@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 
 from cutset.rowwise.size import ONE, ONE_ROW, ROWS, Size, named, opaque, product
 
-NAMES = st.sampled_from([ROWS, "length", "heads"])
-SIZES = st.builds(
-    lambda factor, names: product([Size(factor), *map(named, names)]), st.integers(1, 12), st.lists(NAMES, max_size=3)
-)
-VALUES = st.fixed_dictionaries({name: st.integers(1, 9) for name in (ROWS, "length", "heads")})
+NAMES = st.sampled_from([ONE_ROW, named("length"), named("heads")])
+SIZES = st.builds(lambda factor, names: product([Size(factor), *names]), st.integers(1, 12), st.lists(NAMES, max_size=3))
+VALUES = st.fixed_dictionaries({name: st.integers(1, 9) for name in (ROWS, "dim:length", "dim:heads")})
 
 
 def value(size: Size, values: dict[str, int]) -> int:

@@ -1,0 +1,190 @@
+"""What single operators do to rows: attributes, ranks and types for which a plausible yes would be wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from cutset.rowwise import follow_rows
+from tests.unit.cutset.rowwise.test_analysis import INT64, constants, op, reason
+
+BYTES = np.arange(12, dtype=np.uint8).reshape(4, 3)
+ROWS = [op("Shape", "x", "sizes"), op("Gather", "sizes i0", "rows", axis=0), op("Unsqueeze", "rows axis", "rows1")]
+NUMBERS = [*ROWS, op("Range", "i0 rows i1", "numbers"), op("Unsqueeze", "numbers last", "column")]
+COUNTS = constants(i0=0, i1=1, axis=[0], last=[1], minus=[-1], one=[1], two=[2], three=[3], four=[4])
+PAIR = np.ones((2, 1, 8), np.float32)
+IMAGE = ["n", 3, 4, 4]
+
+
+def resize(inputs, **attributes):
+    return helper.make_node("Resize", inputs, ["y"], name="y", mode="nearest", **attributes)
+
+
+def refused(why, nodes, weights, shape, opset=17):
+    return pytest.param(why, nodes, weights, shape, opset, id=f"{nodes[-1].op_type}: {why}")
+
+
+@pytest.mark.parametrize(
+    ("why", "nodes", "weights", "shape", "opset"),
+    [
+        refused(
+            "resizes by the rows",
+            [*ROWS, op("Mul", "rows1 four", "h"), op("Concat", "rows1 three h four", "to", axis=0), resize(["x", "", "", "to"])],
+            COUNTS, IMAGE,
+        ),
+        refused(
+            "resizes by the rows",
+            [*ROWS, op("Concat", "rows1 four", "to", axis=0), resize(["x", "", "", "to"], axes=[2, 3])], COUNTS, IMAGE, 18,
+        ),
+        refused(
+            "resizes the dimension",
+            [
+                *ROWS, op("Concat", "rows1 three eight eight", "to", axis=0),
+                resize(["x", "", "", "to"], keep_aspect_ratio_policy="not_smaller"),
+            ],
+            COUNTS | constants(eight=[8]), IMAGE, 18,
+        ),
+        refused(
+            "coordinates may shift",
+            [resize(["x", "", "s"], coordinate_transformation_mode="tf_half_pixel_for_nn", nearest_mode="ceil")],
+            {"s": np.float32([1, 1, 2, 2])}, IMAGE,
+        ),
+        refused(  # the first column is the row's number, the second the same for each row
+            "may pick another's",
+            [
+                *NUMBERS, op("Concat", "rows1 one", "to", axis=0), op("Expand", "zero to", "other"),
+                op("Concat", "column other", "places", axis=1), op("Gather", "x places", "y"),
+            ],
+            COUNTS | {"zero": np.zeros((1, 1), np.int64)}, ["n", 4],
+        ),
+        refused(  # row 256 would read row 0
+            "computes with numbers of rows",
+            [
+                *NUMBERS[:4], op("Cast", "numbers", "small", to=TensorProto.INT8), op("Cast", "small", "places", to=INT64),
+                op("Gather", "x places", "y"),
+            ],
+            COUNTS, ["n", 4],
+        ),
+        refused(  # parts of one and three
+            "does not say where the rows are",
+            [op("Abs", "parts", "p"), op("Split", "x p", "u v", axis=1), op("Reshape", "v to", "y")],
+            constants(parts=[1, 3], to=[-1, 2]), ["n", 4],
+        ),
+        refused(
+            "does not say where the rows are",
+            [op("Cast", "k", "small", to=TensorProto.UINT8), op("Cast", "small", "k4", to=INT64),
+             op("Concat", "minus k4", "to", axis=0), op("Reshape", "x to", "y")],
+            COUNTS | constants(k=[260]), ["n", 260],
+        ),
+        refused(
+            "does not keep rows together",
+            [*ROWS, op("Mul", "rows1 minus", "negative"), op("Concat", "negative four", "to", axis=0), op("Reshape", "x to", "y")],
+            COUNTS, ["n", 4],
+        ),
+        refused("own where the rows lie", [op("LayerNormalization", "x w", "y")], {"w": PAIR}, ["n", 3, 8]),
+        refused("own where the rows lie", [op("RMSNormalization", "x w", "y")], {"w": PAIR}, ["n", 3, 8], 23),
+        refused("a scale for each place", [op("BatchNormalization", "x s s s s", "y")], {"s": np.float32([1])}, ["n"]),
+        refused("a scale for each place", [op("BatchNormalization", "x s s s s", "y", spatial=0)], {"s": PAIR}, ["n", 4], 8),
+        refused("old operator sets", [op("Add", "x b", "y", axis=0, broadcast=1)], {"b": np.float32([1])}, ["n", 4], 6),
+        refused("draw at random", [op("Dropout", "c r t", "d"), op("Mul", "x d", "y")],
+                {"c": PAIR, "r": np.float32(0.5), "t": np.array(True)}, ["n", 4, 8]),
+        refused("not what ONNX says", [op("Slice", "x a b c", "y")], constants(a=[0], b=[1, 2], c=[1, 2]), ["n", 4, 5]),
+        refused("not what ONNX says", [op("Tile", "x a", "y")], constants(a=[1, 1]), ["n", 4, 5]),
+        refused("explicit result", [op("Einsum", "x", "y", equation="a->a")], {}, ["n", 4]),
+        refused("a length for each sequence",
+                [helper.make_node("Attention", ["x", "x", "x", "", "", "", "l"], ["y"], q_num_heads=2, kv_num_heads=2)],
+                constants(l=[2, 3]), ["n", 3, 8], 24),
+    ],
+)  # fmt: skip
+def test_refusals(why, nodes, weights, shape, opset):
+    assert why in reason(nodes, weights, opset=opset, x=shape)
+
+
+@pytest.mark.parametrize(
+    ("node", "weights"),
+    [
+        (op("MatMulInteger", "ix w z", "y"), {"w": BYTES, "z": np.uint8([1, 2])}),
+        (op("QLinearMatMul", "ix one z w one z1 one z1", "y"), {"w": BYTES, "z": np.uint8([1, 2])}),
+        (op("QGemm", "ix one z1 w one z1 c one z1", "y", domain="com.microsoft"),
+         {"w": BYTES, "c": np.arange(6, dtype=np.int32).reshape(2, 3)}),
+    ],
+    ids=lambda value: value.op_type if hasattr(value, "op_type") else "",
+)  # fmt: skip
+def test_a_zero_point_or_bias_for_each_row_is_refused_and_one_for_all_is_not(node, weights):
+    weights = {"one": np.float32(1), "z1": np.uint8(1)} | weights
+    assert "where the others carry rows" in reason([node], weights, ix=["n", 4])
+    single = {"z": np.uint8(1), "c": np.arange(3, dtype=np.int32)}
+    assert reason([node], weights | {name: single[name] for name in single if name in weights}, ix=["n", 4]) == ""
+
+
+def test_two_free_sizes_meet_in_a_broadcast():
+    """Where one of them is one, the result has the other's size."""
+    nodes = [
+        op("Shape", "z", "wide"), op("Expand", "x wide", "e"), op("Shape", "x", "own"), op("Gather", "own last", "length"),
+        op("Concat", "minus length", "to", axis=0), op("Reshape", "e to", "y"),
+    ]  # fmt: skip
+    assert "does not say" in reason(nodes, COUNTS, x=["n", "L"], z=["n", "M"])
+
+
+def test_halves_of_integers_and_of_floats_are_different_sizes():
+    """With a length of three they are one and one and a half."""
+    nodes = [
+        *ROWS, op("Gather", "sizes last", "length"), op("Cast", "length", "f", to=TensorProto.FLOAT),
+        op("Cast", "two", "f2", to=TensorProto.FLOAT), op("Div", "f f2", "fh"), op("Mul", "fh f2", "fw"),
+        op("Cast", "fw", "whole", to=INT64), op("Div", "length two", "h"), op("Mul", "h two", "even"),
+        op("Concat", "rows1 whole", "to", axis=0), op("Reshape", "x to", "same"),
+        op("Concat", "minus even", "to2", axis=0), op("Reshape", "same to2", "y"),
+    ]  # fmt: skip
+    assert "does not say" in reason(nodes, COUNTS, x=["n", "L"])
+    assert reason([*nodes[:-2], op("Relu", "same", "y")], COUNTS, x=["n", "L"]) == ""
+
+
+def test_a_difference_may_be_minus_one():
+    nodes = [
+        op("Shape", "x", "sizes"), op("Gather", "sizes last", "length"), op("Sub", "length four", "d"),
+        op("Equal", "d minus", "e"), op("Where", "e four two", "w"), op("Concat", "minus w", "to", axis=0),
+        op("Reshape", "z to", "y"),
+    ]  # fmt: skip
+    assert "does not say" in reason(nodes, COUNTS, x=["n", "L"], z=["n", 2])
+
+
+def test_a_dimension_that_is_called_as_the_rows_are_inside():
+    nodes = [
+        op("Shape", "z", "sizes"), op("Gather", "sizes last", "k"), op("Concat", "k four", "to", axis=0),
+        op("Reshape", "x to", "y"),
+    ]  # fmt: skip
+    assert reason(nodes, COUNTS, x=["n", 4], z=["n", "\0rows"])
+
+
+def test_the_standard_domain_has_two_names():
+    nodes = [op("Slice", "x i0s two last", "y"), op("Softmax", "x", "y", axis=0)]
+    for node, right in zip(nodes, (True, False), strict=True):
+        for domain in ("", "ai.onnx"):
+            graph = helper.make_graph(
+                [node], "g", [helper.make_tensor_value_info("x", 1, ["n", 4])], [helper.make_tensor_value_info("y", 1, None)],
+                [helper.make_tensor(name, INT64, [1], [value]) for name, value in (("i0s", 0), ("two", 2), ("last", 1))],
+            )  # fmt: skip
+            model = helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, 17)])
+            assert (follow_rows(ir.from_proto(model), {}, "n").reason == "") == right
+
+
+def test_a_function_that_is_called_as_an_operator_hides_it():
+    body = helper.make_function(
+        "com.microsoft", "QuickGelu", ["a"], ["b"], [helper.make_node("Softmax", ["a"], ["b"], axis=0)],
+        [helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [op("QuickGelu", "x", "y", domain="com.microsoft")], "g", [helper.make_tensor_value_info("x", 1, ["n", 4])],
+        [helper.make_tensor_value_info("y", 1, None)],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, functions=[body])
+    assert "functions of its own" in follow_rows(ir.from_proto(model), {}, "n").reason
+
+
+def test_missing_values_of_each_feature_lie_on_the_last_of_two_dimensions():
+    each = op("Imputer", "x", "y", domain="ai.onnx.ml", imputed_value_floats=[1.0, 2.0], replaced_value_float=0.0)
+    assert reason([each], {}, x=["n", 2]) == ""
+    assert "first of two dimensions" in reason([each], {}, x=["n"])
