@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from cutset.advisory import advisory
 from cutset.codegen.joint_runs import judge
+from cutset.codegen.numerics import compare
 from cutset.errors import CutsetError
 from cutset.graph.model import ModelGraph
 from cutset.graph.rows import with_free_rows
@@ -125,13 +126,28 @@ def free(
     trial = model.with_name(f"{model.stem}.free.onnx")
     trial.write_bytes(freed.SerializeToString())
     try:
-        finding = _prove(graph, trial, outputs, feeds, axis)
+        reason = _changed(graph, trial, feeds, results)
+        finding = _prove(graph, trial, outputs, feeds, axis) if reason == "" else Batchability(proven=False, reason=reason)
         if finding.proven:
             trial.replace(model)
             return finding
         return replace(finding, reason=f"its rows are fixed at one, and freed {finding.reason}")
     finally:
         trial.unlink(missing_ok=True)
+
+
+def _changed(graph: ModelGraph, trial: Path, feeds: Sequence[Arrays], results: Sequence[Arrays]) -> str:
+    """Return how a freed stage differs from what it was, on single rows; empty where it does not.
+
+    A reshape to ``[1, ...]`` that is freed takes the first dimension, which may hold something else than the row.
+    """
+    try:
+        session = open_session(trial, custom_ops=graph.custom_ops)
+        made = [run(session, feed, list(result)) for feed, result in zip(feeds, results, strict=True)]
+    except CutsetError as error:
+        return f"onnxruntime refuses it: {error.cause or error.what}"[:300]
+    found = (compare(name, result[name], again[name]) for result, again in zip(results, made, strict=True) for name in result)
+    return next((f"`{each.name}` differs: {each.reason}" for each in found if each.reason), "")
 
 
 def _prove(graph: ModelGraph, model: Path, outputs: Sequence[str], feeds: Sequence[Arrays], axis: str) -> Batchability:

@@ -52,7 +52,7 @@ def follow_rows(model: ir.Model, shapes: Mapping[str, Sequence[Dim] | None], axi
     """Return where the rows go that all inputs of a graph carry on their first dimension.
 
     The claim behind an empty reason: for any inputs a and b whose other sizes agree, the outputs on the joined inputs are the
-    joined outputs, if each operator computes what ONNX says. The claim holds for any number of rows and any named sizes from one.
+    joined outputs, if each operator computes what ONNX says, for any number of rows and any named sizes but zero.
 
     Args:
         model: The graph; its inputs and outputs are tensors. Nodes are sorted.

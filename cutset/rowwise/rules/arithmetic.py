@@ -10,7 +10,6 @@ from cutset.rowwise.flow import Element, Flow, from_data
 from cutset.rowwise.operation import Operation
 from cutset.rowwise.size import Size, opaque, product
 
-
 _WIDE = frozenset({ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 """Types that hold every size as it is."""
 
@@ -91,7 +90,7 @@ def _is_whole(value: ir.Value | None) -> bool:
         if node.op_type == "Cast":
             return ir.DataType(node.attributes["to"].value).is_integer()
         value = (
-            node.inputs[node.op_type == "Where"] if len(node.inputs) > 1 or node.op_type != "Where" and node.inputs else None
+            node.inputs[node.op_type == "Where"] if len(node.inputs) > 1 or (node.op_type != "Where" and node.inputs) else None
         )
     return False
 

@@ -196,3 +196,18 @@ def test_a_stage_that_has_an_engine_keeps_its_file(save_model, tmp_path):
     samples = collect(graph.inputs, model=path).samples
     assert not prove_all(graph, plan.stages, tmp_path, samples, keep={0})[0].proven
     assert prove_all(graph, plan.stages, tmp_path, samples)[0].proven
+
+
+def test_a_freed_stage_gives_what_it_gave(save_model, tmp_path):
+    """The reshape to one row reads a value whose first dimension is not the row's; freed, it would keep three of them."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], name="a", perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["t", "one"], ["r"], name="b"),
+        helper.make_node("ReduceSum", ["r", "zero"], ["s"], name="c", keepdims=1),
+        helper.make_node("Transpose", ["s"], ["u"], name="d", perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["u", "flat"], ["y"], name="e"),
+    ]
+    weights = {"one": np.array([1, -1, 4]), "zero": np.array([0]), "flat": np.array([1, -1])}
+    shapes = [("x", FLOAT, [1, 3, 4])], [("y", FLOAT, [1, 12])]
+    (found,) = findings(save_model, tmp_path, nodes, *shapes, gpu=set("abcde"), weights=weights)
+    assert (found.proven, "freed `y` differs: shape [1, 4], expected [1, 12]" in found.reason) == (False, True)
