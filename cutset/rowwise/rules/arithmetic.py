@@ -89,9 +89,7 @@ def _is_whole(value: ir.Value | None) -> bool:
             return node is not None
         if node.op_type == "Cast":
             return ir.DataType(node.attributes["to"].value).is_integer()
-        value = (
-            node.inputs[node.op_type == "Where"] if len(node.inputs) > 1 or (node.op_type != "Where" and node.inputs) else None
-        )
+        value = next(iter(node.inputs[node.op_type == "Where" :]), None)
     return False
 
 

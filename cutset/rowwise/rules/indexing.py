@@ -118,10 +118,14 @@ def _sliced(size: Size | None, low: Size | None, high: Size | None, step: int) -
     known = [number for number in numbers if number is not None]
     if len(known) < len(numbers):
         return None
-    length, start, end = known
-    low_end, high_end = (0, length) if step > 0 else (-1, length - 1)
-    start = min(max(start + length * (start < 0), 0), high_end)
-    return Size(len(range(start, min(max(end + length * (end < 0), low_end), high_end), step)))
+    return Size(len(_cut(known[0], known[1], known[2], step)))
+
+
+def _cut(length: int, start: int, end: int, step: int) -> range:
+    """Return the places that a slice takes of a dimension."""
+    low, high = (0, length) if step > 0 else (-1, length - 1)
+    start = min(max(start + length * (start < 0), 0), high)
+    return range(start, min(max(end + length * (end < 0), low), high), step)
 
 
 def _slice_data(operation: Operation, flow: Flow) -> Flow:
@@ -131,9 +135,10 @@ def _slice_data(operation: Operation, flow: Flow) -> Flow:
             starts, ends, steps = operation.attribute("starts"), operation.attribute("ends"), None
         else:
             starts, ends, steps = operation.numbers(1), operation.numbers(2), operation.numbers(4)
-        if len(starts) != 1 or len(ends) != 1 or (steps or [1])[0] == 0 or starts[0] < -len(flow.data):
-            raise MixingError("it is no valid slice")
-        return from_data(flow.data[slice(starts[0], ends[0], (steps or [1])[0])], scalar=False)
+        if len(starts) != 1 or len(ends) != 1:
+            raise MixingError("it is no slice of one dimension")
+        cut = _cut(len(flow.data), starts[0], ends[0], (steps or [1])[0])
+        return from_data(tuple(flow.data[place] for place in cut), scalar=False)
     require_constant_rest(operation, 0)
     return Flow(shape=None if flow.shape is None else (None,) * flow.rank)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from cutset.rowwise import follow_rows
 from tests.unit.cutset.rowwise.test_analysis import INT64, constants, op, reason
@@ -22,6 +25,9 @@ def resize(inputs, **attributes):
     return helper.make_node("Resize", inputs, ["y"], name="y", mode="nearest", **attributes)
 
 
+SIZED = resize(["x", "", "", "to"])
+
+
 def refused(why, nodes, weights, shape, opset=17):
     return pytest.param(why, nodes, weights, shape, opset, id=f"{nodes[-1].op_type}: {why}")
 
@@ -31,7 +37,7 @@ def refused(why, nodes, weights, shape, opset=17):
     [
         refused(
             "resizes by the rows",
-            [*ROWS, op("Mul", "rows1 four", "h"), op("Concat", "rows1 three h four", "to", axis=0), resize(["x", "", "", "to"])],
+            [*ROWS, op("Mul", "rows1 four", "h"), op("Concat", "rows1 three h four", "to", axis=0), SIZED],
             COUNTS, IMAGE,
         ),
         refused(
@@ -80,7 +86,8 @@ def refused(why, nodes, weights, shape, opset=17):
         ),
         refused(
             "does not keep rows together",
-            [*ROWS, op("Mul", "rows1 minus", "negative"), op("Concat", "negative four", "to", axis=0), op("Reshape", "x to", "y")],
+            [*ROWS, op("Mul", "rows1 minus", "negative"), op("Concat", "negative four", "to", axis=0),
+             op("Reshape", "x to", "y")],
             COUNTS, ["n", 4],
         ),
         refused("own where the rows lie", [op("LayerNormalization", "x w", "y")], {"w": PAIR}, ["n", 3, 8]),
@@ -188,3 +195,20 @@ def test_missing_values_of_each_feature_lie_on_the_last_of_two_dimensions():
     each = op("Imputer", "x", "y", domain="ai.onnx.ml", imputed_value_floats=[1.0, 2.0], replaced_value_float=0.0)
     assert reason([each], {}, x=["n", 2]) == ""
     assert "first of two dimensions" in reason([each], {}, x=["n"])
+
+
+@pytest.mark.parametrize("step", [1, 2, -1, -3])
+def test_the_elements_of_a_cut_shape_are_those_that_onnxruntime_takes(step):
+    """Far below, at and far above both ends; the shape that is cut has the sizes 2, 3, 4, 5."""
+    ends = [-(1 << 62), -9, -5, -4, -1, 0, 2, 4, 9, 1 << 62]
+    for start, end in itertools.product(ends, ends):
+        nodes = [op("Shape", "c", "s"), op("Slice", "s a b z step", "k")]
+        weights = constants(a=[start], b=[end], z=[0], step=[step]) | {"c": np.ones((2, 3, 4, 5), np.float32)}
+        graph = helper.make_graph(
+            nodes, "g", [], [helper.make_tensor_value_info("k", INT64, None)],
+            [numpy_helper.from_array(array, name) for name, array in weights.items()],
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        data = follow_rows(ir.from_proto(model), {}).flows["k"].data
+        (taken,) = ort.InferenceSession(model.SerializeToString()).run(None, {})
+        assert [element.number for element in data or ()] == taken.tolist(), (start, end)
