@@ -27,6 +27,9 @@ _SAYS_SIZES = frozenset({"Shape", "Size"})
 _KEEPS_ELEMENTS = _SAYS_SIZES | {"Concat", "ConstantOfShape", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 """Operators whose rules work out the elements of a small tensor; those of any other rule's result are unknown."""
 
+_KEEPS_TABLES = frozenset({"Reshape", "Slice", "Transpose"})
+"""The same for tensors of rank two."""
+
 assert rules.__all__  # importing them fills the table
 
 
@@ -222,8 +225,13 @@ class _Analysis:
             return [Flow()] * count
         if node.op_type not in _KEEPS_ELEMENTS:
             flows = [replace(flow, data=None) for flow in flows]
+        if node.op_type not in _KEEPS_TABLES:
+            flows = [replace(flow, table=()) for flow in flows]
         flows = [_with_places(operation, flow) for flow in flows]
-        return [replace(flow, counted=True) if counted and flow.rows is None and flow.data is None else flow for flow in flows]
+        return [
+            replace(flow, counted=True) if counted and flow.rows is None and flow.data is None and not flow.table else flow
+            for flow in flows
+        ]
 
     def _described_rowless(self, operation: Operation, count: int) -> list[Flow]:
         rule = RULES.get(("" if operation.node.domain == "ai.onnx" else operation.node.domain, operation.node.op_type))

@@ -52,6 +52,7 @@ class Flow:
         rows: The dimension that carries them; None for a value that no row's content reaches.
         shape: Sizes of the dimensions; None where the rank is unknown.
         data: The elements of a small tensor (rank zero or one) that no row's content reaches; None where unknown.
+        table: The same for rank two, line by line; exporters lay out what a Pad adds in two columns.
         counted: Whether the content depends on the number of rows. Such a value may say a size, and nothing else.
         mixed: Why rows may have mixed in this value; empty where they have not.
         places: What the integers say as places; None where nothing is known.
@@ -61,6 +62,7 @@ class Flow:
     rows: RowAxis | None = None
     shape: Shape | None = None
     data: tuple[Element, ...] | None = None
+    table: tuple[tuple[Element, ...], ...] = ()
     counted: bool = False
     mixed: str = ""
     places: Places | None = None
@@ -127,6 +129,14 @@ def carrying(axis: RowAxis, shape: Shape) -> Flow:
 def counted_in(data: tuple[Element, ...]) -> bool:
     """Return whether an element depends on the number of rows."""
     return any(isinstance(element, Size) and element.counts_rows for element in data)
+
+
+def from_table(table: tuple[tuple[Element, ...], ...]) -> Flow:
+    """Return the flow of a small tensor of rank two with these lines; one without elements says nothing."""
+    if not table or not table[0]:
+        raise MixingError("it is empty")
+    counted = any(counted_in(line) for line in table)
+    return Flow(shape=(Size(len(table)), Size(len(table[0]))), table=table, counted=counted)
 
 
 def from_data(data: tuple[Element, ...], *, scalar: bool) -> Flow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying, from_data
+from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying, from_data, from_table
 from cutset.rowwise.operation import Operation, normal, require_constant, require_constant_rest, rule
 from cutset.rowwise.places import Places
 from cutset.rowwise.rules.reductions import keep_rows_from, with_size
@@ -130,6 +130,10 @@ def _cut(length: int, start: int, end: int, step: int) -> range:
 
 def _slice_data(operation: Operation, flow: Flow) -> Flow:
     """Return a slice of a value without rows; of a small one element by element."""
+    if flow.table and operation.version >= 10 and operation.numbers(3) == [0]:
+        (start,), (end,) = operation.numbers(1) or [], operation.numbers(2) or []
+        cut = _cut(len(flow.table), start, end, (operation.numbers(4) or [1])[0])
+        return from_table(tuple(flow.table[place] for place in cut))
     if flow.data is not None and len(flow.shape or ()) == 1:
         if operation.version < 10:
             starts, ends, steps = operation.attribute("starts"), operation.attribute("ends"), None

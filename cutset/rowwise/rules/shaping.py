@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying, from_data
+from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying, from_data, from_table
 from cutset.rowwise.operation import Operation, normal, require_constant, rule
 from cutset.rowwise.places import Places
 from cutset.rowwise.rules.elementwise import broadcast_shape
@@ -56,6 +56,13 @@ def _reshape_rowless(flow: Flow, target: Flow) -> Flow:
         raise MixingError("it lays out a constant by the number of rows")
     if flow.data is not None and target.data is not None and len(target.data) < 2:
         return replace(flow, shape=() if not target.data else (Size(len(flow.data)),))
+    if flow.table and target.data is not None and len(target.data) == 1:
+        return from_data(tuple(element for line in flow.table for element in line), scalar=False)
+    if flow.data is not None and target.data is not None and len(target.data) == 2 and target.data[0] == Size(-1):
+        width = target.data[1]
+        columns = width.number if isinstance(width, Size) else None
+        if columns is not None and columns > 0 and len(flow.data) % columns == 0:
+            return from_table(tuple(flow.data[at : at + columns] for at in range(0, len(flow.data), columns)))
     if flow.counted:
         raise MixingError("it lays out the number of rows")
     return Flow(shape=None if target.data is None else _known(target.data))
@@ -140,7 +147,9 @@ def transpose(operation: Operation) -> Flow:
     """The rows go where their dimension goes."""
     flow = operation.need(0)
     if flow.rows is None:
-        return replace(flow, shape=None if flow.shape is None else (None,) * flow.rank, data=None)
+        if flow.table and list(operation.attribute("perm") or [1, 0]) == [1, 0]:
+            return from_table(tuple(zip(*flow.table, strict=True)))
+        return replace(flow, shape=None if flow.shape is None else (None,) * flow.rank, data=None, table=())
     order = list(operation.attribute("perm") or reversed(range(flow.rank)))
     return carrying(replace(flow.rows, axis=order.index(flow.rows.axis)), tuple(flow.sizes[axis] for axis in order))
 
@@ -215,7 +224,7 @@ def _copied(flow: Flow, target: Flow) -> Flow:
         raise MixingError("it copies the number of rows")
     sizes = target.data
     if sizes is None or not target.counted:
-        return Flow(shape=None if sizes is None or flow.shape is None or flow.rank > len(sizes) else (None,) * len(sizes))
+        return Flow(shape=None if sizes is None or flow.shape is None else _widened(flow, sizes))
     axis = _only_counted(sizes)
     place, rank = axis - len(sizes), max(flow.rank, len(sizes))
     if flow.rank >= -place and flow.at(place) != ONE:
@@ -281,19 +290,20 @@ def tile(operation: Operation) -> Flow:
     if flow.rows is not None:
         if repeats.counted or repeats.data[flow.rows.axis] != ONE:
             raise MixingError("it repeats rows")
-        assert flow.shape is not None
-        sizes = [
-            s.times(r) if s is not None and isinstance(r, Size) else None for s, r in zip(flow.shape, repeats.data, strict=True)
-        ]
-        return carrying(flow.rows, tuple(sizes))
+        return carrying(flow.rows, _repeated(flow, repeats.data))
     require_constant(operation, 0)
     if not repeats.counted:
-        return Flow(shape=(None,) * len(repeats.data))
+        return Flow(shape=_repeated(flow, repeats.data))
     axis = _only_counted(repeats.data)
     size = repeats.data[axis]
     if flow.at(axis) != ONE or not isinstance(size, Size):
         raise MixingError("it repeats a constant that has a size of its own where the rows lie")
-    return copies(size, axis, (None,) * len(repeats.data))
+    return copies(size, axis, _repeated(flow, repeats.data))
+
+
+def _repeated(flow: Flow, repeats: Sequence[Element]) -> Shape:
+    sizes = zip(flow.sizes, _known(repeats), strict=True)
+    return tuple(None if size is None or times is None else size.times(times) for size, times in sizes)
 
 
 _KEEPS_COORDINATES = frozenset({"align_corners", "asymmetric", "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"})

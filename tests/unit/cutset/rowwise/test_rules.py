@@ -212,3 +212,28 @@ def test_the_elements_of_a_cut_shape_are_those_that_onnxruntime_takes(step):
         data = follow_rows(ir.from_proto(model), {}).flows["k"].data
         (taken,) = ort.InferenceSession(model.SerializeToString()).run(None, {})
         assert [element.number for element in data or ()] == taken.tolist(), (start, end)
+
+
+def test_what_a_pad_adds_in_two_columns():
+    """As an exporter writes padding whose amounts it works out: pairs of each dimension, the last one first."""
+    nodes = [
+        op("Concat", "last_pads zeros", "all", axis=0), op("Reshape", "all pairs", "table"),
+        op("Slice", "table minus lowest i0s minus", "turned"), op("Transpose", "turned", "ends", perm=[1, 0]),
+        op("Reshape", "ends minus", "pads"), op("Pad", "x pads", "y"),
+    ]  # fmt: skip
+    fixed = COUNTS | constants(pairs=[-1, 2], lowest=[-(1 << 62)], i0s=[0], zeros=[0, 0, 0])
+    assert reason(nodes, fixed | constants(last_pads=[0, 0, 3]), x=["n", 4, 5]) == ""
+    fixed["zeros"] = np.array([0, 0, 1])
+    assert "adds along the dimension" in reason(nodes, fixed | constants(last_pads=[0, 0, 3]), x=["n", 4, 5])
+
+
+def test_positions_that_are_repeated_for_each_row():
+    """As an exporter writes `arange(length)[None].repeat(batch, 1)`."""
+    nodes = [
+        *ROWS, op("Gather", "sizes i1", "length"), op("Range", "i0 length i1", "steps"), op("Unsqueeze", "steps axis", "line"),
+        op("Expand", "line ones", "same"), op("Concat", "rows1 one", "times", axis=0), op("Tile", "same times", "places"),
+        op("Gather", "weights places", "positions"), op("Add", "x positions", "y"),
+    ]  # fmt: skip
+    weights = COUNTS | constants(ones=[1, 1]) | {"weights": np.ones((99, 8), np.float32)}
+    assert reason(nodes, weights, x=["n", "L", 8]) == ""
+    assert "size of its own" in reason(nodes, weights | constants(ones=[2, 1]), x=["n", "L", 8])
