@@ -126,8 +126,9 @@ def free(
     trial = model.with_name(f"{model.stem}.free.onnx")
     trial.write_bytes(freed.SerializeToString())
     try:
-        reason = _changed(graph, trial, feeds, results)
-        finding = _prove(graph, trial, outputs, feeds, axis) if reason == "" else Batchability(proven=False, reason=reason)
+        finding = _prove(graph, trial, outputs, feeds, axis)
+        changed = _changed(graph, trial, feeds, results) if finding.proven else ""
+        finding = Batchability(proven=False, reason=changed) if changed else finding
         if finding.proven:
             trial.replace(model)
             return finding
@@ -188,7 +189,7 @@ def _prove(graph: ModelGraph, model: Path, outputs: Sequence[str], feeds: Sequen
 
 
 def _witnesses(part: ir.Model, flow: RowFlow, outputs: Sequence[str], graph: ModelGraph) -> dict[str, list[str]]:
-    """Return for each output the inner float values with rows first that an operator in front of the output may flatten.
+    """Return for each output that reads rows the inner float values, rows first, that an operator in front may flatten.
 
     Those nearest to the outputs come first, for they have passed most of the stage; large and surplus ones are left out.
     """
@@ -204,7 +205,12 @@ def _witnesses(part: ir.Model, flow: RowFlow, outputs: Sequence[str], graph: Mod
             continue
         budget -= size
         inner.append(name)
-    return {output: [name for name in inner if name in _ancestors(part, output)] for output in outputs}
+    found, inputs = {}, {str(value.name) for value in part.graph.inputs}
+    for output in outputs:
+        needed = _ancestors(part, output)
+        if needed & inputs:  # else the output is the same for every row, as a token's place is
+            found[output] = [name for name in inner if name in needed]
+    return found
 
 
 def _is_float(graph: ModelGraph, name: str) -> bool:
@@ -212,10 +218,10 @@ def _is_float(graph: ModelGraph, name: str) -> bool:
 
 
 def _ancestors(part: ir.Model, output: str) -> set[str]:
-    """Return the names of the values that an output is computed from."""
+    """Return the names of the values that an output is computed from, but those of which the shape alone is read."""
     needed = {output}
     for node in reversed(list(part.graph)):
-        if any(value.name in needed for value in node.outputs):
+        if node.op_type not in {"Shape", "Size"} and any(value.name in needed for value in node.outputs):
             needed.update(str(value.name) for value in node.inputs if value is not None)
     return needed
 

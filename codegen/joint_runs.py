@@ -61,7 +61,8 @@ def judge(function: Function, samples: Sequence[Arrays], witnesses: Mapping[str,
     Args:
         function: One stage: its inputs to its outputs, and to the inner values that are compared with them.
         samples: Inputs of the stage, one entry a sample; requests are made from the first, and others of its shapes join.
-        witnesses: For each output the inner values in front of it whose differences an operator may have flattened.
+        witnesses: For each output that must differ the inner values in front of it whose differences an operator may have
+            flattened.
     """
     key = batch_key(list(samples[0].values()))
     if key is None:

@@ -88,7 +88,15 @@ def _drawn(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if value.dtype.kind in "iu":
         low, high = _bounds(value)
         return rng.integers(low, high, size=value.shape, endpoint=True)
-    return _shuffled(value, rng)
+    return _reworded(value, rng)
+
+
+def _reworded(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return other texts of the sample's words: each has some of the words of all, in another order."""
+    said = (text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in value.reshape(-1))
+    words = [word for text in said for word in text.split()]
+    texts = [" ".join(rng.choice(words, size=1 + int(rng.integers(len(words))))) if words else "" for _ in range(value.size)]
+    return np.array(texts, dtype=object).reshape(value.shape)
 
 
 def _filled(end: int) -> _Way:

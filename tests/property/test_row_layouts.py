@@ -94,8 +94,9 @@ class Chain:
             "Add": lambda: (self.op("Add", value, other), rank),
             "MatMul": lambda: (self.op("MatMul", value, other), rank) if rank > 1 else (value, rank),
         }[kind]()
-        self.values.append(made[0])
-        self.ranks[made[0]] = made[1]
+        if made[1]:
+            self.values.append(made[0])
+            self.ranks[made[0]] = made[1]
 
     def finish(self) -> onnx.ModelProto:
         """Return the model, without what its output does not need."""

@@ -211,3 +211,16 @@ def test_a_freed_stage_gives_what_it_gave(save_model, tmp_path):
     shapes = [("x", FLOAT, [1, 3, 4])], [("y", FLOAT, [1, 12])]
     (found,) = findings(save_model, tmp_path, nodes, *shapes, gpu=set("abcde"), weights=weights)
     assert (found.proven, "freed `y` differs: shape [1, 4], expected [1, 12]" in found.reason) == (False, True)
+
+
+def test_an_output_that_is_the_same_for_every_row_needs_not_differ(save_model, tmp_path):
+    """The places of the tokens, one line a row, beside what is computed from the rows."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Expand", ["line", "sizes"], ["places"]),
+        helper.make_node("Tanh", ["x"], ["y"]),
+    ]
+    inputs, outputs = [("x", FLOAT, ["n", 4])], [("y", FLOAT, ["n", 4]), ("places", FLOAT, ["n", 4])]
+    weights = {"line": np.float32([[0, 1, 2, 3]])}
+    (found,) = findings(save_model, tmp_path, nodes, inputs, outputs, weights=weights)
+    assert (found.proven, found.reason) == (True, "")
