@@ -21,6 +21,7 @@ from cutset.codegen.row_requests import vary
 from cutset.errors import CutsetError
 from cutset.profilers.session import open_session, run, session_options
 from cutset.rowwise import follow_rows
+from cutset.rowwise.flow import RowAxis
 from cutset.rowwise.operation import RULES
 from tests.e2e.backend_cases import BackendCase, backend_cases
 
@@ -170,3 +171,54 @@ def test_most_rules_are_tried(judged):
     tried = {name for domain, name in RULES if domain == "" and judged[1][name]}
     untried = {name for domain, name in RULES if domain == ""} - tried
     assert len(tried) >= 100, (ort.__version__, sorted(untried))
+
+
+def moved(model: onnx.ModelProto, arrays: dict[str, np.ndarray], carriers: list[str], axis: int) -> onnx.ModelProto | None:
+    """Return a model whose operator sees rows on another dimension, and whose outputs have them first again.
+
+    Outputs without plain rows are left out; None if there is no other.
+    """
+    trial = with_rows(model, arrays, carriers)
+    nodes = list(trial.graph.node)
+    del trial.graph.node[:]
+    for value in trial.graph.input:
+        dims = list(arrays[value.name].shape)
+        order = [*range(1, axis + 1), 0, *range(axis + 1, len(dims))]
+        trial.graph.node.add().CopyFrom(helper.make_node("Transpose", [f"{value.name}.first"], [value.name], perm=order))
+        sizes = [AXIS, *(size for index, size in enumerate(dims) if index != axis)]
+        value.CopyFrom(helper.make_tensor_value_info(f"{value.name}.first", value.type.tensor_type.elem_type, sizes))
+    trial.graph.node.extend(nodes)
+    flows = follow_rows(ir.from_proto(trial), {}, AXIS).flows
+    outputs = list(trial.graph.output)
+    del trial.graph.output[:]
+    for value in outputs:
+        flow = flows.get(value.name)
+        if flow is None or flow.mixed or flow.numbers_rows or flow.rows is None or flow.rows != RowAxis(axis=flow.rows.axis):
+            continue
+        order = [flow.rows.axis, *(place for place in range(flow.rank) if place != flow.rows.axis)]
+        trial.graph.node.add().CopyFrom(helper.make_node("Transpose", [value.name], [f"{value.name}.back"], perm=order))
+        value.name += ".back"
+        trial.graph.output.add().CopyFrom(value)
+    return trial if trial.graph.output else None
+
+
+def test_no_rule_is_contradicted_with_rows_on_another_dimension():
+    """The operators one by one, a few tests of each."""
+    wrong, seen, cases = {}, Counter(), Counter()
+    for case in backend_cases():
+        arrays = read(case)
+        kind = case.model.graph.node[0].op_type
+        if arrays is None or len(case.model.graph.node) > 1 or cases[kind] > 3:
+            continue
+        cases[kind] += 1
+        for axis, carriers in ((axis, names) for axis in (1, 2) for names in ([*arrays], [*arrays][:1])):
+            if any(arrays[name].ndim <= axis for name in carriers) or len({arrays[n].shape[axis] for n in carriers}) > 1:
+                continue
+            trial = moved(case.model, arrays, carriers, axis)
+            firsts = {f"{name}.first": np.ascontiguousarray(np.moveaxis(arrays[name], axis, 0)) for name in carriers}
+            reason = None if trial is None else contradiction(trial, firsts, [*firsts])
+            seen.update([kind] if reason is not None else [])
+            if reason:
+                wrong[f"{case.name} {carriers} {axis}"] = reason
+    assert wrong == {}
+    assert len(seen) >= 60, sorted(seen)
