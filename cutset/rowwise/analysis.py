@@ -160,7 +160,7 @@ class _Analysis:
         try:
             made = self._outputs(node, version)
         except (MixingError, *_MALFORMED) as error:
-            name = f"`{node.name}` ({node.domain or 'ai.onnx'}::{node.op_type})"
+            name = f"`{node.name or node.outputs[0].name}` ({node.domain or 'ai.onnx'}::{node.op_type})"
             why = error if isinstance(error, MixingError) else "it is not what ONNX says of its operator"
             made = [Flow(mixed=f"at {name}: {why}")] * len(node.outputs)
         for value, flow in zip(node.outputs, made, strict=False):

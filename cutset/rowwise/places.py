@@ -114,4 +114,7 @@ def marked(operation: Operation, flow: Flow, places: Places | None) -> Flow:
     """Return the flow with what its integers say; row numbers about which nothing is known may only say a shape."""
     if places is not None:
         return replace(flow, places=places)
-    return replace(flow, mixed=f"at `{operation.node.name}` ({operation.node.op_type}): it computes with numbers of rows")
+    return replace(
+        flow,
+        mixed=f"at `{operation.node.name or operation.node.outputs[0].name}` ({operation.node.op_type}): it computes with numbers of rows",
+    )

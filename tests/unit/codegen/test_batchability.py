@@ -112,7 +112,7 @@ def test_an_index_from_outside_may_pick_another_row(save_model, tmp_path):
             ],
             ["n", 2],
             ["k", 2],
-            "its rows may mix: at `NonZero_0` (ai.onnx::NonZero): nobody described what it does to rows",
+            "its rows may mix: at `i` (ai.onnx::NonZero): nobody described what it does to rows",
         ),
     ],
     ids=["fixed", "scalar", "transposed", "selected"],
