@@ -114,7 +114,6 @@ def marked(operation: Operation, flow: Flow, places: Places | None) -> Flow:
     """Return the flow with what its integers say; row numbers about which nothing is known may only say a shape."""
     if places is not None:
         return replace(flow, places=places)
-    return replace(
-        flow,
-        mixed=f"at `{operation.node.name or operation.node.outputs[0].name}` ({operation.node.op_type}): it computes with numbers of rows",
-    )
+    node = operation.node
+    name = node.name or node.outputs[0].name
+    return replace(flow, mixed=f"at `{name}` ({node.op_type}): it computes with numbers of rows")

@@ -144,7 +144,10 @@ def _slice_data(operation: Operation, flow: Flow) -> Flow:
         cut = _cut(len(flow.data), starts[0], ends[0], (steps or [1])[0])
         return from_data(tuple(flow.data[place] for place in cut), scalar=False)
     require_constant_rest(operation, 0)
-    return Flow(shape=None if flow.shape is None else (None,) * flow.rank)
+    if flow.shape is None or operation.version < 10 or operation.get(3) is None:
+        return Flow(shape=None if flow.shape is None else (None,) * flow.rank)
+    cut = {normal(axis, flow.rank) for axis in operation.numbers(3) or []}
+    return Flow(shape=tuple(None if axis in cut else size for axis, size in enumerate(flow.shape)))
 
 
 @rule("Gather")
@@ -190,7 +193,8 @@ def _gather_data(operation: Operation, flow: Flow, places: Flow) -> Flow:
     require_constant_rest(operation, 0)
     if flow.shape is None or places.shape is None:
         return Flow()
-    return Flow(shape=(None,) * (flow.rank - 1 + places.rank))
+    axis = normal(int(operation.attribute("axis", 0)), flow.rank)
+    return Flow(shape=(*flow.shape[:axis], *places.shape, *flow.shape[axis + 1 :]))
 
 
 @rule("GatherElements")
@@ -198,7 +202,7 @@ def gather_elements(operation: Operation) -> Flow:
     """Places along one dimension, which is not the rows', one for each element."""
     flow, places = operation.need(0), operation.need(1)
     if flow.constant and places.constant:
-        return Flow()
+        return Flow(shape=places.shape)
     axis = normal(int(operation.attribute("axis", 0)), flow.rank)
     if flow.rows is None or flow.rows != places.rows:
         raise MixingError("its places and its elements do not carry the same rows")

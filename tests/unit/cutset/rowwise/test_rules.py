@@ -237,3 +237,26 @@ def test_positions_that_are_repeated_for_each_row():
     weights = COUNTS | constants(ones=[1, 1]) | {"weights": np.ones((99, 8), np.float32)}
     assert reason(nodes, weights, x=["n", "L", 8]) == ""
     assert "size of its own" in reason(nodes, weights | constants(ones=[2, 1]), x=["n", "L", 8])
+
+
+def test_constants_keep_the_sizes_that_are_not_cut():
+    """Token types as an exporter reads them from a buffer: a slice, elements of a constant, copied for each row."""
+    nodes = [
+        *ROWS, op("Gather", "sizes last", "length"), op("Slice", "buffer axis length last", "line"),
+        op("Expand", "row wide", "types"), op("GatherElements", "types line", "found", axis=1),
+        op("Concat", "rows1 length", "to", axis=0), op("Expand", "found to", "each"),
+        op("Gather", "weights each", "words"), op("Add", "x words", "y"),
+    ]  # fmt: skip
+    weights = COUNTS | constants(buffer=[[0] * 9], row=[[1] * 9], wide=[1, 9]) | {"weights": np.ones((2, 8), np.float32)}
+    assert reason(nodes, weights, x=["n", "L", 8]) == ""
+    assert "size of its own" in reason(nodes, weights | constants(buffer=[[0] * 9] * 2, wide=[2, 9]), x=["n", "L", 8])
+
+
+def test_constants_that_are_looked_up_have_the_sizes_of_their_places():
+    nodes = [
+        *ROWS, op("Gather", "sizes last", "length"), op("Slice", "buffer axis length last", "line"),
+        op("Gather", "weights line", "words"), op("Add", "x words", "y"),
+    ]  # fmt: skip
+    weights = COUNTS | constants(buffer=[[0] * 9]) | {"weights": np.ones((2, 8), np.float32)}
+    assert reason(nodes, weights, x=["n", "L", 8]) == ""
+    assert "size of its own" in reason(nodes, weights | constants(buffer=[[0] * 9] * 2), x=["n", "L", 8])
