@@ -146,8 +146,8 @@ def _slice_data(operation: Operation, flow: Flow) -> Flow:
     require_constant_rest(operation, 0)
     if flow.shape is None or operation.version < 10 or operation.get(3) is None:
         return Flow(shape=None if flow.shape is None else (None,) * flow.rank)
-    cut = {normal(axis, flow.rank) for axis in operation.numbers(3) or []}
-    return Flow(shape=tuple(None if axis in cut else size for axis, size in enumerate(flow.shape)))
+    axes = {normal(axis, flow.rank) for axis in operation.numbers(3) or []}
+    return Flow(shape=tuple(None if axis in axes else size for axis, size in enumerate(flow.shape)))
 
 
 @rule("Gather")
