@@ -14,6 +14,7 @@ ROWS = "\0rows"
 
 _COUNTED = "\0counted:"
 _SIGNED = "\0signed:"
+_DIMENSIONS = ("dim:", "value:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,16 @@ class Size:
     def may_be_negative(self) -> bool:
         """Whether the value may lie below zero: such a number is no size of a dimension."""
         return self.factor < 0 or any(_SIGNED in name for name, _ in self.names)
+
+    @property
+    def may_be_zero(self) -> bool:
+        """Whether the value may be zero where no dimension is empty: 4 % 2 is, a dimension of the model is not."""
+        return self.factor == 0 or any(name != ROWS and not name.startswith(_DIMENSIONS) for name, _ in self.names)
+
+    @property
+    def is_quotient(self) -> bool:
+        """Whether the value is zero only where a size is below what divides it, as windows of an image are counted."""
+        return self.factor != 0 and all(name.startswith((*_DIMENSIONS, "Div(")) for name, _ in self.names)
 
     @property
     def around_rows(self) -> Size | None:

@@ -42,12 +42,24 @@ def reshape(operation: Operation) -> Flow:
         raise MixingError("the shape it gives is unknown")
     sizes = target.data
     if not operation.attribute("allowzero", 0):
-        sizes = tuple(_same_as(flow, axis) if size == Size(0) else size for axis, size in enumerate(sizes))
+        sizes = tuple(_or_same(flow, axis, size) for axis, size in enumerate(sizes))
     return lay_out(flow, sizes)
 
 
-def _same_as(flow: Flow, axis: int) -> Element:
-    return flow.at(axis) if axis < flow.rank else None
+def _or_same(flow: Flow, axis: int, size: Element) -> Element:
+    """Return an element of a new shape, where zero stands for the size that is there; None where either may be meant.
+
+    Raises:
+        MixingError: If the number of rows may be meant, or may not.
+    """
+    own = flow.at(axis) if axis < flow.rank else None
+    if size == Size(0) or size == own:
+        return own
+    if isinstance(size, Size) and (size.counts_rows or not size.may_be_zero):
+        return size
+    if own is not None and own.counts_rows:
+        raise MixingError("a size that may be zero stands for the rows then")
+    return size if isinstance(size, Size) and size.is_quotient else None
 
 
 def _reshape_rowless(flow: Flow, target: Flow) -> Flow:

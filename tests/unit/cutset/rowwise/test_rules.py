@@ -260,3 +260,12 @@ def test_constants_that_are_looked_up_have_the_sizes_of_their_places():
     weights = COUNTS | constants(buffer=[[0] * 9]) | {"weights": np.ones((2, 8), np.float32)}
     assert reason(nodes, weights, x=["n", "L", 8]) == ""
     assert "size of its own" in reason(nodes, weights | constants(buffer=[[0] * 9] * 2), x=["n", "L", 8])
+
+
+def test_a_remainder_of_zero_stands_for_the_size_that_is_there():
+    nodes = [
+        *ROWS, op("Gather", "sizes last", "length"), op("Mod", "four length", "rest"), op("Unsqueeze", "x axis", "wide"),
+        op("Concat", "rows1 rest minus", "to", axis=0), op("Reshape", "wide to", "y"),
+    ]  # fmt: skip
+    assert "may be zero" in reason(nodes, COUNTS, x=["n", "L"])
+    assert reason([*nodes[:-1], op("Reshape", "x to", "y")], COUNTS, x=["n", "L"]) == ""
