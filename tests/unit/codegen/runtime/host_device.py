@@ -315,6 +315,7 @@ class StreamedSession:
         self._graphs: dict[str, tuple[ort.IOBinding, int]] = {}
         self._running = threading.Lock()
         self.get_inputs, self.get_outputs, self.io_binding = session.get_inputs, session.get_outputs, session.io_binding
+        self.get_overridable_initializers = session.get_overridable_initializers
 
     def run_with_iobinding(self, binding: ort.IOBinding, options: ort.RunOptions) -> None:
         with self._alone():
