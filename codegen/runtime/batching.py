@@ -25,9 +25,10 @@ def batch_key(feeds: Sequence[Value]) -> tuple[Key, int] | None:
         feeds: The inputs of one stage.
 
     Returns:
-        None if the request can only run alone: a value is no tensor, or the numbers of rows differ or are zero.
+        None if the request can only run alone: a value is no tensor, the numbers of rows differ, or a size is zero, for
+        which the proof of batching does not speak.
     """
-    rows = {value.shape[0] if isinstance(value, TENSORS) and value.ndim else 0 for value in feeds}
+    rows = {value.shape[0] if isinstance(value, TENSORS) and value.ndim and 0 not in value.shape else 0 for value in feeds}
     if len(rows) != 1 or rows == {0}:
         return None
     return tuple((value.dtype, value.shape[1:]) for value in feeds), rows.pop()

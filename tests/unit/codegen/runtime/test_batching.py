@@ -143,6 +143,7 @@ def test_cancelled_and_expired_requests_are_left_out_of_a_batch(chain):
         ([np.zeros((2, 3), np.float32), np.zeros(2, np.int64)], 2),
         ([np.zeros((2, 3), np.float32), np.zeros(3, np.int64)], None),
         ([np.zeros((0, 3), np.float32)], None),
+        ([np.zeros((2, 0), np.float32)], None),
         ([np.float32(1)], None),
         ([["a sequence"]], None),
     ],
