@@ -29,7 +29,7 @@ from cutset.partitioner.plan import Plan
 from cutset.profilers.inputs import SampleInputs, write_npz
 
 TEMPLATES = Path(__file__).with_name("templates")
-GPU_RUNTIME = "onnxruntime-gpu[cuda,cudnn]>=1.21"
+GPU_RUNTIME = "onnxruntime-gpu[cuda,cudnn]>=1.25"
 """With the CUDA and cuDNN that it was built for. Its releases come after those of onnxruntime, so not at least the same."""
 REQUIREMENTS = ("numpy", "onnxruntime", "uvicorn", "httptools", "uvloop")
 """What the runtime imports, or uvicorn where it is there: on uvloop it served half as many large requests again."""

@@ -21,7 +21,7 @@ PROBE_TIMEOUT_S = 60.0
 """Longest a library may take to load in its child process; TensorRT takes seconds on a cold disk."""
 
 MINIMUM: Mapping[str, str] = {
-    "onnxruntime": "1.21",
+    "onnxruntime": "1.25",
     "onnxruntime-extensions": "0.13",
     "tensorrt": "10.13",
     "tensorrt-rtx": "1.4",

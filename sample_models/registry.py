@@ -281,8 +281,8 @@ def write(name: str, out: Path, *, seed: int = 0, inputs: Mapping[str, npt.NDArr
     else:
         data = _fetched_bytes(sample, None)
     arrays = io.BytesIO()
-    named: Mapping[str, Any] = sample_inputs(name, seed=seed) if inputs is None else inputs
-    np.savez(arrays, **named)
+    values: dict[str, Any] = dict(sample_inputs(name, seed=seed) if inputs is None else inputs)
+    np.savez(arrays, **values)  # no `allow_pickle`: NumPy before 2.1 writes an array of that name
     for other, content in beside.items():
         write_atomic(out.with_name(other), content)
     return Written(model=write_atomic(out, data), inputs=write_atomic(out.with_suffix(".npz"), arrays.getvalue()))
