@@ -18,6 +18,7 @@ import argparse
 import fnmatch
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -39,6 +40,8 @@ COMPLETE = "complete"
 LOAD_LIMIT_S = 60.0
 PROFILE_SECONDS = "2"
 WORDS = 200
+RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Fail|InvalidArgument|NotImplemented|SymNode)\b(:|$)")
+"""The line of a traceback that names the exception."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +134,8 @@ def reason_of(ended: Ended, limits: Limits) -> str:
     lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
     told = _error_of(ended.stdout)
     about = [told[key] for key in ("what", "where", "cause") if told.get(key)]
-    words = " ".join(about) if about else next(reversed(lines), "")
+    raised = [line for line in lines if RAISED.match(line)]
+    words = " ".join(about) if about else next(reversed(raised or lines), "")
     return (words if ended.code > 0 else f"signal {-ended.code}: {words}")[:WORDS]
 
 

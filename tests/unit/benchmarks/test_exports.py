@@ -29,6 +29,7 @@ def python(code):
     ("code", "reason"),
     [
         ("raise ValueError('no kernel')", "ValueError: no kernel"),
+        ("raise RuntimeError('no kernel\\n(and more above)')", "RuntimeError: no kernel"),
         (f"import sys; print({ERROR!r}); sys.exit('a notice')", "it differs net.onnx too far"),
         ("import os; os.abort()", "signal 6: "),
         ("import sys; sys.exit(70)", ""),
