@@ -40,6 +40,7 @@ COMPLETE = "complete"
 LOAD_LIMIT_S = 60.0
 PROFILE_SECONDS = "2"
 WORDS = 200
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Fail|InvalidArgument|NotImplemented|SymNode)\b(:|$)")
 """The line of a traceback that names the exception."""
 
@@ -131,7 +132,7 @@ def reason_of(ended: Ended, limits: Limits) -> str:
     """Return in few words why a process failed: the error of a command, or the last line of a traceback."""
     if ended.code is None:
         return f"not done after {limits.seconds:.0f} s"
-    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
+    lines = [COLOUR.sub("", line).strip() for line in ended.stderr.splitlines() if line.strip()]
     told = _error_of(ended.stdout)
     about = [told[key] for key in ("what", "where", "cause") if told.get(key)]
     raised = [line for line in lines if RAISED.match(line)]

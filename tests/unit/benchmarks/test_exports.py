@@ -30,6 +30,7 @@ def python(code):
     [
         ("raise ValueError('no kernel')", "ValueError: no kernel"),
         ("raise RuntimeError('no kernel\\n(and more above)')", "RuntimeError: no kernel"),
+        ("raise RuntimeError('\\x1b[96mno\\x1b[0m kernel')", "RuntimeError: no kernel"),
         (f"import sys; print({ERROR!r}); sys.exit('a notice')", "it differs net.onnx too far"),
         ("import os; os.abort()", "signal 6: "),
         ("import sys; sys.exit(70)", ""),
