@@ -10,6 +10,7 @@ import onnx
 from onnx.external_data_helper import uses_external_data
 
 from cutset.errors import CutsetError, PlanError
+from cutset.graph.external_data import find_data, proto_tensors
 from cutset.graph.extract import write_part
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.plan import Stage
@@ -52,10 +53,11 @@ def write_stage(graph: ModelGraph, stage: Stage, path: Path) -> list[Path]:
 def external_files(model: Path) -> list[str]:
     """Return the places of a model's external data, relative to its folder, in the order of their first use."""
     proto = onnx.load(str(model), load_external_data=False)
-    return list(dict.fromkeys(_locations(proto.graph)))
+    tensors = filter(uses_external_data, proto_tensors(proto.graph))
+    return list(dict.fromkeys(entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"))
 
 
-def copy_model(model: Path, target: Path, places: Sequence[str] | None = None) -> list[Path]:
+def copy_model_files(model: Path, target: Path, places: Sequence[str] | None = None) -> list[Path]:
     """Copy a model and its external data, relative places kept, and return the copies.
 
     Args:
@@ -69,7 +71,7 @@ def copy_model(model: Path, target: Path, places: Sequence[str] | None = None) -
     for place in external_files(model) if places is None else places:
         copy = target.parent / place
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_beside(model, place), copy)
+        shutil.copyfile(find_data(model, place, str(model)), copy)
         copies.append(copy)
     return copies
 
@@ -83,7 +85,7 @@ def _copy_original(graph: ModelGraph, stage: Stage, path: Path) -> list[Path]:
     taken = {path.name, RENAMED}
     if any(_leaves(place) or PurePath(place).name in taken or PurePath(place).name.startswith(path.stem) for place in places):
         return []
-    copied = copy_model(graph.path, path, places)
+    copied = copy_model_files(graph.path, path, places)
     if _opens(graph, path):
         return copied
     for file in copied:
@@ -106,21 +108,3 @@ def _leaves(place: str) -> bool:
     """Return whether a place is not simply below the model's folder."""
     path = PurePath(place)
     return path.is_absolute() or ".." in path.parts or "\\" in place
-
-
-def _beside(model: Path, place: str) -> Path:
-    """Return an external-data file, beside the model or beside what the model is a link to."""
-    beside = model.parent / place
-    return beside if beside.is_file() else model.resolve().parent / place
-
-
-def _locations(graph: onnx.GraphProto) -> list[str]:
-    tensors = [*graph.initializer, *(part for one in graph.sparse_initializer for part in (one.values, one.indices))]
-    found = []
-    for node in graph.node:
-        for attribute in node.attribute:
-            tensors += [attribute.t, *attribute.tensors]
-            for body in (attribute.g, *attribute.graphs):
-                found += _locations(body)
-    return [entry.value for tensor in tensors if uses_external_data(tensor) for entry in tensor.external_data
-            if entry.key == "location"] + found  # fmt: skip

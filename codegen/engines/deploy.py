@@ -13,7 +13,7 @@ from cutset.codegen.precision.error import TOLERANCES
 from cutset.codegen.runtime.backends.cuda import Gpu
 from cutset.codegen.runtime.backends.engine_cache import Builder, EngineCache, ingredients
 from cutset.codegen.runtime.engine_config import EngineConfig
-from cutset.codegen.split import copy_model
+from cutset.codegen.split import copy_model_files
 from cutset.errors import UsageError
 from cutset.graph.model import ModelGraph
 from cutset.partitioner.cuda_kernels import cuda_source
@@ -154,10 +154,10 @@ def _copy_models(ready: BuiltStage, package: Path, plain: str) -> str:
     prepared = ready.prepared
     own = package / plain
     if prepared.cleaned and prepared.plain.name == own.name:
-        copy_model(prepared.plain, own)
+        copy_model_files(prepared.plain, own)
     target = own.with_name(prepared.model.name)
     if target != own:
-        copy_model(prepared.model, target)
+        copy_model_files(prepared.model, target)
     return target.relative_to(package).as_posix()
 
 

@@ -21,7 +21,7 @@ from cutset.codegen.project import templates
 from cutset.codegen.runtime.backends.base import GPU_BATCH
 from cutset.codegen.runtime.config import StageConfig, TensorConfig
 from cutset.codegen.runtime.wire import encode_raw
-from cutset.codegen.split import RENAMED, copy_model
+from cutset.codegen.split import RENAMED, copy_model_files
 from cutset.errors import UsageError
 
 TritonBackend = Literal["python", "onnxruntime"]
@@ -202,7 +202,7 @@ def _write_python(source: Source, stage: StageConfig, version: Path) -> None:
 
 def _write_onnx(stage: StageConfig, version: Path) -> None:
     """Copy the stage's ONNX file; weights beside it keep the name by which it refers to them."""
-    copy_model(stage.model, version / RENAMED)
+    copy_model_files(stage.model, version / RENAMED)
 
 
 def _perf_analyzer(source: Source) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def find_data(path: Path, location: str, where: str) -> Path:
 def read_whole(path: Path) -> onnx.ModelProto:
     """Return the model of a file that `load` has accepted, with the weights that lie beside it inside."""
     model = onnx.load(str(path), load_external_data=False)
-    for tensor in _proto_tensors(model.graph):
+    for tensor in proto_tensors(model.graph):
         take_inside(tensor, path, f"{path}, `{tensor.name}`")
     return model
 
@@ -87,15 +87,18 @@ def take_inside(tensor: onnx.TensorProto, path: Path, where: str) -> None:
     del tensor.external_data[:]
 
 
-def _proto_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def proto_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every stored tensor of a graph and its bodies: weights, sparse ones in their two parts, and attributes."""
     yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
             for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _proto_tensors(body)
+                yield from proto_tensors(body)
 
 
 def _tensors(graph: ir.Graph) -> Iterator[tuple[str, ir.Value | tuple[ir.Node, str], ir.TensorProtocol]]:
