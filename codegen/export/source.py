@@ -114,6 +114,7 @@ class Source:
         models = [stage.model, *([stage.engine.model] if stage.engine else [])]
         weights = [model.parent / place for model in models if model.is_file() for place in external_files(model)]
         engines = [self.package / "engines" / "engines.json", *self.package.glob(f"engines/{stage.index:02d}-*")]
+        engines += [stage.engine.sample] if stage.engine is not None and stage.engine.sample is not None else []
         libraries = [library.file for library in self.plan.custom_ops if library.file]
         return [path for path in dict.fromkeys([*models, *weights, *engines, *libraries]) if path.is_file()]
 
