@@ -38,8 +38,12 @@ needs_newest_onnx = pytest.mark.skipif(
 def as_planned(path: Path, feeds: Mapping[str, Any]) -> ModelGraph:
     """Return the model as planning has it: loaded, and its shapes and types observed in one run."""
     graph = load(path)
-    defaults = {spec.name: spec.default for spec in graph.inputs if spec.default is not None}
-    return graph.with_measured(*observe_shapes(graph, defaults | dict(feeds)))
+    return graph.with_measured(*observe_shapes(graph, with_defaults(graph, feeds)))
+
+
+def with_defaults(graph: ModelGraph, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return complete inputs: an input that is left out has its default."""
+    return {spec.name: spec.default for spec in graph.inputs if spec.default is not None} | dict(feeds)
 
 
 def random_placement(graph: ModelGraph, seed: int | str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from cutset.sample_models import registry
 from tests.property.builder_onnx import Builder
 from tests.property.operators_onnx import binary, clip, conv, half, matmul, reshaped, unary
 from tests.property.strategies_onnx import Case, assemble, cases
-from tests.support import save
+from tests.support import save, with_defaults
 
 SHORT = settings(derandomize=True, deadline=None, database=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 BUDGET_S = 0.1
@@ -68,7 +68,7 @@ def shape(found: CpuProfile | Observed) -> list[tuple[tuple[str, ...], int]]:
 
 def measure(path: Path, feeds: Mapping[str, Any], level: OptimizationLevel = "all") -> tuple[ModelGraph, CpuProfile]:
     graph = load(path)
-    return graph, profile_cpu(graph, feeds, options=ProfileOptions(budget_s=BUDGET_S, optimization=level))
+    return graph, profile_cpu(graph, with_defaults(graph, feeds), options=ProfileOptions(budget_s=BUDGET_S, optimization=level))
 
 
 @SHORT
@@ -77,7 +77,7 @@ def test_fused_chains(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, feeds = save(case.model, Path(folder)), case.feeds(seed=1)
         graph, profile = measure(path, feeds)
-        again = observe(graph, feeds)
+        again = observe(graph, with_defaults(graph, feeds))
     check(graph, profile)
     assert shape(again) == shape(profile)
 

@@ -22,6 +22,7 @@ from cutset.profilers.signature import sign
 from cutset.profilers.table import CostTable
 from tests.profile_tables import make_group, make_table
 from tests.property.strategies_onnx import Case, cases
+from tests.support import with_defaults
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -66,7 +67,7 @@ def signatures(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> tuple[Co
         path = Path(folder) / "m.onnx"
         path.write_bytes(model.SerializeToString())
         graph = load(path)
-        graph = graph.with_measured(*observe_shapes(graph, feeds))
+        graph = graph.with_measured(*observe_shapes(graph, with_defaults(graph, feeds)))
         names = [node.name for node in graph.nodes]
         return Counter(sign(graph, [name]).digest for name in names), sign(graph, names).digest
 

@@ -29,7 +29,7 @@ def test_costs_inside_engines_that_cannot_be_measured_stay_as_they_were(monkeypa
         samples=SimpleNamespace(samples=[{}]), batch=1, options=None,
     )  # fmt: skip
     with recording(SkippedSteps()):
-        found = backend.in_engines(measured, GpuBackend(name="tensorrt-rtx", oracle=ORACLE), {}, lambda _text: None)
+        found = backend.in_engines(measured, GpuBackend(name="tensorrt-rtx", oracle=ORACLE), {}, fails, lambda _text: None)
         reasons = [skipped["reason"] for skipped in skipped_steps()]
     assert found is measured
     assert reasons == (["RuntimeError: no engine"] if source == "measured" else [])

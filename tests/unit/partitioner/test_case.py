@@ -159,7 +159,7 @@ def test_precisions_leave_it_alone():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("acme", 1)], ir_version=10)
     for kind in ("fp16", "bf16"):
         assert narrow(model, dict.fromkeys("xwhy", "float32"), kind).nodes == ("standard",)
-    rounded, names = emulated_tf32(model)
+    rounded, names = emulated_tf32(model, dict.fromkeys("xwhy", "float32"))
     assert [node.input[0] for node in rounded.graph.node if node.name == "custom"] == ["x"]
     assert "custom" not in names
     assert excluded(model, ["kept"]) == ["custom", "kept"]
