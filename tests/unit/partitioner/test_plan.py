@@ -53,11 +53,12 @@ def test_parts_without_nodes_are_left_out(fork):
 
 
 def test_a_model_without_a_placeable_node_is_one_cpu_stage(save_model):
+    """As the user's file does, the stage asks for an input that nothing reads."""
     nodes = [helper.make_node("Neg", ["w"], ["y"], name="fold")]
     graph = load(save_model(nodes, [("x", FLOAT, [4])], [("y", FLOAT, [4])], {"w": np.ones(4, np.float32)}))
-    assert stages_of(graph) == [("cpu", (), ("y",))]
+    assert stages_of(graph) == [("cpu", ("x",), ("y",))]
     weight = load(save_model([], [("x", FLOAT, [4])], [("w", FLOAT, [4])], {"w": np.ones(4, np.float32)}))
-    assert stages_of(weight) == [("cpu", (), ("w",))]
+    assert stages_of(weight) == [("cpu", ("x",), ("w",))]
     nothing = load(save_model([], [("x", FLOAT, [4])], [("x", FLOAT, [4])]))
     assert stages_of(nothing) == [("cpu", (), ())]
 
