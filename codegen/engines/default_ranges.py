@@ -6,6 +6,7 @@ The rule, and its reasons:
   The server runs up to 8 rows as one on a GPU unless it is told otherwise.
 - Other free sizes: from 1 to eightfold the sample's; where two or more are free, to twofold each. Memory of an engine is laid
   out for the largest shapes, and so grows about eightfold.
+- Bytes of one dimension are an encoded file, such as a JPEG picture: cut or repeated they are none, so their number stays.
 - No size that the model does not take: the ends are tried on onnxruntime in a child process whose time and memory are limited.
   A limit between two tried sizes, as the length of position embeddings, is searched for. Where the ends fail together, the
   largest sizes are drawn back towards the sample's.
@@ -117,6 +118,7 @@ def wanted_sizes(
         given: As for `default_ends`.
     """
     ranks = {spec.name: len(spec.shape or ()) for spec in graph.inputs}
+    encoded = {spec.name for spec in graph.inputs if spec.dtype == "uint8" and ranks[spec.name] == 1}
     free = {places: _size(sample, places) for places in free_dimensions(graph.inputs) if places not in derived}
     are_rows = {places: all(axis == 0 and ranks[name] > 1 for name, axis in places) for places in free}
     growth = GROWTH if list(are_rows.values()).count(False) == 1 else GROWTH_OF_SEVERAL
@@ -124,7 +126,8 @@ def wanted_sizes(
     for places, usual in free.items():
         most = max(GPU_BATCH, rows, usual) if are_rows[places] else growth * usual
         ends = next(((given[name][0][axis], given[name][2][axis]) for name, axis in places if name in given), None)
-        least, most = ends or (min(1, usual), most if usual else 0)  # a sample of nothing cannot be repeated
+        fixed = not usual or encoded.issuperset(name for name, _ in places)  # a sample of nothing cannot be repeated
+        least, most = ends or ((usual, usual) if fixed else (1, most))
         found.append(
             FreeSize(places=places, least=least, usual=usual, most=most, rows=are_rows[places], given=ends is not None)
         )

@@ -60,7 +60,7 @@ def test_a_model_without_a_placeable_node_is_one_cpu_stage(save_model):
     weight = load(save_model([], [("x", FLOAT, [4])], [("w", FLOAT, [4])], {"w": np.ones(4, np.float32)}))
     assert stages_of(weight) == [("cpu", ("x",), ("w",))]
     nothing = load(save_model([], [("x", FLOAT, [4])], [("x", FLOAT, [4])]))
-    assert stages_of(nothing) == [("cpu", (), ())]
+    assert stages_of(nothing) == [("cpu", ("x",), ())]
 
 
 def test_captures_of_bodies_cross(if_path):

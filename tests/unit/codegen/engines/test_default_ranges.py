@@ -151,6 +151,14 @@ def test_fixed_sizes_need_no_trial(save_model, child):
     assert tried == []
 
 
+def test_the_bytes_of_an_encoded_file_stay_as_many(save_model, child):
+    tried = child(lambda _found: True)
+    nodes = [helper.make_node("Cast", ["jpeg"], ["y"], name="cast", to=F)]
+    graph = load(save_model(nodes, [("jpeg", TensorProto.UINT8, ["bytes"])], [("y", F, ["bytes"])]))
+    assert default_ends(graph, {"jpeg": np.ones(999, np.uint8)}) == []
+    assert tried == []
+
+
 def test_the_length_of_position_embeddings_by_real_runs(save_model):
     """Without a stand-in: onnxruntime cannot add more words than there are positions."""
     nodes = [
