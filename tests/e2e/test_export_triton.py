@@ -87,15 +87,9 @@ def test_a_stage_whose_process_dies_comes_back(triton, exported):
     url = f"http://{triton.http}/v2/models/{sample.name}"
     with pytest.raises(InferenceServerException):
         ask(url, {name: np.zeros(16, np.uint8)})
-    last = ""
-    for _ in range(40):
-        try:
+    for _ in range(20):
+        with contextlib.suppress(InferenceServerException):
             assert_equal(ask(url, sample.inputs), sample.expected)
-        except InferenceServerException as error:
-            last = str(error)
-            time.sleep(0.5)
-        else:
             return
-    if "Stub process" in last and "is not healthy" in last:  # seen where the JPEG library dies of a double free while it exits
-        pytest.skip(f"Triton itself did not start the stage's process again: {last}")
-    pytest.fail(f"the stage did not come back: {last}")
+        time.sleep(0.5)
+    pytest.fail("the stage did not come back")
