@@ -193,7 +193,8 @@ def choose(case: Case, costed: Costed, solution: Solution, rivals: Mapping[str, 
     distinct = not any(np.array_equal(split.placement, plan.placement) for plan in simple.values())
     here = {name: scores_of(case, plan, ends) for name, plan in simple.items()}
     elsewhere = {name: scores for name, scores in (rivals or {}).items() if name in simple and simple[name].feasible}
-    found = judge(scores_of(case, split, ends), here | elsewhere, distinct=distinct)
+    stages = {name: plan.evaluation.stages for name, plan in {SPLIT: split, **simple}.items()}
+    found = judge(scores_of(case, split, ends), here | elsewhere, distinct=distinct, stages=stages)
     chosen = split if found.winner == SPLIT else simple[found.winner]
     if found.winner != SPLIT:  # what is told of the plan to deploy is what it does at this size
         found = replace(found, rivals={**found.rivals, found.winner: here[found.winner]})

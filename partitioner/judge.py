@@ -80,17 +80,21 @@ def _finite(gain: float | None) -> float | None:
     return gain if gain is not None and math.isfinite(gain) else None
 
 
-def judge(split: Scores, rivals: Mapping[str, Scores], *, distinct: bool = True) -> Judgement:
+def judge(
+    split: Scores, rivals: Mapping[str, Scores], *, distinct: bool = True, stages: Mapping[str, int] | None = None
+) -> Judgement:
     """Return which plan to deploy.
 
     The split is deployed if it beats every simple plan by more than `MIN_GAIN` and loses to none at either end of the GPU
     costs' interval: a gain that a wrong guess of the GPU's speed turns into a loss is none. Otherwise the best simple
-    plan is, where a simpler one within `MIN_GAIN` goes first.
+    plan is, where a simpler one within `MIN_GAIN` goes first. A split of fewer stages than that simple plan is the simpler
+    of the two: it is deployed if it loses to no simple plan by more than `MIN_GAIN`, anywhere.
 
     Args:
         split: Scores of the best split found.
         rivals: Scores of each simple plan that can be deployed, by its name in `WORDS`.
         distinct: Whether the split differs from all of them.
+        stages: Number of stages of the split, under `SPLIT`, and of each simple plan; the split has most by default.
     """
     rivals = {name: rivals[name] for name in WORDS if name in rivals and rivals[name][MID] > 0}
     simple = ""
@@ -102,8 +106,10 @@ def judge(split: Scores, rivals: Mapping[str, Scores], *, distinct: bool = True)
         return found
     gains = {end: found.split_gain(end) for end in split}
     gain = gains.pop(MID) or 0.0
-    safe = all(end is None or end >= 1 - _ROUNDING for end in gains.values())
-    if distinct and gain > 1 + MIN_GAIN and safe:
+    worst = min((end for end in gains.values() if end is not None), default=1.0)
+    fewer = stages is not None and stages[SPLIT] < stages[simple]
+    earns = gain > 1 + MIN_GAIN and worst >= 1 - _ROUNDING
+    if distinct and (earns or (fewer and min(gain, worst) >= 1 - MIN_GAIN)):
         return found
     return Judgement(winner=simple, split=split, rivals=rivals, distinct=distinct)
 

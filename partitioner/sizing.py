@@ -92,7 +92,7 @@ def size_up(evidences: Mapping[int, Evidence], options: PlanOptions, workers: Se
         able[SPLIT] = split
     if not able:
         raise out_of_reach(options, min(plan.candidate.latency_s for plans in (splits, *simple.values()) for plan in plans))
-    winner = judge({MID: 0.0} if split is None else split.scores, rivals).winner
+    winner = judge({MID: 0.0} if split is None else split.scores, rivals, stages=_stages(able)).winner
     points = (point for plan in _leaders(splits, simple) for point in points_of(plan.case, plan.candidate))
     return Sizing(options=able[winner].case.options, pareto=front_of(points))
 
@@ -169,9 +169,14 @@ def _leaders(splits: Sequence[PlanAt], simple: Mapping[str, Sequence[PlanAt]]) -
     for plans_here in sizes.values():
         scores = {name: {MID: plan.score} for name, plan in plans_here.items()}
         split = scores.pop(SPLIT, {MID: 0.0})
-        winner = judge(split, scores).winner
+        winner = judge(split, scores, stages=_stages(plans_here)).winner
         if winner in plans_here:
             yield plans_here[winner]
+
+
+def _stages(plans: Mapping[str, PlanAt]) -> dict[str, int]:
+    """Return how many stages each plan has, by name; zero for a split that was not found."""
+    return {SPLIT: 0} | {name: plan.candidate.evaluation.stages for name, plan in plans.items()}
 
 
 def points_of(case: Case, candidate: Candidate) -> list[Operating]:

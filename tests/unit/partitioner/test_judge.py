@@ -44,6 +44,23 @@ def test_a_simpler_plan_within_the_margin_goes_first():
     assert judge(at(102.1), {"all_gpu": at(100)}).winner == SPLIT
 
 
+def test_a_split_of_fewer_stages_than_the_simple_plan_needs_no_gain():
+    """A graph-capturing partitioner's answer can be four stages, one of them shape arithmetic, where two do as well."""
+    stages = {SPLIT: 2, "all_cpu": 1, "capability_first": 4}
+
+    def winner(scores, **changed):
+        rivals = {"all_cpu": at(30), "capability_first": at(100, 300, 50)}
+        return judge(scores, rivals, stages=stages | changed).winner
+
+    assert winner(at(101, 301, 51)) == SPLIT
+    assert winner(at(99, 297, 49.5)) == SPLIT
+    assert winner(at(97, 300, 50)) == "capability_first"
+    assert winner(at(101, 290, 50)) == "capability_first"
+    assert winner(at(101, 301, 48)) == "capability_first"
+    assert winner(at(101, 301, 51), split=4) == "capability_first"
+    assert winner(at(103, 309, 52), split=6) == SPLIT
+
+
 def test_one_decision_whether_the_gpu_takes_all_or_all_but_a_trifle():
     for split, cpu, gpu in [(at(106, 114, 106), at(8), at(100, 300, 34)), (at(150, 450, 60), at(120), at(100, 300, 34))]:
         whole = judge(split, {"all_cpu": cpu, "all_gpu": gpu})
