@@ -199,7 +199,7 @@ def _target(table: CostTable) -> dict[str, Any]:
 
 
 def _verdict(choice: Choice, prediction: Prediction, table: CostTable, options: PlanOptions) -> str:
-    """Return the plan's headline: what it is, what it reaches, and what it gains over which other plan."""
+    """Return the headline: the kind of plan, the predicted number, and the gain over the best other plan."""
     decision, gpu = choice.candidate.decision, table.target
     about = f" ({gpu.get('source')} for {gpu.get('name')})" if gpu else ""
     rate, latency = f"{prediction.throughput_per_s:.1f} requests/s", f"{prediction.latency_s * 1e3:.2f} ms"

@@ -76,7 +76,7 @@ def _attribute(attribute: ir.Attr) -> Any:
 
 
 def _body(body: ir.Graph) -> Any:
-    """Return a body with its names, which bind what it computes: a body under other names is another one."""
+    """Return a body, names included: the names bind the nodes, so the same body under other names counts as another."""
     return [
         [str(value.name) for value in body.inputs],
         [str(value.name) for value in body.outputs],

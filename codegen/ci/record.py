@@ -1,4 +1,4 @@
-"""What is kept of one model's deployment: its costs, its plan, its answers and its sizes."""
+"""The record of one deployed model: costs, plan, answers and sizes."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ ENDS = {"gpu_low": "fast end: every GPU time at its lowest", "gpu_high": "slow e
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One of the numbers at the top: what it is, the number, where it came from, and what it means."""
+    """A number at the top of the page, with a label, a source and a note on the meaning."""
 
     label: str
     value: str

@@ -53,7 +53,7 @@ class TensorConfig:
 
 
 class Wanted(Flag):
-    """Where those who need an output of a stage take it; no bit means that nobody needs it."""
+    """The places from which an output of a stage is read; no bit means that nobody reads the output."""
 
     DEVICE = auto()
     """In the memory of the GPU: a later stage there reads it."""

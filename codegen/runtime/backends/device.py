@@ -236,7 +236,7 @@ class DeviceTensor:
 
 
 class Parts(tuple[Value, ...]):
-    """Tensors that are one input of a batch, one below the other; a backend that copies them anyway joins them."""
+    """Tensors that make one input of a batch, stacked along the rows; a backend joins the tensors as it copies them."""
 
     __slots__ = ()
 
