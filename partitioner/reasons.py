@@ -68,7 +68,7 @@ class Moves:
 
 
 def reasons_of(graph: ModelGraph, costed: Costed, placement: Placement, moves: Moves | None) -> dict[str, str]:
-    """Return one sentence a node: why it is where it is.
+    """Return one sentence a node: the reason for its device.
 
     Args:
         graph: The model.

@@ -132,7 +132,7 @@ def _needed(graph: onnx.GraphProto, wanted: list[str]) -> list[onnx.NodeProto]:
 
 
 def _drop(model: onnx.ModelProto, values: set[str]) -> None:
-    """Remove the nodes that made values, and those that only they read."""
+    """Remove the nodes that made `values`, then every node whose outputs nobody reads any more."""
     graph = model.graph
     while True:
         read = {name for node in graph.node for name in _all_reads(node)} | {value.name for value in graph.output}
