@@ -61,6 +61,10 @@ class Kind:
 KINDS = (
     Kind(what="integer operators of 8-bit models", way_out=_QDQ, op_type=_QUANTISED_OPS),
     Kind(what="zero points that are not zero", way_out=_SYMMETRIC, reason=r"(?i)zero.?point|shiftIsAllZeros"),
+    Kind(
+        what="weights of 8 bits that no DequantizeLinear reads", reason="(?i)quantized constant .*only allowed before DQ",
+        way_out="write the Cast and the Mul behind such a weight as one DequantizeLinear, or store the weight as float",
+    ),
     Kind(what="quantisation to uint8", way_out=_SYMMETRIC, reason=r"(?i)quantizelinear.*(uint8|only symmetric int8)"),
     Kind(
         what="uint8 tensors", reason=r"is uint8",

@@ -20,6 +20,10 @@ WEIGHED = "with what crosses, the whole is best with it on the"
 
 _NAMES = ("CPU", "GPU")
 _QUOTED = re.compile(r"`[^`]*`")
+_BRACKETED = re.compile(r"\(\S+\)")
+"""A name in the words of a GPU library."""
+_PLACE = re.compile(r"\s*In \w+ at \S+?(?=\)|$)")
+"""Where in its own source a GPU library refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +114,8 @@ def describe(move: Move, device: int) -> str:
 
 
 def kind_of_reason(reason: str) -> str:
-    """Return a reason with its quoted names left out: reasons that differ in names alone are of one kind."""
-    return _QUOTED.sub("`…`", reason)
+    """Return a reason with its names left out: reasons that differ in names alone are of one kind."""
+    return _PLACE.sub("", _BRACKETED.sub("(…)", _QUOTED.sub("`…`", reason)))
 
 
 def _us(seconds: float) -> str:
