@@ -13,7 +13,8 @@ from cutset.graph.types import Dim
 from cutset.rowwise import rules
 from cutset.rowwise.flow import Element, Flow, MixingError, RowAxis, Shape, carrying
 from cutset.rowwise.operation import RULES, Operation
-from cutset.rowwise.places import Places, bounded, columns_of, combine, keeps_places, marked
+from cutset.rowwise.places import Places, bounded
+from cutset.rowwise.row_numbers import columns_of, combine, keeps_places, marked
 from cutset.rowwise.rules.arithmetic import evaluate
 from cutset.rowwise.size import ONE_ROW, Size, named, opaque, unnamed
 
