@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ METHOD = 15
 """Part of the keys: raise it when what is measured or modelled changes, so that no older number is taken for a new one."""
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, value TEXT NOT NULL, made TEXT DEFAULT CURRENT_TIMESTAMP)"
+
+_TRIES, _PAUSE_S = 100, 0.05
 
 
 def default_folder() -> Path:
@@ -82,10 +85,26 @@ class CostCache:
         """Run one statement in a transaction of its own and return its first row."""
         try:
             with contextlib.closing(sqlite3.connect(str(self.file), timeout=10)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
+                _write_ahead(connection)
                 connection.execute(_SCHEMA)
                 with connection:
                     return connection.execute(statement, arguments).fetchone()
         except sqlite3.Error as error:
             logger.warning("the cost cache %s cannot be used: %s", self.file, error)
             return None
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch a database to write-ahead mode, which the first of several processes does alone.
+
+    SQLite answers the others "locked" at once and does not wait for its timeout, so this waits.
+    """
+    for attempt in range(_TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or attempt == _TRIES - 1:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
