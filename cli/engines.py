@@ -21,8 +21,10 @@ from cutset.codegen.engines.prepare import Recipe
 from cutset.codegen.engines.ranges import Runs
 from cutset.codegen.numerics import ABSOLUTE_SHARE, Tolerance
 from cutset.codegen.precision.error import TOLERANCES
+from cutset.codegen.precision.reduce import check_calibration
 from cutset.codegen.runtime.engine_config import ENGINE_BACKENDS
 from cutset.errors import UsageError
+from cutset.graph.model import ModelGraph
 from cutset.profilers.datasheets import PRECISIONS, Precision, datasheets
 from cutset.profilers.gpu_backend import GpuBackend
 from cutset.profilers.inputs import parse_shape_range, read_samples
@@ -86,6 +88,15 @@ class EngineArguments:
         if wanted.calibration is not None and wanted.precision != "int8":
             raise UsageError("--calibration is for --precision int8", hint="add --precision int8, or leave it out")
         return wanted
+
+    def check(self, graph: ModelGraph) -> None:
+        """Refuse a loaded model that no GPU stage could be made of in the precision, before anything is measured.
+
+        Raises:
+            UsageError: If int8 is wanted without calibration, and the model is not quantised itself.
+        """
+        if self.precision == "int8" and self.calibration is None:
+            check_calibration({node.op.known_type for node in graph.nodes})
 
     def tolerate(self, given: Tolerance, backend: GpuBackend) -> Tolerance:
         """Return what the verification of the parts may tolerate: more where they run in the reduced precision here."""

@@ -19,6 +19,7 @@ from cutset.codegen.engines.prepare import as_deployed
 from cutset.codegen.runtime.backends.engine_compile import BuildSettings
 from cutset.devices import GpuBackendRequest
 from cutset.errors import PlanError, ProfileError, UsageError
+from cutset.graph.model import ModelGraph
 from cutset.partitioner.atoms import Evidence, broken_pieces
 from cutset.partitioner.batches import between, fitted_steps
 from cutset.partitioner.calibrate import calibrate
@@ -64,6 +65,7 @@ class Planner:
         gpu_backend: What runs GPU stages on this machine, None where the GPU is elsewhere.
         kept: Nodes that stay together besides those that the user keeps so.
         engines: How engines are made: those that are timed are those that are deployed.
+        accept: Raises where the loaded model is not wanted, before anything is measured.
     """
 
     about: ModelArguments
@@ -74,6 +76,7 @@ class Planner:
     gpu_backend: Backend | None = None
     kept: tuple[Kept, ...] = ()
     engines: EngineArguments = field(default_factory=EngineArguments)
+    accept: Callable[[ModelGraph], None] | None = None
 
     def deployed(self, measured: Measured) -> Callable[[Sequence[Segment], Sequence[Path]], list[BuildSettings]]:
         """Return what makes engines of segments of a measured model as a package would have them."""
@@ -226,7 +229,7 @@ class Planner:
         return plan if steps is None else replace(plan, steps=steps, batch_scaling="measured")
 
     def _measure_at(self, batch: str) -> Measured:
-        return measure(self.about, replace(self.costs, batch=batch), self.output, self.progress)
+        return measure(self.about, replace(self.costs, batch=batch), self.output, self.progress, self.accept)
 
     def _with_pieces(self, measured: Measured, support: Mapping[str, Support]) -> Measured:
         """Return the measured model with the prices of what is left of the groups that the GPU takes in part."""

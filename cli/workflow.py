@@ -80,13 +80,29 @@ def inputs_of(graph: ModelGraph, arguments: ModelArguments) -> SampleInputs:
     )
 
 
-def measure(arguments: ModelArguments, costs: CostArguments, output: Output, progress: Progress) -> Measured:
-    """Return the measured model: load, choose inputs, profile."""
+def measure(
+    arguments: ModelArguments,
+    costs: CostArguments,
+    output: Output,
+    progress: Progress,
+    accept: Callable[[ModelGraph], None] | None = None,
+) -> Measured:
+    """Return the measured model: load, choose inputs, profile.
+
+    Args:
+        arguments: The model and its inputs.
+        costs: How to measure.
+        output: Where notices go.
+        progress: Told each step.
+        accept: Raises where the loaded model is not wanted.
+    """
     target = choose_target(costs.target, output, costs.precision)
     options = profile_options(costs)
     progress(f"loading {arguments.model}")
     start = time.perf_counter()
     graph = read_model(arguments)
+    if accept is not None:
+        accept(graph)
     if graph.frozen_inputs:
         output.notice(describe_frozen(graph))
     samples = inputs_of(graph, arguments)

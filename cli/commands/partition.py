@@ -67,7 +67,10 @@ def command(model: Path, target_dir: Path | None, force: bool, plan_only: bool, 
     exports = take_exports(wanted.name, arguments)
     about, costs = split_arguments(model, arguments)
     with output.progress() as progress:
-        planner = Planner(about=about, costs=costs, wanted=wanted, output=output, progress=progress, engines=of_engines)
+        planner = Planner(
+            about=about, costs=costs, wanted=wanted, output=output, progress=progress, engines=of_engines,
+            accept=None if target is None else of_engines.check,
+        )  # fmt: skip
         planning = prepare(planner, gpu_backend)
         if target is None:
             made, proof = planning.final(planning.outcome_of({}).plan), None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -138,6 +138,23 @@ def compare_part(
     return errors_of(reference, attempt.outputs), attempt.reduced
 
 
+def check_calibration(op_types: Collection[str]) -> None:
+    """Refuse int8 without inputs to calibrate with, where a model of these operators has no Q/DQ at all.
+
+    Raises:
+        UsageError: If the model cannot be brought to int8.
+    """
+    if not {"QuantizeLinear", "DequantizeLinear"}.intersection(op_types) and not set(QUANTISED).isdisjoint(op_types):
+        raise _uncalibrated()
+
+
+def _uncalibrated() -> UsageError:
+    return UsageError(
+        "--precision int8 needs inputs to calibrate with: the model has no symmetric Q/DQ of its own",
+        hint="give some with --calibration inputs.npz",
+    )
+
+
 def _to_calibrate(model: onnx.ModelProto) -> bool:
     """Return whether int8 has something to quantise in a part, and the part does not carry it itself."""
     return any(node.op_type in QUANTISED for node in model.graph.node) and not is_quantised(model)
@@ -148,10 +165,7 @@ def _attempts(
 ) -> Callable[[frozenset[str]], _Attempt]:
     """Return what brings a part to a precision but for the named nodes, and runs it."""
     if precision == "int8" and not calibration:
-        raise UsageError(
-            "--precision int8 needs inputs to calibrate with: the model has no symmetric Q/DQ of its own",
-            hint="give some with --calibration inputs.npz",
-        )
+        raise _uncalibrated()
     if precision == "tf32":
         return _tf32(part, feeds)
     if precision == "int8":
