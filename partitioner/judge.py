@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cutset.partitioner.baselines import WORDS
@@ -35,12 +35,14 @@ class Judgement:
         split: Scores of the best split found.
         rivals: Scores of each simple plan that can be deployed.
         distinct: Whether the best split found differs from all simple plans.
+        fewer: Whether the split is deployed for its fewer stages, and not for what it gains.
     """
 
     winner: str
     split: Scores
     rivals: Mapping[str, Scores]
     distinct: bool
+    fewer: bool = False
 
     @property
     def scores(self) -> Scores:
@@ -109,8 +111,10 @@ def judge(
     worst = min((end for end in gains.values() if end is not None), default=1.0)
     fewer = stages is not None and stages[SPLIT] < stages[simple]
     earns = gain > 1 + MIN_GAIN and worst >= 1 - _ROUNDING
-    if distinct and (earns or (fewer and min(gain, worst) >= 1 - MIN_GAIN)):
+    if distinct and earns:
         return found
+    if distinct and fewer and min(gain, worst) >= 1 - MIN_GAIN:
+        return replace(found, fewer=True)
     return Judgement(winner=simple, split=split, rivals=rivals, distinct=distinct)
 
 
@@ -121,7 +125,7 @@ def explain_choice(found: Judgement) -> str:
     """
     other, gain = found.best_other(), found.gain()
     if other is not None and gain is not None:
-        return f"{gain:.2f}x {WORDS[other]}{_at_ends(found, other)}"
+        return f"{gain:.2f}x {WORDS[other]}{_at_ends(found, other)}" + (" in fewer stages" if found.fewer else "")
     return "" if found.winner == SPLIT or refused_split(found) else "no split gains anything"
 
 

@@ -52,6 +52,8 @@ def test_a_split_of_fewer_stages_than_the_simple_plan_needs_no_gain():
         rivals = {"all_cpu": at(30), "capability_first": at(100, 300, 50)}
         return judge(scores, rivals, stages=stages | changed).winner
 
+    found = judge(at(101, 301, 51), {"all_cpu": at(30), "capability_first": at(100, 300, 50)}, stages=stages)
+    assert explain_choice(found).endswith(" in fewer stages")
     assert winner(at(101, 301, 51)) == SPLIT
     assert winner(at(99, 297, 49.5)) == SPLIT
     assert winner(at(97, 300, 50)) == "capability_first"
