@@ -78,12 +78,23 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         grpc_port=options.grpc_port,
         grace_s=options.grace,
         max_body_bytes=options.max_body_mb * 2**20,
+        max_held_bytes=_held_bytes(options.max_held_mb, options.max_body_mb),
         max_requests=options.max_requests,
         tls_certificate=_file(options.tls_cert),
         tls_key=_file(options.tls_key),
         token=_token(options.token_file),
         access_log=options.access_log,
     )
+
+
+def _held_bytes(held_mb: int | None, body_mb: int) -> int | None:
+    if held_mb is None:
+        return None
+    if held_mb < body_mb:
+        raise ConfigError(
+            f"--max-held-mb {held_mb} is less than one request may have", hint=f"lower --max-body-mb, which is {body_mb}"
+        )
+    return held_mb * 2**20
 
 
 def _file(path: Path | None) -> Path | None:
@@ -115,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grpc-port", type=integer(0, 65535), help="port of gRPC, which is not served without one")
     parser.add_argument("--grace", type=seconds, default=10.0, help="seconds to finish the requests under way")
     parser.add_argument("--max-body-mb", type=integer(1, 2**20), default=256, help="largest request in MiB; above it 413")
+    parser.add_argument(
+        "--max-held-mb",
+        type=integer(1, 2**20),
+        help="all requests and answers at once in MiB; above it 503 (default: a quarter of the memory, at least --max-body-mb)",
+    )
     parser.add_argument("--max-requests", type=integer(1, 10**6), default=1024, help="most inferences under way; above it 429")
     parser.add_argument("--tls-cert", type=Path, help="PEM file of the certificate: serve over TLS")
     parser.add_argument("--tls-key", type=Path, help="PEM file of its private key")

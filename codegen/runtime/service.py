@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from .budget import BudgetExceeded, MemoryBudget, default_limit
 from .errors import Closed, ConfigError, DeadlineExceeded, InputError, Overloaded, PipelineError
 from .pipeline import Pipeline
 from .protocol import VERSION, Codec, ProtocolError
@@ -42,6 +43,7 @@ _VERDICTS: tuple[tuple[type[Exception], Verdict], ...] = (
     (Unauthorized, Verdict(http=401, grpc="UNAUTHENTICATED")),
     (NotFound, Verdict(http=404, grpc="NOT_FOUND")),
     (TooManyRequests, Verdict(http=429, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
+    (BudgetExceeded, Verdict(http=503, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
     (Overloaded, Verdict(http=503, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
     (Closed, Verdict(http=503, grpc="UNAVAILABLE", retry_after_s=1.0)),
     (DeadlineExceeded, Verdict(http=504, grpc="DEADLINE_EXCEEDED")),
@@ -78,6 +80,8 @@ class Service:
         self.outputs = tuple(tensor for tensor in pipeline.plan.outputs if tensor.element)
         _check_servable(pipeline)
         self.codec = Codec(self.name, self.inputs, self.outputs)
+        self.memory = MemoryBudget(settings.max_held_bytes or default_limit(settings.max_body_bytes))
+        """What the requests and answers of both protocols hold; each request takes a `lease` of it."""
         self.under_way = 0
         self.answers: Counter[tuple[str, str]] = Counter()  # by protocol and status
 
