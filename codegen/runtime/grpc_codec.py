@@ -15,7 +15,7 @@ from .config import TensorConfig
 from .dtypes import ElementType, Value
 from .grpc_messages import MESSAGES
 from .protocol import VERSION, ProtocolError
-from .wire import Buffer, WireError, check_shape, decode_json, decode_raw, encode_raw
+from .wire import LARGEST_BYTES, Buffer, WireError, check_shape, decode_json, decode_raw, encode_raw
 
 _CONTENTS = {
     "BOOL": "bool_contents", "INT64": "int64_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents",
@@ -116,6 +116,7 @@ class GrpcCodec:
         inputs: The model's inputs, tensors all.
         outputs: The outputs that are tensors.
         check_model: Raises unless the model and the version are those that are served.
+        limit_bytes: Most bytes of a request's tensor.
     """
 
     def __init__(
@@ -124,7 +125,9 @@ class GrpcCodec:
         inputs: Sequence[TensorConfig],
         outputs: Sequence[TensorConfig],
         check_model: Callable[[str, str], None],
+        limit_bytes: int = LARGEST_BYTES,
     ) -> None:
+        self._limit_bytes = limit_bytes
         self._model = model
         self._check_model = check_model
         self._inputs = {tensor.name: tensor.element for tensor in inputs if tensor.element}
@@ -183,7 +186,7 @@ class GrpcCodec:
             if entry.name in inputs:
                 raise ProtocolError(f"input {entry.name!r} is given twice")
             try:
-                inputs[entry.name] = _read_input(element, entry)
+                inputs[entry.name] = _read_input(element, entry, self._limit_bytes)
             except WireError as error:
                 raise ProtocolError(f"input {entry.name!r}: {error}") from None
         return Head(
@@ -223,12 +226,12 @@ def _timeout_s(request: Any) -> float | None:
     return value / 1e6 if value else None
 
 
-def _read_input(element: ElementType, entry: Any) -> _Input:
+def _read_input(element: ElementType, entry: Any, limit_bytes: int) -> _Input:
     if any(key.startswith("shared_memory_") for key in entry.parameters):
         raise WireError("shared memory is not supported")
     if entry.datatype != element.datatype:
         raise WireError(f"datatype {entry.datatype!r}, expected {element.datatype!r}")
-    shape = check_shape(list(entry.shape))
+    shape = check_shape(list(entry.shape), element, limit_bytes)
     place = _CONTENTS.get(element.datatype)
     values = getattr(entry.contents, place) if place else ()
     data = list(values) if entry.HasField("contents") else None

@@ -34,7 +34,9 @@ class GrpcServer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._pipeline = service.pipeline
-        self._codec = GrpcCodec(service.name, service.inputs, service.outputs, service.check_model)
+        self._codec = GrpcCodec(
+            service.name, service.inputs, service.outputs, service.check_model, service.settings.max_body_bytes
+        )
         self._health = health.aio.HealthServicer()
         self.port = 0
 

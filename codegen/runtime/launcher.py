@@ -50,7 +50,7 @@ class Server:
         self._grpc = None if settings.grpc_port is None else _grpc_server(service)
         config = uvicorn.Config(
             Application(service),
-            http=cast("type[asyncio.Protocol]", connections(settings)),
+            http=cast("type[asyncio.Protocol]", connections(settings, service.memory)),
             ws="none",
             lifespan="off",
             access_log=False,

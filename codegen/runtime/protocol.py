@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from .config import TensorConfig
 from .dtypes import ElementType, Value
-from .wire import Buffer, WireError, check_shape, decode_json, decode_raw, encode_json, encode_raw
+from .wire import LARGEST_BYTES, Buffer, WireError, check_shape, decode_json, decode_raw, encode_json, encode_raw
 
 VERSION = "1"
 _REMEMBERED = 64  # headers of requests and of responses
@@ -91,10 +91,18 @@ class Codec:
         model: The served model's name.
         inputs: The model's inputs, tensors all.
         outputs: The outputs that are tensors.
+        limit_bytes: Most bytes of a request's tensor, and of all tensors of a response.
     """
 
-    def __init__(self, model: str, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig]) -> None:
+    def __init__(
+        self,
+        model: str,
+        inputs: Sequence[TensorConfig],
+        outputs: Sequence[TensorConfig],
+        limit_bytes: int = LARGEST_BYTES,
+    ) -> None:
         self._model = model
+        self._limit_bytes = limit_bytes
         self._inputs = {tensor.name: _element(tensor) for tensor in inputs}
         self._outputs = {tensor.name: _element(tensor) for tensor in outputs}
         self._remembered_header = functools.lru_cache(_REMEMBERED)(self._read_header)
@@ -121,6 +129,20 @@ class Codec:
             outputs=header.outputs,
             timeout_s=header.timeout_s,
         )
+
+    def check_size(self, request: InferRequest, results: Mapping[str, Value]) -> int:
+        """Return the bytes of the tensors that a response has.
+
+        Raises:
+            ProtocolError: If they are more than a response may have.
+        """
+        size = sum([int(results[output.name].nbytes) for output in request.outputs])
+        if size > self._limit_bytes:
+            raise ProtocolError(
+                f"the answer has {size} bytes, more than {self._limit_bytes}; ask for fewer outputs, send fewer rows, or raise "
+                "the server's --max-body-mb"
+            )
+        return size
 
     def encode(self, request: InferRequest, results: Mapping[str, Value]) -> InferResponse:
         """Return the response to a request.
@@ -194,7 +216,7 @@ class Codec:
             if name in inputs:
                 raise ProtocolError(f"input {name!r} is given twice")
             try:
-                inputs[name] = _read_input(name, self._inputs[name], entry)
+                inputs[name] = _read_input(name, self._inputs[name], entry, self._limit_bytes)
             except WireError as error:
                 raise ProtocolError(f"input {name!r}: {error}") from None
         return tuple(inputs.values())
@@ -227,9 +249,9 @@ def _element(tensor: TensorConfig) -> ElementType:
     return tensor.element
 
 
-def _read_input(name: str, element: ElementType, entry: Mapping[str, Any]) -> _Input:
+def _read_input(name: str, element: ElementType, entry: Mapping[str, Any], limit_bytes: int) -> _Input:
     size = _binary_size(entry)
-    shape = check_shape(entry.get("shape"))
+    shape = check_shape(entry.get("shape"), element, limit_bytes)
     datatype = entry.get("datatype")
     if datatype != element.datatype:
         raise WireError(f"datatype {datatype!r}, expected {element.datatype!r}")

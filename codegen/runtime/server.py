@@ -7,6 +7,7 @@ A plain ASGI application: with a framework's routing, request and response objec
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import math
@@ -18,20 +19,24 @@ from typing import Any
 from . import metadata
 from .body import (
     EXTENSION,
-    AnnouncedBody,
     BodyError,
     Disconnected,
+    Exchange,
     Receive,
+    check_transfer_encoding,
     content_encoding,
+    content_length,
     decompress,
     header_length,
     join_aligned,
     read_body,
+    receive_announced,
 )
+from .budget import Lease
 from .dtypes import Value
 from .errors import DeadlineExceeded
 from .metrics import CONTENT_TYPE, render
-from .protocol import VERSION, InferRequest
+from .protocol import VERSION, InferRequest, InferResponse
 from .service import NotFound, Service, Verdict, verdict
 from .tracing import Tracer
 
@@ -80,16 +85,23 @@ class Application:
         """Answer one request."""
         begin = time.perf_counter()
         headers = dict(scope["headers"])
-        announced = scope.get("extensions", {}).pop(EXTENSION, None)  # an idle connection keeps the scope of its last request
-        try:
-            status = await self._answer(scope, headers, receive, send, announced)
-        except Disconnected:
-            status = 499
-        except Exception as error:
-            status = await _refuse(error, send)
-        self._service.answers["http", str(status)] += 1
-        if self._settings.access_log:
-            self._log(scope, headers, status, time.perf_counter() - begin)
+        exchange = scope.get("extensions", {}).pop(EXTENSION, None)  # an idle connection keeps the scope of its last request
+        if exchange is None:
+            exchange = Exchange(self._service.memory.lease())
+        with exchange.lease:
+            try:
+                if exchange.left:
+                    raise Disconnected
+                status = await self._answer(scope, headers, receive, send, exchange)
+            except Disconnected:
+                status = 499
+            except Exception as error:
+                status = await _refuse(error, send)
+            self._service.answers["http", str(status)] += 1
+            if self._settings.access_log:
+                self._log(scope, headers, status, time.perf_counter() - begin)
+            if exchange.sent is not None:
+                await exchange.sent()
 
     async def _answer(
         self,
@@ -97,14 +109,17 @@ class Application:
         headers: Mapping[bytes, bytes],
         receive: Receive,
         send: Send,
-        announced: AnnouncedBody | None,
+        exchange: Exchange,
     ) -> int:
         path, method = scope["path"], scope["method"]
         if path not in _HEALTH:
             self._service.check_token(headers.get(b"authorization", b"").decode("latin-1"))
+        content_length(headers)
+        if b"transfer-encoding" in headers:
+            check_transfer_encoding(scope["headers"])
         if path in self._infer_paths:
             _check_method(method, "POST")
-            return await self._infer(headers, receive, send, announced)
+            return await self._infer(headers, receive, send, exchange)
         if path.startswith("/v2/models/") and path != "/v2/models/stats":
             action = self._model_action(path)
             return await _reply(send, method, "GET", self._of_model[action])
@@ -127,28 +142,11 @@ class Application:
             raise NotFound(f"there is no {path!r} here")
         return action
 
-    async def _infer(
-        self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, announced: AnnouncedBody | None
-    ) -> int:
-        codec = self._service.codec
+    async def _infer(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, exchange: Exchange) -> int:
         self._service.begin()
         try:
             with self._tracer.request(headers, self._service.name):
-                encoding, split = content_encoding(headers), header_length(headers)
-                body = await self._body(headers, receive, announced)
-                size = len(body) if isinstance(body, memoryview) else sum(map(len, body))
-                if (size if encoding or split is None else split) < _OFFLOAD_BYTES:
-                    request = self._decode(body, encoding, split)
-                else:
-                    request = await asyncio.to_thread(self._decode, body, encoding, split)
-                deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
-                results = self._pipeline.answer(request.inputs, deadline)
-                if isinstance(results, Future):
-                    results = await _result(results, receive, deadline)
-                if _json_bytes(request, results) < _OFFLOAD_BYTES:
-                    response = codec.encode(request, results)
-                else:
-                    response = await asyncio.to_thread(codec.encode, request, results)
+                response = await self._compute(headers, receive, exchange)
         finally:
             self._service.end()
         head = [_JSON]
@@ -157,28 +155,53 @@ class Application:
             head.append((b"inference-header-content-length", b"%d" % response.header_length))
         return await _send(send, 200, head, *response.parts)
 
-    async def _body(
-        self, headers: Mapping[bytes, bytes], receive: Receive, announced: AnnouncedBody | None
-    ) -> memoryview | list[bytes]:
+    async def _compute(self, headers: Mapping[bytes, bytes], receive: Receive, exchange: Exchange) -> InferResponse:
+        """Return the response to the request of a connection."""
+        codec = self._service.codec
+        encoding, split = content_encoding(headers), header_length(headers)
+        body = await self._body(headers, receive, exchange)
+        size = len(body) if isinstance(body, memoryview) else sum(map(len, body))
+        if (size if encoding or split is None else split) < _OFFLOAD_BYTES:
+            request = self._decode(body, encoding, split, exchange.lease)
+        else:
+            request = await asyncio.to_thread(self._decode, body, encoding, split, exchange.lease)
+        results = await self._results(request, receive)
+        exchange.lease.grow(codec.check_size(request, results))
+        if _json_bytes(request, results) < _OFFLOAD_BYTES:
+            return codec.encode(request, results)
+        return await asyncio.to_thread(codec.encode, request, results)
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive, exchange: Exchange) -> memoryview | list[bytes]:
         """Return the whole body, or its chunks."""
         limit, timeout_s = self._settings.max_body_bytes, self._settings.body_timeout_s
         try:
-            if announced is not None:
-                if announced.missing:
-                    await read_body(receive, headers, limit, announced)
-                return announced.view()
+            if exchange.body is not None:
+                return await receive_announced(receive, exchange.body)
             async with asyncio.timeout(timeout_s):
-                return await read_body(receive, headers, limit)
+                return await read_body(receive, headers, limit, exchange.lease)
         except TimeoutError:
             raise BodyError(408, f"the body took more than {timeout_s} s") from None
 
-    def _decode(self, body: memoryview | list[bytes], encoding: str | None, split: int | None) -> InferRequest:
+    def _decode(self, body: memoryview | list[bytes], encoding: str | None, split: int | None, lease: Lease) -> InferRequest:
         """Return the request in a body, or in its chunks."""
         if encoding:
             chunks = [body] if isinstance(body, memoryview) else body
-            body = decompress(chunks, encoding, self._settings.max_body_bytes)
+            body = decompress(chunks, encoding, self._settings.max_body_bytes, lease)
         whole = body if isinstance(body, memoryview) else join_aligned(body, split or 0)
         return self._service.codec.decode(whole, split)
+
+    async def _results(self, request: InferRequest, receive: Receive) -> dict[str, Value]:
+        """Return the model's outputs.
+
+        Whoever holds a future that failed must not be part of the error's traceback: the two would form a cycle, which keeps
+        the request's body until the garbage collector comes.
+        """
+        deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+        results = self._pipeline.answer(request.inputs, deadline)
+        try:
+            return await _result(results, receive, deadline) if isinstance(results, Future) else results
+        finally:
+            del results
 
     def _ready(self) -> object:
         if not self._pipeline.ready:
@@ -222,7 +245,7 @@ async def _refuse(error: Exception, send: Send) -> int:
     message = str(error)
     if isinstance(error, BodyError):
         found: Verdict | None = Verdict(http=error.status, grpc="")
-        if error.status in (408, 413):
+        if error.closes:
             headers.append((b"connection", b"close"))  # what is left of the body must not be read as a request
     elif isinstance(error, _MethodNotAllowed):
         found, message = Verdict(http=405, grpc=""), f"the method here is {error}"
@@ -263,7 +286,7 @@ async def _result(future: Future[dict[str, Value]], receive: Receive, deadline: 
     """Return the future's result, unless the deadline passes or the client leaves first."""
     waiting = asyncio.wrap_future(future)
     leaving = asyncio.ensure_future(_disconnected(receive))
-    leaving.add_done_callback(lambda _task: waiting.cancel())
+    leaving.add_done_callback(functools.partial(_cancel, waiting))
     try:
         async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
             return await waiting
@@ -276,3 +299,8 @@ async def _result(future: Future[dict[str, Value]], receive: Receive, deadline: 
     finally:
         leaving.cancel()
         waiting.cancel()  # takes the request out of the pipeline before its next stage; nothing once it is done
+        del future, waiting, leaving  # see `_results`
+
+
+def _cancel(waiting: asyncio.Future[dict[str, Value]], _leaving: asyncio.Task[None]) -> None:
+    waiting.cancel()

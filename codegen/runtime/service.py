@@ -79,7 +79,7 @@ class Service:
         self.inputs = pipeline.plan.inputs
         self.outputs = tuple(tensor for tensor in pipeline.plan.outputs if tensor.element)
         _check_servable(pipeline)
-        self.codec = Codec(self.name, self.inputs, self.outputs)
+        self.codec = Codec(self.name, self.inputs, self.outputs, settings.max_body_bytes)
         self.memory = MemoryBudget(settings.max_held_bytes or default_limit(settings.max_body_bytes))
         """What the requests and answers of both protocols hold; each request takes a `lease` of it."""
         self.under_way = 0

@@ -16,8 +16,8 @@ class ServerSettings:
         grpc_port: Port of gRPC; 0 takes a free one, None serves no gRPC.
         grace_s: Seconds the requests under way have to finish after the signal to stop.
         max_body_bytes: Largest request, compressed and decompressed; above it 413.
-        max_held_bytes: Most bytes of all requests and answers at once, above it 503; by default a quarter of the memory that the
-            process may use, at least `max_body_bytes`.
+        max_held_bytes: Most bytes of all requests and answers at once; above it 503. By default a quarter of the memory that
+            the process may use, at least `max_body_bytes`.
         max_requests: Most inferences between their first byte and their answer; above it 429.
         head_timeout_s: Seconds a client has for the head of a request.
         body_timeout_s: Seconds it has for the body; after them 408.

@@ -19,18 +19,25 @@ from .dtypes import ElementType, Tensor, from_python
 Buffer = bytes | memoryview
 _LENGTH = struct.Struct("<I")
 _MAX_RANK = 32  # numpy before 2.0 has no more
-_MAX_ELEMENTS = 2**48  # far above any request; below what overflows when multiplied by an element's size
+LARGEST_BYTES = 256 * 2**20
+"""Most bytes of a tensor in a request unless the server's settings say otherwise."""
 
 
 class WireError(ValueError):
     """The data is not what its header says; the message is a phrase that completes "tensor x: ..."."""
 
 
-def check_shape(shape: object) -> tuple[int, ...]:
+def check_shape(shape: object, element: ElementType, limit_bytes: int) -> tuple[int, ...]:
     """Return the shape of a request's tensor.
 
+    Args:
+        shape: The shape as the request has it.
+        element: Type of the elements.
+        limit_bytes: Most bytes of the tensor. Sizes of zero are left out of the product: [0, N] holds nothing, but a sum over
+            its first dimension has N elements.
+
     Raises:
-        WireError: If it is no list of sizes, or no array could have it.
+        WireError: If it is no list of sizes, no array could have it, or no request could fill it.
     """
     if not isinstance(shape, list) or not all(type(size) is int for size in shape):
         raise WireError("`shape` must be a list of integers")
@@ -38,9 +45,9 @@ def check_shape(shape: object) -> tuple[int, ...]:
         raise WireError(f"`shape` has a negative size: {shape}")
     if len(shape) > _MAX_RANK:
         raise WireError(f"`shape` has {len(shape)} dimensions, at most {_MAX_RANK} are possible")
-    # Zeros left out: numpy refuses [0, 2**62, 2**62] too.
-    if math.prod(size for size in shape if size) > _MAX_ELEMENTS:
-        raise WireError("`shape` is too large")
+    size_bytes = _LENGTH.size if element.is_string else element.storage.itemsize
+    if size_bytes * math.prod(size for size in shape if size) > limit_bytes:
+        raise WireError(f"`shape` is too large: its sizes, zeros aside, are those of a tensor of more than {limit_bytes} bytes")
     return tuple(shape)
 
 

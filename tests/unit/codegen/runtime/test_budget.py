@@ -37,11 +37,16 @@ def test_the_sum_is_bounded_and_a_refusal_changes_nothing(steps):
 
 def test_a_request_that_fails_gives_everything_back():
     budget = MemoryBudget(100)
-    with pytest.raises(RuntimeError, match="boom"), budget.lease() as lease:
-        lease.grow(60)
-        lease.grow(30)
-        assert budget.held_bytes == 90
-        raise RuntimeError("boom")
+
+    def fail():
+        with budget.lease() as lease:
+            lease.grow(60)
+            lease.grow(30)
+            assert budget.held_bytes == 90
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail()
     assert budget.held_bytes == 0
 
 

@@ -130,6 +130,8 @@ BAD = {
     "negative": ({"inputs": [x(shape=[-1])]}, "negative size"),
     "overflow": ({"inputs": [x(shape=[2**62, 2**62])]}, "too large"),
     "overflow by zero": ({"inputs": [x(shape=[0, 2**62, 4], data=[])]}, "too large"),
+    "sizes beside a zero": ({"inputs": [x(shape=[0, 200_000_000], data=[])]}, "zeros aside, .* more than 268435456 bytes"),
+    "strings beside a zero": ({"inputs": [x(name="s", datatype="BYTES", shape=[0, 2**26 + 1], data=[])]}, "too large"),
     "rank": ({"inputs": [x(shape=[1] * 40)]}, "40 dimensions"),
     "datatype": ({"inputs": [x(datatype="FP64")]}, "datatype 'FP64', expected 'FP32'"),
     "datatype type": ({"inputs": [x(datatype=[])]}, "expected 'FP32'"),
@@ -161,7 +163,7 @@ BAD = {
         {"inputs": [binary(11, name="s", datatype="BYTES", shape=[2])], "raw": b"\4\0\0\0abcd\1\0\0"},
         "ends before element 1",
     ),
-    "strings missing": ({"inputs": [binary(4, name="s", datatype="BYTES", shape=[2**40])], "raw": b"\0" * 4}, "cannot hold"),
+    "strings missing": ({"inputs": [binary(4, name="s", datatype="BYTES", shape=[2**20])], "raw": b"\0" * 4}, "cannot hold"),
     "strings left over": (
         {"inputs": [binary(5, name="s", datatype="BYTES", shape=[1])], "raw": b"\0" * 5},
         "1 bytes are left over",
@@ -230,3 +232,23 @@ def test_aligned_data_is_not_copied(offset):
     assert np.shares_memory(tensor, np.frombuffer(joined, np.uint8))
     assert tensor.ctypes.data % 64 == 0
     np.testing.assert_array_equal(tensor, data)
+
+
+def test_the_largest_shape_is_what_a_request_can_fill():
+    codec = Codec("m", SIGNATURE, SIGNATURE, limit_bytes=80)
+
+    def read(**change):
+        return codec.decode(memoryview(json.dumps({"inputs": [x(data=[], **change)]}).encode()), None).inputs["x"].shape
+
+    assert read(shape=[0, 20]) == (0, 20)
+    with pytest.raises(ProtocolError, match="more than 80 bytes"):
+        read(shape=[0, 21])
+
+
+def test_an_answer_is_bounded():
+    codec = Codec("m", SIGNATURE, SIGNATURE, limit_bytes=80)
+    asked = request(inputs=[x()], outputs=[{"name": "x"}, {"name": "h", "parameters": {"binary_data": True}}])
+    results = {"x": np.zeros(10, np.float32), "h": np.zeros(20, np.uint16), "b": np.zeros(10**6, bool)}
+    assert codec.check_size(asked, results) == 80
+    with pytest.raises(ProtocolError, match=r"82 bytes, more than 80.*--max-body-mb"):
+        codec.check_size(asked, results | {"h": np.zeros(21, np.uint16)})
