@@ -154,11 +154,11 @@ class AnnouncedBody:
         size = min(self._size, max(_FIRST_BYTES, _GROWTH * self._received))
         try:
             self._lease.resize(size)
-        except BudgetExceeded as error:
-            self.refused = str(error)
+            larger = _aligned(size, self._offset)
+        except (BudgetExceeded, MemoryError) as error:
+            self.refused = str(error) or "the server is out of memory"
             self.discard()
             return
-        larger = _aligned(size, self._offset)
         larger[: self._received] = self._block
         self._block = larger
 

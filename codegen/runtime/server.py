@@ -242,7 +242,7 @@ async def _reply(send: Send, method: str, allowed: str, answer: Callable[[], obj
 async def _refuse(error: Exception, send: Send) -> int:
     """Send the answer to a request that failed."""
     headers: Headers = [_JSON]
-    message = str(error)
+    message = str(error) or type(error).__name__
     if isinstance(error, BodyError):
         found: Verdict | None = Verdict(http=error.status, grpc="")
         if error.closes:

@@ -44,6 +44,7 @@ _VERDICTS: tuple[tuple[type[Exception], Verdict], ...] = (
     (NotFound, Verdict(http=404, grpc="NOT_FOUND")),
     (TooManyRequests, Verdict(http=429, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
     (BudgetExceeded, Verdict(http=503, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
+    (MemoryError, Verdict(http=503, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
     (Overloaded, Verdict(http=503, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
     (Closed, Verdict(http=503, grpc="UNAVAILABLE", retry_after_s=1.0)),
     (DeadlineExceeded, Verdict(http=504, grpc="DEADLINE_EXCEEDED")),

@@ -210,10 +210,21 @@ def paths() -> Iterator[Hostile]:
         yield Hostile(f"path {path[:40]}", statuses, as_json(document()), {}, path)
 
 
+def long_numbers() -> Iterator[Hostile]:
+    """Python reads integers of up to 4,300 digits, and refuses to print longer ones."""
+    plain = as_json(document(id="ID", parameters={"timeout": "T", "binary_data_output": False}))
+    for digits in (4299, 4300, 4301, 50_000):
+        number = b"9" * digits
+        for place in (b"[1, 4]", b"[1, 2, 3, 4]", b'"ID"', b'"T"', b'"FP32"', b'"x"', b"false"):
+            for sign in (b"", b"-"):
+                value = b"[" + sign + number + b"]" if place.startswith(b"[") else sign + number
+                yield Hostile(f"{sign.decode()}{digits} digits for {place.decode()}", BAD, plain.replace(place, value, 1))
+
+
 def all_requests() -> list[Hostile]:
     """Every hostile request, its name numbered."""
     groups = (
-        header_lengths, binary_sizes, shapes, datatypes, values, structures, identifiers_and_parameters, texts, encodings, paths,
+        header_lengths, binary_sizes, shapes, datatypes, values, structures, identifiers_and_parameters, texts, encodings, paths, long_numbers,
     )  # fmt: skip
     found = [request for group in groups for request in group()]
     return [replace(request, name=f"{number:03} {request.name}") for number, request in enumerate(found)]
@@ -234,6 +245,16 @@ RAW = {
     "a null byte in a header": (b"GET /v2 HTTP/1.1\r\nHost: x\r\nA: b\0c\r\n\r\n", (200, 400, None)),
     "a folded header": (b"GET /v2 HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", (200, 400, None)),
     "an announced giant": (b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n" % INFER.encode(), (413,)),
+    "a length that hides behind zeros": (
+        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 000000000000000000100300000000\r\n\r\n" % INFER.encode(), (400,)),
+    "a length that hides behind zeros where none is expected": (
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: 00000000000000000000\r\n\r\n", (400,)),
+    "two transfer codings": (
+        b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n" % INFER.encode(), (501,)),
+    "two transfer codings in two fields": (
+        b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % INFER.encode(),
+        (501, 400)),
+    "a tunnel": (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", (400, 404, 405)),
     "a header flood": (b"GET /v2 HTTP/1.1\r\nHost: x\r\n" + b"".join(b"A%d: b\r\n" % n for n in range(50_000)), (431, None)),
     "an endless header": (b"GET /v2 HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 500_000, (431, None)),
     "an endless path": (b"GET /" + b"b" * 500_000, (414, 431, 400, None)),

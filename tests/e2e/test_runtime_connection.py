@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import gzip
 import http.client
 import json
+import logging
 import random
 import socket
+import struct
 import time
 
 import numpy as np
@@ -14,7 +18,11 @@ import psutil
 import pytest
 
 from cutset.codegen.runtime import Pipeline
-from tests.e2e.test_runtime_server import QUOTED, as_json, post, running, write_package
+from cutset.codegen.runtime.body import AnnouncedBody, Exchange
+from cutset.codegen.runtime.budget import MemoryBudget
+from cutset.codegen.runtime.guard import GuardedProtocol
+from cutset.codegen.runtime.protocol import InferRequest
+from tests.e2e.test_runtime_server import QUOTED, as_json, gated, post, running, until, write_package
 
 INFER = f"/v2/models/{QUOTED}/infer"
 
@@ -182,3 +190,161 @@ def test_a_client_that_leaves_within_its_body_is_forgotten(address):
     connection.close()
     counted = post(address, None, path="/v2/models/stats", method="GET")[2]["model_stats"][0]["pipeline"]
     assert (counted["inside"], counted["waiting"]) == (0, 0)
+
+
+def kept() -> list[object]:
+    """Return what the server still has of any request or connection."""
+    kinds = (AnnouncedBody, Exchange, GuardedProtocol, InferRequest)
+    return [found for found in gc.get_objects() if isinstance(found, kinds)]
+
+
+def leave_within_the_body(address: str) -> None:
+    with connect(address) as connection:
+        connection.sendall(request(values(50_000, 6))[:500_000])
+        time.sleep(0.02)
+
+
+def leave_without_a_word(address: str) -> None:
+    with connect(address) as connection:
+        connection.sendall(request(values(50_000, 6))[:500_000])
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def refused(address: str, whole: bytes, status: int) -> None:
+    with connect(address) as connection:
+        connection.sendall(whole)
+        assert answer(connection)[0] == status
+
+
+ENDINGS = {
+    "the client leaves": leave_within_the_body,
+    "the client resets the connection": leave_without_a_word,
+    "an unknown model": lambda address: refused(address, request(values(9000, 1), "/v2/models/zz/infer"), 404),
+    "a shape that does not fit": lambda address: refused(address, request(values(9000, 1).reshape(-1, 8)), 400),
+    "a stage that fails": lambda address: refused(address, request(values(9000, 1)[:0]), 500),
+    "an unknown encoding": lambda address: refused(address, request(values(9000, 1), headers="Content-Encoding: br\r\n"), 415),
+    "an answer": lambda address: refused(address, request(values(9000, 1)), 200),
+}
+
+
+@pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS)
+def test_nothing_of_a_request_waits_for_the_garbage_collector(address, end):
+    gc.collect()
+    until(lambda: not kept())
+    gc.disable()
+    try:
+        for _ in range(3):
+            end(address)
+        until(lambda: not kept())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("cut", [None, 150, 420])
+def test_an_upgrade_is_declined_and_its_request_answered(address, chunked, cut):
+    """As curl --http2 and Java's client ask for it, on a connection that is used again."""
+    body = as_json()
+    fields = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+    framing, sent = f"Content-Length: {len(body)}", body
+    if chunked:
+        framing, sent = "Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    one = f"POST {INFER} HTTP/1.1\r\nHost: x\r\n{fields}{framing}\r\n\r\n".encode() + sent
+    plain = f"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode()
+    stream = one + plain + one + request(values(3, 8))
+    with connect(address) as connection:
+        connection.sendall(stream[:cut])
+        time.sleep(0.02)
+        connection.sendall(stream[cut:] if cut else b"")
+        assert [answer(connection)[0] for _ in range(4)] == [200] * 4
+
+
+def test_an_empty_line_does_not_keep_an_idle_connection(address):
+    with connect(address) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(connection)[0] == 200
+        connection.sendall(b"\r\n")
+        connection.settimeout(15)
+        assert connection.recv(1) == b""
+
+
+def test_pipelined_requests_whose_client_left_are_counted_and_are_no_errors(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "cutset.access")
+    body = as_json()
+    with gated(tmp_path, access_log=True) as (where, gate, pipeline):
+        with connect(where) as connection:
+            connection.sendall(
+                b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (INFER.encode(), len(body), body) * 3
+            )
+            assert gate.entered.acquire(timeout=20)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        until(lambda: sum(record.name == "cutset.access" for record in caplog.records) == 3)
+        gate.open.set()
+        until(lambda: pipeline.stats().inside == 0)
+        assert gate.runs == 1
+    assert [json.loads(record.message)["status"] for record in caplog.records if record.name == "cutset.access"] == [499] * 3
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+LIMIT = 3 * 2**20 + 1
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A server with room for one large request at a time, and its budget."""
+    folder = write_package(tmp_path_factory.mktemp("package") / "p")
+    with running(Pipeline.load(folder), max_held_bytes=LIMIT, body_timeout_s=1.5) as where:
+        (budget,) = [found for found in gc.get_objects() if isinstance(found, MemoryBudget) and found._limit_bytes == LIMIT]
+        yield where, budget
+
+
+def test_bodies_have_one_bound_in_common(small):
+    where, budget = small
+    whole = request(values(120_000, 9))  # 1.9 MB, and its answer as much
+    with connect(where) as first, connect(where) as second:
+        first.sendall(whole[:-1])
+        until(lambda: budget.held_bytes > 1_900_000)
+        second.sendall(whole)
+        status, text, _ = answer(second)
+        assert (status, b"--max-held-mb" in text) == (503, True)
+        assert post(where, as_json())[0] == 200
+        first.sendall(whole[-1:])
+        assert answer(first)[0] == 200
+        until(lambda: budget.held_bytes == 0)
+        second.sendall(whole)
+        assert answer(second)[0] == 200
+    until(lambda: budget.held_bytes == 0)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_unpacked_and_chunked_bodies_count_too(small, encoding):
+    where, budget = small
+    body = b" " * 2_000_000 + as_json()
+    packed = gzip.compress(body) if encoding == "gzip" else body
+    with connect(where) as first:
+        first.sendall(request(values(120_000, 9))[:-1])
+        until(lambda: budget.held_bytes > 1_900_000)
+        status, headers, found = post(where, iter([packed]), {"Content-Encoding": encoding})
+        assert (status, headers["retry-after"], "--max-held-mb" in found["error"]) == (503, "1", True)
+    until(lambda: budget.held_bytes == 0)
+    assert post(where, iter([packed]), {"Content-Encoding": encoding})[0] == 200
+    until(lambda: budget.held_bytes == 0)
+
+
+def test_an_answer_that_nobody_reads_is_held_for_a_while_only(small):
+    where, budget = small
+    host, port = where.split(":")
+    with socket.socket() as idle:
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idle.connect((host, int(port)))
+        idle.sendall(request(values(500_000, 9)))
+        until(lambda: budget.held_bytes > 8_000_000)
+        time.sleep(0.2)
+        assert budget.held_bytes > 8_000_000
+        until(lambda: budget.held_bytes == 0)
+        idle.settimeout(20)
+        taken = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := idle.recv(2**20):
+                taken += len(piece)
+        assert taken < 8_000_000

@@ -343,10 +343,10 @@ class Second:
 
 
 @contextmanager
-def gated(tmp_path, grace_s=10.0, max_requests=1024, **sizes):
+def gated(tmp_path, grace_s=10.0, max_requests=1024, access_log=False, **sizes):
     gate = Gate()
     pipeline = Pipeline(read_plan(write_package(tmp_path / "gated", cpu_workers=1, **sizes)), [gate, Second()])
-    with running(pipeline, grace_s=grace_s, max_requests=max_requests) as where:
+    with running(pipeline, grace_s=grace_s, max_requests=max_requests, access_log=access_log) as where:
         try:
             yield where, gate, pipeline
         finally:
