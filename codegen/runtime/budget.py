@@ -30,7 +30,7 @@ class MemoryBudget:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._held_bytes = 0
         self._lock = threading.Lock()
 
@@ -46,9 +46,9 @@ class MemoryBudget:
     def _change(self, before: int, after: int) -> None:
         with self._lock:
             total = self._held_bytes - before + after
-            if after > before and total > self._limit_bytes and total > after:
+            if after > before and total > self.limit_bytes and total > after:
                 raise BudgetExceeded(
-                    f"the requests under way hold {self._held_bytes} bytes of the {self._limit_bytes} that the server's "
+                    f"the requests under way hold {self._held_bytes} bytes of the {self.limit_bytes} that the server's "
                     "--max-held-mb gives them"
                 )
             self._held_bytes = total

@@ -46,7 +46,7 @@ class Server:
     def __init__(self, pipeline: Pipeline, settings: ServerSettings | None = None) -> None:
         self._pipeline = pipeline
         self._settings = settings = settings or ServerSettings()
-        service = Service(pipeline, settings)
+        self._service = service = Service(pipeline, settings)
         self._grpc = None if settings.grpc_port is None else _grpc_server(service)
         config = uvicorn.Config(
             Application(service),
@@ -82,6 +82,7 @@ class Server:
             self._server.run(sockets=[self._socket])
         finally:
             self._socket.close()
+            self._service.close()
             stopped = self._server.stopping_since or time.monotonic()
             self._pipeline.close(timeout=max(0.0, stopped + self._settings.grace_s - time.monotonic()))
 

@@ -78,6 +78,7 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         grpc_port=options.grpc_port,
         grace_s=options.grace,
         max_body_bytes=options.max_body_mb * 2**20,
+        max_json_bytes=options.max_json_mb * 2**20,
         max_held_bytes=_held_bytes(options.max_held_mb, options.max_body_mb),
         max_requests=options.max_requests,
         tls_certificate=_file(options.tls_cert),
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grpc-port", type=integer(0, 65535), help="port of gRPC, which is not served without one")
     parser.add_argument("--grace", type=seconds, default=10.0, help="seconds to finish the requests under way")
     parser.add_argument("--max-body-mb", type=integer(1, 2**20), default=256, help="largest request in MiB; above it 413")
+    parser.add_argument("--max-json-mb", type=integer(1, 2**20), default=64, help="longest JSON in MiB; above it 413")
     parser.add_argument(
         "--max-held-mb",
         type=integer(1, 2**20),

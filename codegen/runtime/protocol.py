@@ -10,10 +10,10 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from .config import TensorConfig
-from .dtypes import ElementType, Value
+from .dtypes import ElementType, Tensor, Value
 from .wire import LARGEST_BYTES, Buffer, WireError, check_shape, decode_json, decode_raw, encode_json, encode_raw
 
 VERSION = "1"
@@ -61,23 +61,41 @@ class InferResponse(NamedTuple):
     header_length: int | None
 
 
+Described: TypeAlias = tuple[str, tuple[int, ...], int | None]
+"""One output of a response: name, shape, and the bytes of its raw data; None where its values are in the JSON part."""
+
+
+class ResponseLayout(NamedTuple):
+    """A response whose JSON part is not written yet.
+
+    Args:
+        described: The outputs in their order.
+        parts: The raw data.
+        tensors: The outputs whose values go into the JSON part.
+    """
+
+    described: tuple[Described, ...]
+    parts: tuple[Buffer, ...]
+    tensors: dict[str, Tensor]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Input:
-    """One input as a header describes it: its values, or how many bytes of raw data it has."""
+class InputHeader:
+    """One input as a header describes it: its tensor, or how many bytes of raw data it has."""
 
     name: str
     element: ElementType
     shape: tuple[int, ...]
-    data: object
-    size: int | None
+    tensor: Tensor | None
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Header:
+class Header:
     """What the JSON part of a request says."""
 
     id: str | None
-    inputs: tuple[_Input, ...]
+    inputs: tuple[InputHeader, ...]
     outputs: tuple[RequestedOutput, ...]
     timeout_s: float | None
 
@@ -92,6 +110,7 @@ class Codec:
         inputs: The model's inputs, tensors all.
         outputs: The outputs that are tensors.
         limit_bytes: Most bytes of a request's tensor, and of all tensors of a response.
+        json_bytes: Most bytes of the JSON part of a response.
     """
 
     def __init__(
@@ -100,13 +119,17 @@ class Codec:
         inputs: Sequence[TensorConfig],
         outputs: Sequence[TensorConfig],
         limit_bytes: int = LARGEST_BYTES,
+        json_bytes: int = LARGEST_BYTES,
     ) -> None:
+        self.words = (model, tuple(inputs), tuple(outputs), limit_bytes, json_bytes)
+        """What another process needs to make this codec."""
         self._model = model
+        self._json_bytes = json_bytes
         self._limit_bytes = limit_bytes
         self._inputs = {tensor.name: _element(tensor) for tensor in inputs}
         self._outputs = {tensor.name: _element(tensor) for tensor in outputs}
-        self._remembered_header = functools.lru_cache(_REMEMBERED)(self._read_header)
-        self._remembered_response = functools.lru_cache(_REMEMBERED)(self._response)
+        self._remembered_header = functools.lru_cache(_REMEMBERED)(self.read_header)
+        self._remembered_response = functools.lru_cache(_REMEMBERED)(self.write_header)
 
     def decode(self, body: memoryview, header_length: int | None) -> InferRequest:
         """Return the request in a body.
@@ -118,14 +141,22 @@ class Codec:
         Raises:
             ProtocolError: If it is malformed; the message names the tensor.
         """
+        text, binary = self.split(body, header_length)
+        short = len(text) <= _REMEMBERED_BYTES
+        return self.assemble(self._remembered_header(bytes(text)) if short else self.read_header(text), binary)
+
+    def split(self, body: memoryview, header_length: int | None) -> tuple[memoryview, memoryview]:
+        """Return the JSON part and the raw tensors of a body; see `decode`."""
         if header_length is not None and not 0 < header_length <= body.nbytes:
             raise ProtocolError(f"Inference-Header-Content-Length is {header_length}, the body has {body.nbytes} bytes")
-        split = body.nbytes if header_length is None else header_length
-        text = bytes(body[:split])
-        header = (self._remembered_header if len(text) <= _REMEMBERED_BYTES else self._read_header)(text)
+        end = body.nbytes if header_length is None else header_length
+        return body[:end], body[end:]
+
+    def assemble(self, header: Header, binary: memoryview) -> InferRequest:
+        """Return the request of a header and of the raw tensors that follow it; see `decode`."""
         return InferRequest(
             id=header.id,
-            inputs=_decode_inputs(header.inputs, body[split:]),
+            inputs=_decode_inputs(header.inputs, binary),
             outputs=header.outputs,
             timeout_s=header.timeout_s,
         )
@@ -154,61 +185,85 @@ class Codec:
         Raises:
             ProtocolError: If an output has no JSON form and was asked for as JSON.
         """
-        described: list[tuple[str, tuple[int, ...], int | None]] = []
-        parts: list[Buffer] = []
-        data: dict[str, list[object]] = {}
-        for output in request.outputs:
-            element, tensor = self._outputs[output.name], results[output.name]
-            if output.binary:
-                parts.append(encode_raw(tensor, element))
-                described.append((output.name, tensor.shape, len(parts[-1])))
-                continue
-            try:
-                data[output.name] = encode_json(tensor, element)
-            except WireError as error:
-                raise ProtocolError(f"output {output.name!r}: {error}") from None
-            described.append((output.name, tensor.shape, None))
-        if data or (request.id is not None and len(request.id) > _REMEMBERED_BYTES):
-            header = self._response(request.id, described, data)
+        layout = self.lay_out(request, results)
+        if layout.tensors or (request.id is not None and len(request.id) > _REMEMBERED_BYTES):
+            header = self.write_header(request.id, layout.described, layout.tensors)
         else:
-            header = self._remembered_response(request.id, tuple(described))
-        return InferResponse(parts=(header, *parts), header_length=len(header) if parts else None)
+            header = self._remembered_response(request.id, layout.described)
+        return InferResponse(parts=(header, *layout.parts), header_length=len(header) if layout.parts else None)
 
-    def _response(
-        self,
-        identifier: str | None,
-        described: Sequence[tuple[str, tuple[int, ...], int | None]],
-        data: Mapping[str, list[object]] | None = None,
+    def lay_out(self, request: InferRequest, results: Mapping[str, Value]) -> ResponseLayout:
+        """Return a response but for its JSON part; see `encode`."""
+        described: list[Described] = []
+        parts: list[Buffer] = []
+        tensors: dict[str, Tensor] = {}
+        for output in request.outputs:
+            tensor = results[output.name]
+            if output.binary:
+                parts.append(encode_raw(tensor, self._outputs[output.name]))
+                described.append((output.name, tensor.shape, len(parts[-1])))
+            else:
+                tensors[output.name] = tensor
+                described.append((output.name, tensor.shape, None))
+        return ResponseLayout(tuple(described), tuple(parts), tensors)
+
+    def write_header(
+        self, identifier: str | None, described: Sequence[Described], tensors: Mapping[str, Tensor] | None = None
     ) -> bytes:
-        """Return the JSON part of a response; an output has a size in bytes, or its values in `data`."""
+        """Return the JSON part of a response.
+
+        Args:
+            identifier: The client's own mark.
+            described: The outputs.
+            tensors: Those whose values it has.
+
+        Raises:
+            ProtocolError: If an output has no JSON form, or the JSON part is longer than it may be.
+        """
         entries: list[dict[str, Any]] = []
         for name, shape, size in described:
             entry: dict[str, Any] = {"name": name, "datatype": self._outputs[name].datatype, "shape": list(shape)}
-            values = {"data": data[name]} if data and size is None else {"parameters": {"binary_data_size": size}}
-            entries.append(entry | values)
+            if size is not None:
+                entries.append(entry | {"parameters": {"binary_data_size": size}})
+                continue
+            try:
+                entries.append(entry | {"data": encode_json((tensors or {})[name], self._outputs[name])})
+            except WireError as error:
+                raise ProtocolError(f"output {name!r}: {error}") from None
         document = {"model_name": self._model, "model_version": VERSION, "outputs": entries}
         if identifier is not None:
             document["id"] = identifier
-        return json.dumps(document, separators=(",", ":")).encode()
+        text = json.dumps(document, separators=(",", ":")).encode()
+        if len(text) > self._json_bytes:
+            raise ProtocolError(
+                f"the answer's JSON has {len(text)} bytes, more than {self._json_bytes}; ask for large tensors as binary "
+                "tensor data, or raise the server's --max-json-mb"
+            )
+        return text
 
-    def _read_header(self, text: bytes) -> _Header:
+    def read_header(self, text: Buffer) -> Header:
+        """Return what the JSON part of a request says, its tensors converted.
+
+        Raises:
+            ProtocolError: If it is malformed; the message names the tensor.
+        """
         document = _object(_parse(text), "the request")
         parameters = _parameters(document, "the request")
         identifier = document.get("id")
         if "id" in document and not isinstance(identifier, str):
             raise ProtocolError("`id` must be a string")
-        return _Header(
+        return Header(
             id=identifier,
             inputs=self._read_inputs(document),
             outputs=self._requested(document, parameters),
             timeout_s=_timeout(parameters),
         )
 
-    def _read_inputs(self, document: Mapping[str, Any]) -> tuple[_Input, ...]:
+    def _read_inputs(self, document: Mapping[str, Any]) -> tuple[InputHeader, ...]:
         entries = document.get("inputs", [] if not self._inputs else None)
         if not isinstance(entries, list):
             raise ProtocolError("`inputs` must be a list")
-        inputs: dict[str, _Input] = {}
+        inputs: dict[str, InputHeader] = {}
         for position, item in enumerate(entries):
             name, entry = _named(item, f"inputs[{position}]")
             if name not in self._inputs:
@@ -249,7 +304,7 @@ def _element(tensor: TensorConfig) -> ElementType:
     return tensor.element
 
 
-def _read_input(name: str, element: ElementType, entry: Mapping[str, Any], limit_bytes: int) -> _Input:
+def _read_input(name: str, element: ElementType, entry: Mapping[str, Any], limit_bytes: int) -> InputHeader:
     size = _binary_size(entry)
     shape = check_shape(entry.get("shape"), element, limit_bytes)
     datatype = entry.get("datatype")
@@ -257,18 +312,22 @@ def _read_input(name: str, element: ElementType, entry: Mapping[str, Any], limit
         raise WireError(f"datatype {datatype!r}, expected {element.datatype!r}")
     if (size is None) == ("data" not in entry):
         raise WireError("exactly one of `data` and the parameter `binary_data_size` must be given")
-    return _Input(name=name, element=element, shape=shape, data=entry.get("data"), size=size)
+    tensor = None
+    if size is None:
+        tensor = decode_json(entry["data"], element, shape)
+        tensor.flags.writeable = False  # as over raw data; requests with the same header share it
+    return InputHeader(name=name, element=element, shape=shape, tensor=tensor, size=size or 0)
 
 
-def _decode_inputs(inputs: Sequence[_Input], binary: memoryview) -> dict[str, Value]:
+def _decode_inputs(inputs: Sequence[InputHeader], binary: memoryview) -> dict[str, Value]:
     tensors: dict[str, Value] = {}
     used = 0
     for one in inputs:
+        if one.tensor is not None:
+            tensors[one.name] = one.tensor
+            continue
         left = binary.nbytes - used
         try:
-            if one.size is None:
-                tensors[one.name] = decode_json(one.data, one.element, one.shape)
-                continue
             if one.size > left:
                 raise WireError(f"`binary_data_size` is {one.size}, only {left} bytes of the body are left")
             tensors[one.name] = decode_raw(binary[used : used + one.size], one.element, one.shape)
@@ -280,7 +339,7 @@ def _decode_inputs(inputs: Sequence[_Input], binary: memoryview) -> dict[str, Va
     return tensors
 
 
-def _parse(text: bytes) -> object:
+def _parse(text: Buffer) -> object:
     try:
         return json.loads(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:

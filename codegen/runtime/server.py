@@ -35,12 +35,14 @@ from .body import (
 from .budget import Lease
 from .dtypes import Value
 from .errors import DeadlineExceeded
+from .json_process import JsonTooLarge, check_json_size
 from .metrics import CONTENT_TYPE, render
 from .protocol import VERSION, InferRequest, InferResponse
 from .service import NotFound, Service, Verdict, verdict
 from .tracing import Tracer
 
-_OFFLOAD_BYTES = 64 * 2**10  # JSON work above this would hold up the other connections; a thread costs 0.1 ms
+_OFFLOAD_BYTES = 64 * 2**10  # text above this would hold up the other connections for a millisecond; a thread costs 0.1 ms
+_APART_BYTES = 256 * 2**10  # JSON above this would hold up all threads for 5 ms and more, whatever thread it is in
 _HEALTH = ("/v2/health/live", "/v2/health/ready")
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("cutset.access")
@@ -60,6 +62,7 @@ class Application:
         self._service = service
         self._pipeline = service.pipeline
         self._settings = service.settings
+        self._takes_strings = any(tensor.element is not None and tensor.element.is_string for tensor in service.inputs)
         self._tracer = Tracer()
         model = f"/v2/models/{service.name}"
         self._infer_paths = [f"{model}/infer", *(f"{model}/versions/{version}/infer" for version in ("", VERSION))]
@@ -157,19 +160,42 @@ class Application:
 
     async def _compute(self, headers: Mapping[bytes, bytes], receive: Receive, exchange: Exchange) -> InferResponse:
         """Return the response to the request of a connection."""
-        codec = self._service.codec
+        size, request = await self._request(headers, receive, exchange)
+        results = await self._results(request, receive, apart=self._takes_strings and size >= _OFFLOAD_BYTES)
+        exchange.lease.grow(self._service.codec.check_size(request, results))
+        return await self._response(request, results)
+
+    async def _request(self, headers: Mapping[bytes, bytes], receive: Receive, exchange: Exchange) -> tuple[int, InferRequest]:
+        """Return the size of the body, and the request in it."""
+        codec, most = self._service.codec, self._settings.max_json_bytes
         encoding, split = content_encoding(headers), header_length(headers)
+        if encoding is None and split is None:
+            check_json_size(content_length(headers) or 0, most)
         body = await self._body(headers, receive, exchange)
-        size = len(body) if isinstance(body, memoryview) else sum(map(len, body))
-        if (size if encoding or split is None else split) < _OFFLOAD_BYTES:
-            request = self._decode(body, encoding, split, exchange.lease)
-        else:
-            request = await asyncio.to_thread(self._decode, body, encoding, split, exchange.lease)
-        results = await self._results(request, receive)
-        exchange.lease.grow(codec.check_size(request, results))
-        if _json_bytes(request, results) < _OFFLOAD_BYTES:
+        if encoding or (not isinstance(body, memoryview) and sum(map(len, body)) >= _OFFLOAD_BYTES):
+            body = await asyncio.to_thread(self._join, body, encoding, split, exchange.lease)
+        elif not isinstance(body, memoryview):
+            body = join_aligned(body, split or 0)
+        text, binary = codec.split(body, split)
+        check_json_size(len(text), most)
+        if len(text) >= _APART_BYTES:
+            header = await self._service.json.read_header(text)
+            return len(body), await asyncio.to_thread(codec.assemble, header, binary)
+        if len(text) >= _OFFLOAD_BYTES or (self._takes_strings and len(binary) >= _OFFLOAD_BYTES):
+            return len(body), await asyncio.to_thread(codec.decode, body, split)
+        return len(body), codec.decode(body, split)
+
+    async def _response(self, request: InferRequest, results: Mapping[str, Value]) -> InferResponse:
+        """Return the response with the model's outputs."""
+        codec = self._service.codec
+        size = _text_bytes(request, results)
+        if size < _OFFLOAD_BYTES:
             return codec.encode(request, results)
-        return await asyncio.to_thread(codec.encode, request, results)
+        if size < _APART_BYTES:
+            return await asyncio.to_thread(codec.encode, request, results)
+        described, parts, tensors = await asyncio.to_thread(codec.lay_out, request, results)
+        header = await self._service.json.write_header(request.id, described, tensors)
+        return InferResponse(parts=(header, *parts), header_length=len(header) if parts else None)
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive, exchange: Exchange) -> memoryview | list[bytes]:
         """Return the whole body, or its chunks."""
@@ -182,22 +208,22 @@ class Application:
         except TimeoutError:
             raise BodyError(408, f"the body took more than {timeout_s} s") from None
 
-    def _decode(self, body: memoryview | list[bytes], encoding: str | None, split: int | None, lease: Lease) -> InferRequest:
-        """Return the request in a body, or in its chunks."""
+    def _join(self, body: memoryview | list[bytes], encoding: str | None, split: int | None, lease: Lease) -> memoryview:
+        """Return a body that came packed or in chunks."""
+        chunks = [body] if isinstance(body, memoryview) else body
         if encoding:
-            chunks = [body] if isinstance(body, memoryview) else body
-            body = decompress(chunks, encoding, self._settings.max_body_bytes, lease)
-        whole = body if isinstance(body, memoryview) else join_aligned(body, split or 0)
-        return self._service.codec.decode(whole, split)
+            chunks = decompress(chunks, encoding, self._settings.max_body_bytes, lease)
+        return join_aligned(chunks, split or 0)
 
-    async def _results(self, request: InferRequest, receive: Receive) -> dict[str, Value]:
-        """Return the model's outputs.
+    async def _results(self, request: InferRequest, receive: Receive, *, apart: bool) -> dict[str, Value]:
+        """Return the model's outputs; the inputs are checked in another thread where that takes long.
 
         Whoever holds a future that failed must not be part of the error's traceback: the two would form a cycle, which keeps
         the request's body until the garbage collector comes.
         """
         deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
-        results = self._pipeline.answer(request.inputs, deadline)
+        ask = self._pipeline.submit if apart else self._pipeline.answer
+        results = await asyncio.to_thread(ask, request.inputs, deadline) if apart else ask(request.inputs, deadline)
         try:
             return await _result(results, receive, deadline) if isinstance(results, Future) else results
         finally:
@@ -242,11 +268,11 @@ async def _reply(send: Send, method: str, allowed: str, answer: Callable[[], obj
 async def _refuse(error: Exception, send: Send) -> int:
     """Send the answer to a request that failed."""
     headers: Headers = [_JSON]
+    closes = isinstance(error, JsonTooLarge)
     message = str(error) or type(error).__name__
     if isinstance(error, BodyError):
         found: Verdict | None = Verdict(http=error.status, grpc="")
-        if error.closes:
-            headers.append((b"connection", b"close"))  # what is left of the body must not be read as a request
+        closes = error.closes
     elif isinstance(error, _MethodNotAllowed):
         found, message = Verdict(http=405, grpc=""), f"the method here is {error}"
         headers.append((b"allow", str(error).encode()))
@@ -257,6 +283,8 @@ async def _refuse(error: Exception, send: Send) -> int:
         found, message = Verdict(http=500, grpc=""), "internal error"
     if found.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(found.retry_after_s))))
+    if closes:
+        headers.append((b"connection", b"close"))  # what is left of the body must not be read as a request
     if found.http == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return await _send(send, found.http, headers, json.dumps({"error": message}).encode())
@@ -271,9 +299,10 @@ async def _send(send: Send, status: int, headers: Headers, *parts: bytes | memor
     return status
 
 
-def _json_bytes(request: InferRequest, results: Mapping[str, Value]) -> int:
-    """Return about how long the tensors are that are returned as JSON."""
-    return sum([16 * int(results[output.name].size) for output in request.outputs if not output.binary])
+def _text_bytes(request: InferRequest, results: Mapping[str, Value]) -> int:
+    """Return about how long the tensors are that are returned as JSON, or as strings."""
+    asked = [(results[output.name], output.binary) for output in request.outputs]
+    return sum([16 * int(tensor.size) for tensor, binary in asked if not binary or tensor.dtype.hasobject])
 
 
 async def _disconnected(receive: Receive) -> None:

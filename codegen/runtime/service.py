@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 from .budget import BudgetExceeded, MemoryBudget, default_limit
 from .errors import Closed, ConfigError, DeadlineExceeded, InputError, Overloaded, PipelineError
+from .json_process import JsonProcess, JsonTooLarge
 from .pipeline import Pipeline
 from .protocol import VERSION, Codec, ProtocolError
 from .settings import ServerSettings
 
+_LEAST_JSON_MEMORY_BYTES = 256 * 2**20
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,7 @@ _VERDICTS: tuple[tuple[type[Exception], Verdict], ...] = (
     (NotFound, Verdict(http=404, grpc="NOT_FOUND")),
     (TooManyRequests, Verdict(http=429, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
     (BudgetExceeded, Verdict(http=503, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
+    (JsonTooLarge, Verdict(http=413, grpc="INVALID_ARGUMENT")),
     (MemoryError, Verdict(http=503, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
     (Overloaded, Verdict(http=503, grpc="RESOURCE_EXHAUSTED", retry_after_s=1.0)),
     (Closed, Verdict(http=503, grpc="UNAVAILABLE", retry_after_s=1.0)),
@@ -80,9 +83,10 @@ class Service:
         self.inputs = pipeline.plan.inputs
         self.outputs = tuple(tensor for tensor in pipeline.plan.outputs if tensor.element)
         _check_servable(pipeline)
-        self.codec = Codec(self.name, self.inputs, self.outputs, settings.max_body_bytes)
+        self.codec = Codec(self.name, self.inputs, self.outputs, settings.max_body_bytes, settings.max_json_bytes)
         self.memory = MemoryBudget(settings.max_held_bytes or default_limit(settings.max_body_bytes))
         """What the requests and answers of both protocols hold; each request takes a `lease` of it."""
+        self.json = JsonProcess(self.codec, max(self.memory.limit_bytes, _LEAST_JSON_MEMORY_BYTES))
         self.under_way = 0
         self.answers: Counter[tuple[str, str]] = Counter()  # by protocol and status
 
@@ -101,6 +105,10 @@ class Service:
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
             raise Unauthorized("a bearer token is required")
+
+    def close(self) -> None:
+        """End what the service started; the pipeline stays."""
+        self.json.close()
 
     def begin(self) -> None:
         """Count an inference in.

@@ -16,6 +16,7 @@ class ServerSettings:
         grpc_port: Port of gRPC; 0 takes a free one, None serves no gRPC.
         grace_s: Seconds the requests under way have to finish after the signal to stop.
         max_body_bytes: Largest request, compressed and decompressed; above it 413.
+        max_json_bytes: Longest JSON part of a request or an answer; above it 413, and 400 for an answer.
         max_held_bytes: Most bytes of all requests and answers at once; above it 503. By default a quarter of the memory that
             the process may use, at least `max_body_bytes`.
         max_requests: Most inferences between their first byte and their answer; above it 429.
@@ -32,6 +33,7 @@ class ServerSettings:
     grpc_port: int | None = None
     grace_s: float = 10.0
     max_body_bytes: int = 256 * 2**20
+    max_json_bytes: int = 64 * 2**20
     max_held_bytes: int | None = None
     max_requests: int = 1024
     head_timeout_s: float = 10.0

@@ -12,6 +12,7 @@ import random
 import socket
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -294,7 +295,7 @@ def small(tmp_path_factory):
     """A server with room for one large request at a time, and its budget."""
     folder = write_package(tmp_path_factory.mktemp("package") / "p")
     with running(Pipeline.load(folder), max_held_bytes=LIMIT, body_timeout_s=1.5) as where:
-        (budget,) = [found for found in gc.get_objects() if isinstance(found, MemoryBudget) and found._limit_bytes == LIMIT]
+        (budget,) = [found for found in gc.get_objects() if isinstance(found, MemoryBudget) and found.limit_bytes == LIMIT]
         yield where, budget
 
 
@@ -348,3 +349,60 @@ def test_an_answer_that_nobody_reads_is_held_for_a_while_only(small):
             while piece := idle.recv(2**20):
                 taken += len(piece)
         assert taken < 8_000_000
+
+
+def large_json(x: np.ndarray, **change: object) -> bytes:
+    entries = [
+        {"name": "x", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()},
+        {"name": "i", "datatype": "INT64", "shape": [], "data": [0]},
+        {"name": "s", "datatype": "BYTES", "shape": [1], "data": ["a"]},
+    ]
+    return json.dumps({"inputs": entries, "outputs": [{"name": "doubled"}], **change}).encode()
+
+
+def json_workers() -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [child for child in children if any("json_worker" in word for word in child.cmdline())]
+
+
+def test_large_json_is_read_and_written_where_it_stops_nobody(address):
+    x = values(20_000, 11)
+    assert post(address, large_json(x[:9]))[0] == 200
+    status, _, found = post(address, large_json(x, id="7"))
+    assert (status, found["id"]) == (200, "7")
+    np.testing.assert_array_equal(np.float32(found["outputs"][0]["data"]).reshape(x.shape), x * 2)
+    assert "expected [20000, 5]" in post(address, large_json(x).replace(b"[20000, 4]", b"[20000, 5]"))[2]["error"]
+    (worker,) = json_workers()
+    worker.suspend()
+    try:
+        with ThreadPoolExecutor(1) as clients:
+            waiting = clients.submit(post, address, large_json(x))
+            for _ in range(3):
+                assert post(address, None, path="/v2/health/ready", method="GET")[0] == 200
+                assert post(address, as_json())[0] == 200
+            assert not waiting.done()
+            worker.resume()
+            assert waiting.result(30)[0] == 200
+    finally:
+        worker.resume()
+
+
+def test_json_above_the_limit_is_refused_before_it_is_read(tmp_path):
+    before = json_workers()
+    with running(Pipeline.load(write_package(tmp_path / "p")), max_json_bytes=300_000) as where:
+        with connect(where) as connection:
+            connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 300001\r\n\r\n" % INFER.encode())
+            status, text, _ = answer(connection)
+            assert (status, b"binary tensor data" in text, connection.recv(1)) == (413, True, b"")
+        body = b" " * 300_000 + as_json()
+        for packed, headers in ((gzip.compress(body), {"Content-Encoding": "gzip"}), (iter([body]), {})):
+            status, _, found = post(where, packed, headers)
+            assert (status, "binary tensor data" in found["error"]) == (413, True)
+        x = values(10_000, 12)
+        with connect(where) as connection:
+            connection.sendall(request(x))
+            assert answer(connection)[0] == 200
+        short = large_json(np.full((5_000, 4), 1 / 3, np.float32)).replace(b"0.3333333432674408", b"0.33333334")
+        status, _, found = post(where, short)  # whose answer is twice as long
+        assert (status, "binary tensor data" in found["error"]) == (400, True)
+    assert json_workers() == before
