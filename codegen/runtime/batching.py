@@ -34,6 +34,16 @@ def batch_key(feeds: Sequence[Value]) -> tuple[Key, int] | None:
     return tuple((value.dtype, value.shape[1:]) for value in feeds), rows.pop()
 
 
+def count_rows(feeds: Sequence[Value]) -> int:
+    """Return the rows of one request, for the statistics: the first size of its tensors, 1 where they do not agree.
+
+    Args:
+        feeds: The inputs of one stage.
+    """
+    rows = {value.shape[0] if isinstance(value, TENSORS) and value.ndim else 1 for value in feeds}
+    return rows.pop() if len(rows) == 1 else 1
+
+
 class Batch:
     """The requests that one run will answer.
 

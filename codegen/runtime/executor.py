@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 
 from .backends.device import as_array
-from .batching import Batch
+from .batching import Batch, count_rows
 from .config import PlanConfig
 from .context import Context
 from .dtypes import Value
@@ -144,7 +144,7 @@ class Executor:
             return context if self._run_alone(phase, context) else None
         batch = self._gather(phase, context, pool)
         if len(batch.members) == 1:
-            going = [context] if self._run_alone(phase, context, batch.rows) else []
+            going = [context] if self._run_alone(phase, context) else []
         else:
             going = self._run_batch(phase, batch)
         for other in going[1:]:
@@ -204,8 +204,10 @@ class Executor:
             _settle(phase, member, outputs)
         return batch.members
 
-    def _run_alone(self, phase: Phase, context: Context, rows: int = 1) -> bool:
+    def _run_alone(self, phase: Phase, context: Context) -> bool:
         """Run one request; return whether it goes on."""
+        counted = phase.stage.batchable or context.trace is not None
+        rows = count_rows([context.tensors[name] for name in phase.stage.inputs]) if counted else 1
         begin = time.perf_counter()
         try:
             outputs = _run(phase, context)

@@ -164,3 +164,16 @@ def test_shapes_and_types_are_kept_apart():
     assert batch.feeds()["x"].shape == (3, 3)
     assert [share["y"].tolist() for share in batch.split({"y": np.arange(3)})] == [[0], [1, 2]]
     assert batch.split({"y": np.arange(4)}) is None
+
+
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_statistics_have_the_rows_that_came_none_among_them(chain, max_batch):
+    stage = Doubler()
+    stage.open.set()
+    with batching(chain, stage, max_batch=max_batch) as pipeline:
+        for rows in (0, 5, 1, 20):
+            pipeline.run(value(1, rows))
+        assert stage.rows == [0, 5, 1, 20]
+        found = pipeline.distributions()[1][0]["rows"]
+        assert (found.total, found.counts[-1], found.counts[0]) == (26, 4, 2)
+        assert pipeline.stats().stages[0].mean_rows == 6.5
