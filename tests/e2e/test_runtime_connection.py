@@ -241,6 +241,23 @@ def test_nothing_of_a_request_waits_for_the_garbage_collector(address, end):
         gc.enable()
 
 
+def test_nothing_of_a_request_that_was_given_up_in_the_pipeline_waits_for_the_garbage_collector(tmp_path):
+    """Its time passed, or its client left."""
+    with gated(tmp_path) as (where, gate, pipeline):
+        gc.collect()
+        until(lambda: not kept())
+        gc.disable()
+        try:
+            assert post(where, as_json(parameters={"timeout": 1000}))[0] == 504
+            with connect(where) as connection:
+                connection.sendall(request(values(9000, 1)))
+                until(lambda: pipeline.stats().waiting + pipeline.stats().inside == 2)
+            gate.open.set()
+            until(lambda: not kept())
+        finally:
+            gc.enable()
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("cut", [None, 150, 420])
 def test_an_upgrade_is_declined_and_its_request_answered(address, chunked, cut):

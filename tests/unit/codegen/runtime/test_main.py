@@ -34,6 +34,11 @@ def test_a_bad_folder_is_one_message(tmp_path, capsys):
     assert output.err.startswith("error: cannot read the plan")
 
 
+def test_a_bound_in_common_below_one_request_is_one_message(chain, capsys):
+    assert main(["--max-held-mb", "10", "--max-body-mb", "11"], chain(1).folder) == 1
+    assert "--max-held-mb 10 is less" in capsys.readouterr().err
+
+
 def test_a_taken_port_is_one_message(chain, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
