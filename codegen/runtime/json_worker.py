@@ -21,7 +21,8 @@ _NICENESS = 10  # large JSON is the slow way: on two cores it must not take half
 
 def main() -> None:
     """Answer one call after the other until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent says when to end
+    for number in (signal.SIGINT, signal.SIGTERM):  # they go to the whole group; the parent says when to end
+        signal.signal(number, signal.SIG_IGN)
     calls, answers = io.FileIO(0, closefd=False), io.FileIO(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not look like an answer
     os.nice(_NICENESS)

@@ -163,7 +163,9 @@ class Application:
         size, request = await self._request(headers, receive, exchange)
         results = await self._results(request, receive, apart=self._takes_strings and size >= _OFFLOAD_BYTES)
         exchange.lease.grow(self._service.codec.check_size(request, results))
-        return await self._response(request, results)
+        response = await self._response(request, results)
+        exchange.lease.grow(len(response.parts[0]))
+        return response
 
     async def _request(self, headers: Mapping[bytes, bytes], receive: Receive, exchange: Exchange) -> tuple[int, InferRequest]:
         """Return the size of the body, and the request in it."""

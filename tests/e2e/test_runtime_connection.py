@@ -423,3 +423,23 @@ def test_json_above_the_limit_is_refused_before_it_is_read(tmp_path):
         status, _, found = post(where, short)  # whose answer is twice as long
         assert (status, "binary tensor data" in found["error"]) == (400, True)
     assert json_workers() == before
+
+
+def test_many_strings_arrive_as_they_were(address):
+    """They are taken apart, checked and put together beside the event loop."""
+    texts = [f"é{number}" for number in range(30_000)]
+    raw = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
+    entries = [
+        {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]},
+        {"name": "i", "datatype": "INT64", "shape": [], "data": [0]},
+        {"name": "s", "datatype": "BYTES", "shape": [len(texts)], "parameters": {"binary_data_size": len(raw)}},
+    ]
+    head = json.dumps({"inputs": entries, "outputs": [{"name": "s", "parameters": {"binary_data": True}}]}).encode()
+    lines = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(head) + len(raw)}\r\n"
+    with connect(address) as connection:
+        connection.sendall(lines.encode() + b"Inference-Header-Content-Length: %d\r\n\r\n" % len(head) + head + raw)
+        status, _, found = answer(connection)
+    assert (status, found == raw) == (200, True)
+    as_text = [*entries[:2], {"name": "s", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]
+    document = json.dumps({"inputs": as_text, "outputs": [{"name": "s"}]}).encode()
+    assert post(address, document)[2]["outputs"][0]["data"] == texts
