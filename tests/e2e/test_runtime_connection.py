@@ -12,6 +12,7 @@ import random
 import socket
 import struct
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -316,12 +317,19 @@ def small(tmp_path_factory):
         yield where, budget
 
 
+def held_by_metrics(address: str) -> float:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as found:
+        (line,) = [line for line in found.read().decode().splitlines() if line.startswith("cutset_held_bytes ")]
+    return float(line.split()[1])
+
+
 def test_bodies_have_one_bound_in_common(small):
     where, budget = small
     whole = request(values(120_000, 9))  # 1.9 MB, and its answer as much
     with connect(where) as first, connect(where) as second:
         first.sendall(whole[:-1])
         until(lambda: budget.held_bytes > 1_900_000)
+        assert held_by_metrics(where) == budget.held_bytes
         second.sendall(whole)
         status, text, _ = answer(second)
         assert (status, b"--max-held-mb" in text) == (503, True)
