@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from cutset import __version__
+from cutset.claims import own_temporary_folder
 from cutset.errors import CutsetError
 
 COMMANDS = {
@@ -74,7 +75,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:
-        with _terminable():
+        with _terminable(), own_temporary_folder():
             result = cli.main(args=words, prog_name="cutset", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except CutsetError as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
+
+from cutset.claims import SUFFIX, is_claimed, remove_abandoned
 
 NAME_LENGTH = 32
 """Characters of a path's name that its temporary neighbour carries; a file system takes no name over 255 bytes."""
@@ -29,9 +32,23 @@ def write_atomic(path: Path, data: bytes) -> Path:
         OSError: If the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=temporary_prefix(path), delete=False) as file:
+    remove_abandoned(path.parent, prefix=temporary_prefix(path))
+    while not _written(path, data):
+        pass
+    return path
+
+
+def _written(path: Path, data: bytes) -> bool:
+    """Write `path` by way of a temporary neighbour; return False if another run took the neighbour for abandoned."""
+    prefix = temporary_prefix(path)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.NamedTemporaryFile(dir=path.parent, prefix=prefix, suffix=SUFFIX, delete=False))
         temporary = Path(file.name)
         try:
+            lock = os.dup(file.fileno())  # the lock lasts until both are closed
+            stack.callback(os.close, lock)
+            if not is_claimed(lock):
+                return False
             file.write(data)
             file.close()
             temporary.chmod(0o644)  # mkstemp makes 0600, which a served model must not keep
@@ -40,4 +57,4 @@ def write_atomic(path: Path, data: bytes) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
             raise
-    return path
+    return True
