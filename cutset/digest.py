@@ -21,4 +21,6 @@ def sha256_file(path: Path) -> str:
 
 def sha256_json(value: Any) -> str:
     """Return the digest of a JSON-compatible value; the same value gives the same digest in every process."""
-    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+    return sha256_bytes(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cutset.errors import CutsetError, UsageError
+from cutset.visible import visible_json
 
 T = TypeVar("T")
 
@@ -23,8 +24,11 @@ def to_builtins(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Return stable, human-readable JSON that ends in a newline; not-a-number and infinities are refused."""
-    return json.dumps(to_builtins(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return stable, human-readable JSON that ends in a newline; not-a-number and infinities are refused.
+
+    Any text can be written: what UTF-8 cannot hold (a file name of other bytes), or a terminal would obey, is escaped.
+    """
+    return visible_json(json.dumps(to_builtins(value), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def convert(data: Any, kind: type[T], *, where: str) -> T:
