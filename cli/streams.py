@@ -45,7 +45,7 @@ def prepare_streams() -> None:
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115, PTH123 - as Python does
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - as Python does
             setattr(sys, f"__{name}__", getattr(sys, name))
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):  # nobody has put another one there
         raw = io.BufferedWriter(_Stdout(sys.stdout.fileno(), "w", closefd=False))
