@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cutset.claims import ASIDE, claimed_folder, remove_abandoned
 from cutset.errors import CutsetError, UsageError
-from cutset.files import temporary_prefix
+from cutset.files import is_utf8, temporary_prefix
 
 TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 """What a rename of a folder says where something lies already."""
@@ -24,6 +24,10 @@ def check_target(target: Path, *, force: bool) -> None:
         UsageError: If it exists and `force` is not set, or is no folder.
         CutsetError: If its parent cannot be written.
     """
+    if not is_utf8(target.absolute()):
+        raise UsageError(
+            f"the path {target} is not UTF-8", cause="onnxruntime opens no such files", hint="give another with -o"
+        )
     remove_abandoned(target.absolute().parent, prefix=".")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UsageError(f"{target} exists and is not a folder", hint="give another path with -o")

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cutset.files import check_regular
+
 
 def sha256_bytes(data: bytes) -> str:
     """Return the hexadecimal SHA-256 of `data`."""
@@ -14,7 +16,12 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of the file at `path`, read in pieces."""
+    """Return the hexadecimal SHA-256 of the file at `path`, read in pieces.
+
+    Raises:
+        OSError: If `path` cannot be read, or is a pipe or a device.
+    """
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

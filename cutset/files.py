@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -58,3 +60,21 @@ def _written(path: Path, data: bytes) -> bool:
                 temporary.unlink()
             raise
     return True
+
+
+def check_regular(path: Path) -> None:
+    """Check that reading `path` ends, as reading a pipe or a device may not.
+
+    Raises:
+        OSError: If `path` is missing, a folder, a pipe, a device or a socket.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no file but a pipe, a device or a socket", str(path))
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether the bytes of a path are UTF-8, which onnxruntime needs of the files that it opens."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in str(path))

@@ -43,6 +43,10 @@ def convert(data: Any, kind: type[T], *, where: str) -> T:
         raise UsageError(f"{where} does not have the expected fields", where=where, cause=str(error)) from error
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def read_json(path: Path, *, schema: str) -> dict[str, Any]:
     """Return the object in the JSON file `path` after checking its ``schema`` field.
 
@@ -59,8 +63,8 @@ def read_json(path: Path, *, schema: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise CutsetError(f"cannot read {path}", cause=str(error)) from error
     try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
         raise UsageError(f"{path} is not JSON", cause=str(error)) from error
     found = data.get("schema") if isinstance(data, Mapping) else None
     if found != schema:

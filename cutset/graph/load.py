@@ -17,6 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedOpsetsPass
 
 from cutset.digest import sha256_file, sha256_json
 from cutset.errors import ModelError, UnavailableError
+from cutset.files import check_regular, is_utf8
 from cutset.graph.declared import follow_inputs, read_declared
 from cutset.graph.external_data import settle_weights
 from cutset.graph.local_functions import inline_functions
@@ -56,6 +57,8 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
         ModelError: If the file is missing, not ONNX or cyclic, or its external data is absent or outside its folder.
     """
     path = Path(path)
+    if not is_utf8(path):
+        raise ModelError(f"the name {path} is not UTF-8", cause="onnxruntime opens no such file", hint="rename it")
     proto = _read_proto(path)
     densify(proto, path)
     opaque = _take_opaque_types(proto)
@@ -111,6 +114,7 @@ def from_ir(
 def _read_proto(path: Path) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
+        check_regular(path)
         proto.ParseFromString(path.read_bytes())
     except IsADirectoryError as error:
         raise ModelError(f"{path} is a folder, not a model", hint="give the .onnx file inside it") from error
