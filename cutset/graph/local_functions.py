@@ -59,10 +59,10 @@ def _check_size(model: onnx.ModelProto, where: str) -> None:
     plain, callees = _count(model.graph.node, functions)
     total = _size(plain, callees, sizes)
     if total - plain > MOST_INLINED:
-        domain, name, _ = max(callees, key=lambda callee: callees[callee] * sizes[callee])
+        domain, most, _ = max(callees, key=lambda callee: callees[callee] * sizes[callee])
         raise ModelError(
             f"the local functions of {where} would become {_about(total)} nodes",
-            where=f"{where}, function `{domain}::{name}`",
+            where=f"{where}, function `{domain}::{most}`",
             cause="functions that call functions several times multiply",
             hint="export the model without local functions, or with fewer levels of them",
         )

@@ -197,3 +197,8 @@ def test_a_foreign_folder_that_takes_the_place_just_before_the_move_comes_back(t
         pass
     assert (target / "manifest.json").read_text() == "{}"
     assert tree(tmp_path) == ["out", "out/manifest.json"]
+
+
+def test_a_path_that_is_not_utf8(tmp_path):
+    with pytest.raises(UsageError, match="not UTF-8"):
+        check_target(tmp_path / "o\udcff", force=False)

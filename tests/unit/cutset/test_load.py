@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -161,7 +162,7 @@ def external(path, location, *, length=16, in_constant=False):
 
 
 @pytest.mark.parametrize("in_constant", [False, True], ids=["initializer", "attribute"])
-@pytest.mark.parametrize("case", ["missing", "parent", "absolute", "symlink", "short", "folder"])
+@pytest.mark.parametrize("case", ["missing", "parent", "absolute", "symlink", "short", "folder", "zero", "long"])
 def test_external_data_that_is_refused(tmp_path, case, in_constant):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -174,13 +175,15 @@ def test_external_data_that_is_refused(tmp_path, case, in_constant):
         "symlink": ("link.bin", "lies outside the model's folder"),
         "short": ("short.bin", "is too short"),
         "folder": ("sub", "is missing"),
+        "zero": ("a\0b", "a name that no file can have"),
+        "long": ("l" * 300, ""),
     }[case]
     (folder / "link.bin").symlink_to(secret)
     (folder / "short.bin").write_bytes(bytes(15))
     (folder / "sub").mkdir()
     error = refusal(external(folder / "m.onnx", location, in_constant=in_constant))
     assert what in error.what
-    assert location in error.what
+    assert location in error.what or case in {"zero", "long"}
     assert ("node `held`, attribute `value`" if in_constant else "initializer `w`") in error.where
 
 
@@ -418,3 +421,15 @@ def test_the_extensions_package_missing(save_model, monkeypatch):
     with pytest.raises(UnavailableError, match="not installed") as caught:
         with_operators(extension_model(save_model))
     assert caught.value.exit_code == 3
+
+
+def test_what_is_no_file_is_refused_and_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for path in (tmp_path / "pipe.onnx", Path("/dev/zero"), Path("/dev/null")):
+        assert "a pipe, a device or a socket" in refusal(path).cause
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    error = refusal(tmp_path / "m\udcff.onnx")
+    assert "not UTF-8" in error.what
+    assert error.hint
