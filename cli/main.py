@@ -6,16 +6,20 @@ import contextlib
 import errno
 import importlib
 import json
+import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from cutset import __version__
+from cutset.claims import own_temporary_folder
+from cutset.cli.streams import StdoutError, drop_stdout, prepare_streams
 from cutset.errors import CutsetError
+from cutset.visible import visible, visible_json, visible_line
 
 COMMANDS = {
     "doctor": "Say what works on this machine, and the way out for what does not.",
@@ -73,25 +77,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
+    prepare_streams()
     try:
-        with _terminable():
+        with _terminable(), own_temporary_folder():
             result = cli.main(args=words, prog_name="cutset", standalone_mode=False)
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except CutsetError as error:
-        _say(error.as_json(), f"error: {error}", as_json=as_json)
-        return error.exit_code
+        return _say(error.as_json(), as_json=as_json)
     except click.ClickException as error:
         return _usage(error, as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        _say({"kind": "Interrupted", "what": "interrupted", "exit_code": INTERRUPTED}, "interrupted", as_json=as_json)
-        return INTERRUPTED
+        data = {"kind": "Interrupted", "what": "interrupted", "exit_code": INTERRUPTED}
+        return _say(data, as_json=as_json, label="")
     except (OSError, MemoryError) as error:
         return _of_the_machine(error, as_json=as_json)
     except Exception:  # anything else is ours to mend: keep the traceback, it is the report
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            click.echo(visible_line(line), err=True)
         text = "this is a bug in cutset; please report it with the lines above"
-        _say({"kind": "Bug", "what": text, "exit_code": BUG}, f"error: {text}", as_json=as_json)
-        return BUG
+        return _say({"kind": "Bug", "what": text, "exit_code": BUG}, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -115,30 +120,46 @@ def _terminable() -> Iterator[None]:
 def _usage(error: click.ClickException, *, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context is not None else "cutset --help"
-    data = {"kind": "UsageError", "what": error.format_message(), "hint": hint, "exit_code": 2}
-    _say(data, f"error: {error.format_message()}\nhint: {hint}", as_json=as_json)
-    return 2
+    what = " ".join(error.format_message().split())
+    return _say({"kind": "UsageError", "what": what, "hint": hint, "exit_code": 2}, as_json=as_json)
 
 
 def _of_the_machine(error: OSError | MemoryError, *, as_json: bool) -> int:
-    """Say that the system refused something: a file, space on a disk, memory."""
+    """Say that the system refused something: a file, space on a disk, memory, words on stdout."""
     if isinstance(error, MemoryError):
         hint = "smaller sample inputs and a smaller --batch need less"
         kind, shown = "MemoryError", CutsetError("out of memory", cause=str(error), hint=hint)
     elif error.errno == errno.EPIPE:
+        drop_stdout()
         return 0
+    elif isinstance(error, StdoutError):
+        drop_stdout()
+        what = "the result cannot be written to stdout; files that the command made are whole"
+        hint = "send stdout to a place with room, or to /dev/null"
+        kind, shown, as_json = "OSError", CutsetError(what, cause=error.strerror, hint=hint), False
     elif error.errno in FULL_DISK:
         hint = "free some space, or give a path on another disk with -o; TMPDIR moves the work files"
-        kind, shown = "OSError", CutsetError("the disk is full; nothing was left behind", where=error.filename, hint=hint)
+        kind, shown = "OSError", CutsetError("the disk is full; nothing was left behind", where=_path(error), hint=hint)
     else:
-        kind, shown = "OSError", CutsetError(error.strerror or str(error), where=error.filename)
-    _say(shown.as_json() | {"kind": kind}, f"error: {shown}", as_json=as_json)
-    return shown.exit_code
+        kind, shown = "OSError", CutsetError(error.strerror or str(error), where=_path(error))
+    return _say(shown.as_json() | {"kind": kind}, as_json=as_json)
 
 
-def _say(data: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Write an error: as JSON on stdout when asked for, else as text on stderr."""
-    if as_json:
-        click.echo(json.dumps({"error": data}))
-    else:
-        click.echo(text.rstrip(), err=True)
+def _path(error: OSError) -> str | None:
+    """Return the file of an error, which may be a number or bytes."""
+    name = error.filename
+    return None if name is None else os.fsdecode(name) if isinstance(name, (str, bytes)) else str(name)
+
+
+def _say(data: Mapping[str, Any], *, as_json: bool, label: str = "error: ") -> int:
+    """Write an error, as JSON on stdout when asked for, else as text on stderr, and return its exit code."""
+    parts = {label: "what", "  at: ": "where", "  cause: ": "cause", "hint: ": "hint"}
+    text = "\n".join(f"{name}{visible(str(data[key]).strip())}" for name, key in parts.items() if data.get(key))
+    with contextlib.suppress(OSError):  # nobody is there to be told
+        try:
+            click.echo(visible_json(json.dumps({"error": data})) if as_json else text, err=not as_json)
+        except StdoutError:
+            drop_stdout()
+            click.echo(text, err=True)
+    code: int = data["exit_code"]
+    return code

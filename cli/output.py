@@ -1,4 +1,4 @@
-"""How results look: tables and JSON on stdout, progress and notices on stderr."""
+"""How results look: tables and JSON on stdout, progress and notices on stderr; names from a model are made visible here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from cutset import serde
 from cutset.profilers.table import Coverage
+from cutset.visible import visible, visible_line
 
 PIPE_WIDTH = 160
 LOG_HANDLER = "cutset"
@@ -53,38 +54,43 @@ class Output:
         click.echo(serde.dumps(value), nl=False)
 
     def line(self, text: str) -> None:
-        """Write one line of the result; text from a model is shown as it is."""
-        self.stdout.print(Text(text), soft_wrap=True)
+        """Write one line of the result."""
+        self.stdout.print(Text(visible_line(text)), soft_wrap=True)
 
     def notice(self, text: str) -> None:
         """Write one line to stderr, unless quiet."""
         if not self.quiet:
-            self.stderr.print(Text(text, style="dim"), soft_wrap=True)
+            self._aside(Text(visible_line(text), style="dim"))
+
+    def _aside(self, text: Text) -> None:
+        """Write to stderr; a stderr that takes nothing is no reason to stop."""
+        with contextlib.suppress(OSError):
+            self.stderr.print(text, soft_wrap=True)
 
     def command(self, text: str) -> None:
-        """Write a line that another program reads to stderr, as it is and whole, so that stdout holds the result alone."""
-        click.echo(text, err=True)
+        """Write a line that another program obeys to stderr, unwrapped, so that stdout holds the result alone."""
+        click.echo(visible(text), err=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Write a table; cells that are numbers are aligned to the right."""
-        table = Table(title=Text(title), title_justify="left", header_style="bold")
+        table = Table(title=Text(visible_line(title)), title_justify="left", header_style="bold")
         for index, column in enumerate(columns):
             numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
             table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
+            table.add_row(*(Text(visible(str(cell))) for cell in row))
         self.stdout.print(table)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Any]:
         """Yield a function that is told each step: a live line on a terminal, plain lines elsewhere."""
         if self.quiet or not self.stderr.is_terminal:
-            yield (lambda _text: None) if self.quiet else lambda text: self.stderr.print(Text(f"... {text}"), soft_wrap=True)
+            yield (lambda _text: None) if self.quiet else lambda text: self._aside(Text(f"... {visible(text)}"))
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         with Progress(*columns, console=self.stderr, transient=True) as live:
             task = live.add_task("starting", total=None)
-            yield lambda text: live.update(task, description=text)
+            yield lambda text: live.update(task, description=visible(text))
 
 
 def _log_to_stderr(level: int) -> None:
@@ -93,9 +99,17 @@ def _log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler()
     handler.set_name(LOG_HANDLER)
     handler.setLevel(level)
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(_VisibleFormatter("%(name)s: %(message)s"))
     root.handlers = [*(other for other in root.handlers if other.get_name() != LOG_HANDLER), handler]
     root.setLevel(min(level, logging.WARNING))
+
+
+class _VisibleFormatter(logging.Formatter):
+    """Shows each line of a message; a message may quote a model."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, and the traceback if there is one, line by line."""
+        return "\n".join(visible_line(line) for line in super().format(record).split("\n"))
 
 
 def _is_number(cell: object) -> bool:

@@ -122,7 +122,7 @@ def served_name(name: str | None, model: Path) -> str:
         UsageError: If it could not be one segment of a URL.
     """
     chosen = model.stem if name is None else name
-    if not chosen or "/" in chosen or not chosen.isprintable():
+    if not chosen or chosen in {".", ".."} or "/" in chosen or not chosen.isprintable():
         raise UsageError(f"{chosen!r} cannot be a served model's name", hint="give another with --name")
     return chosen
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.inliner
 import onnx_ir as ir
 
 from cutset.advisory import advisory
 from cutset.codegen.joint_runs import judge
 from cutset.codegen.numerics import compare
 from cutset.errors import CutsetError
+from cutset.graph.local_functions import inline_functions
 from cutset.graph.model import ModelGraph
 from cutset.graph.rows import with_free_rows
 from cutset.partitioner.plan import Stage
@@ -161,9 +161,7 @@ def _prove(graph: ModelGraph, model: Path, outputs: Sequence[str], feeds: Sequen
         feeds: Its inputs, one entry a sample.
         axis: Name of the dimension.
     """
-    proto = onnx.load(str(model), load_external_data=False)
-    if proto.functions:  # the user's own file, which is not rewritten
-        proto = onnx.inliner.inline_local_functions(proto)
+    proto = inline_functions(onnx.load(str(model), load_external_data=False), str(model))
     part = ir.from_proto(proto)
     ir.external_data.set_base_dir(part.graph, model.parent)
     flow = follow_rows(part, {name: spec.shape for name, spec in graph.values.items()}, axis)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import stat
 import tempfile
 from pathlib import Path
+
+from cutset.claims import SUFFIX, is_claimed, remove_abandoned
 
 NAME_LENGTH = 32
 """Characters of a path's name that its temporary neighbour carries; a file system takes no name over 255 bytes."""
@@ -29,9 +34,23 @@ def write_atomic(path: Path, data: bytes) -> Path:
         OSError: If the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=temporary_prefix(path), delete=False) as file:
+    remove_abandoned(path.parent, prefix=temporary_prefix(path))
+    while not _written(path, data):
+        pass
+    return path
+
+
+def _written(path: Path, data: bytes) -> bool:
+    """Write `path` by way of a temporary neighbour; return False if another run took the neighbour for abandoned."""
+    prefix = temporary_prefix(path)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.NamedTemporaryFile(dir=path.parent, prefix=prefix, suffix=SUFFIX, delete=False))
         temporary = Path(file.name)
         try:
+            lock = os.dup(file.fileno())  # the lock lasts until both are closed
+            stack.callback(os.close, lock)
+            if not is_claimed(lock):
+                return False
             file.write(data)
             file.close()
             temporary.chmod(0o644)  # mkstemp makes 0600, which a served model must not keep
@@ -40,4 +59,22 @@ def write_atomic(path: Path, data: bytes) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
             raise
-    return path
+    return True
+
+
+def check_regular(path: Path) -> None:
+    """Check that reading `path` ends, as reading a pipe or a device may not.
+
+    Raises:
+        OSError: If `path` is missing, a folder, a pipe, a device or a socket.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no file but a pipe, a device or a socket", str(path))
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether the bytes of a path are UTF-8, which onnxruntime needs of the files that it opens."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in str(path))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cutset.errors import CutsetError, UsageError
+from cutset.visible import visible_json
 
 T = TypeVar("T")
 
@@ -23,8 +24,11 @@ def to_builtins(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Return stable, human-readable JSON that ends in a newline; not-a-number and infinities are refused."""
-    return json.dumps(to_builtins(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return stable, human-readable JSON that ends in a newline; not-a-number and infinities are refused.
+
+    Any text can be written: what UTF-8 cannot hold (a file name of other bytes), or a terminal would obey, is escaped.
+    """
+    return visible_json(json.dumps(to_builtins(value), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def convert(data: Any, kind: type[T], *, where: str) -> T:
@@ -37,6 +41,10 @@ def convert(data: Any, kind: type[T], *, where: str) -> T:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise UsageError(f"{where} does not have the expected fields", where=where, cause=str(error)) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def read_json(path: Path, *, schema: str) -> dict[str, Any]:
@@ -55,8 +63,8 @@ def read_json(path: Path, *, schema: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise CutsetError(f"cannot read {path}", cause=str(error)) from error
     try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
         raise UsageError(f"{path} is not JSON", cause=str(error)) from error
     found = data.get("schema") if isinstance(data, Mapping) else None
     if found != schema:

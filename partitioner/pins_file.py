@@ -20,8 +20,9 @@ from typing import cast
 import yaml
 
 from cutset.errors import UsageError
-from cutset.files import write_atomic
+from cutset.files import check_regular, write_atomic
 from cutset.partitioner.pins import DEVICE_KINDS, DeviceKind, Keep, Kept, Pin
+from cutset.yaml_text import check_events
 
 _SECTIONS = ("pins", "keep")
 _EXAMPLE = "for example `pins: {nms: cpu}` and `keep: [[conv, relu]]`"
@@ -42,7 +43,10 @@ def read_pins(path: Path) -> PinsFile:
         UsageError: If the file cannot be read, is not YAML, or has another form; the message names the line.
     """
     try:
-        root = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
+        check_regular(path)
+        text = path.read_text("utf-8")
+        check_events(text, path)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the pins file {path}", cause=str(error)) from error
     except (yaml.YAMLError, RecursionError) as error:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from cutset import serde
 from cutset.errors import PlanError, UsageError
@@ -21,6 +22,54 @@ from cutset.partitioner.problem import Placement, Problem, Tensor
 PROBLEM_SCHEMA = "cutset.problem/1"
 
 _PLAIN = ("copy_fixed_s", "objective", "max_stages", "batch", "prices", "latency_limit_s", "gpu_bytes_limit")
+
+
+Amount = Annotated[float, Meta(ge=0, le=1e300)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Size = Annotated[int, Meta(ge=1, le=2**20)]
+
+
+class _TensorFile(TypedDict):
+    name: str
+    producer: Count
+    consumers: list[Count]
+    h2d_s: Amount
+    d2h_s: Amount
+
+
+class _ProblemFile(TypedDict):
+    names: list[str]
+    cpu_s: list[Amount | None]
+    gpu_s: list[Amount | None]
+    tensors: list[_TensorFile]
+    pseudo: list[Count]
+    cpu_workers: Size
+    gpu_count: Size
+    cpu_stage_s: Amount
+    gpu_stage_s: Amount
+    min_gpu_ops: Count
+    gpu_bytes: list[Amount]
+    copies_overlap: bool
+    unit: str
+    whole_cpu_s: Amount | None
+    whole_cores: Size
+
+
+class StudyFile(TypedDict):
+    """The fields of `problem.json`."""
+
+    problem: _ProblemFile
+    placement: list[Literal[0, 1]]
+    nodes: list[list[str]]
+    reasons: list[str]
+    sizes: list[Annotated[int, Meta(ge=0, le=2**63 - 1)]]
+    copy_fixed_s: dict[Literal["h2d", "d2h"], Amount]
+    objective: Objective
+    max_stages: Size
+    batch: Size
+    prices: dict[Literal["cpu", "gpu", "h2d", "d2h"], Amount]
+    latency_limit_s: Amount | None
+    gpu_bytes_limit: Amount | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,10 +153,11 @@ def read_study(path: Path) -> Study:
         UsageError: If it is none of this version.
     """
     document = serde.read_json(path, schema=PROBLEM_SCHEMA)
+    serde.convert(document, StudyFile, where=str(path))
     try:
         data = document["problem"]
         problem = Problem(**{field.name: _decoded(field.name, data[field.name]) for field in fields(Problem) if field.init})
-        return Study(
+        study = Study(
             problem=problem,
             placement=np.array(document["placement"], dtype=np.int8),
             nodes=tuple(tuple(names) for names in document["nodes"]),
@@ -115,10 +165,25 @@ def read_study(path: Path) -> Study:
             reasons=tuple(document["reasons"]),
             sizes=tuple(document["sizes"]),
         )
-    except (KeyError, TypeError, ValueError, PlanError) as error:
+        _check_lengths(study)
+    except (KeyError, ValueError, PlanError) as error:
         raise UsageError(
-            f"{path} does not have the expected fields", cause=repr(error), hint="partition the model again"
+            f"{path} does not have the expected fields", cause=str(error), hint="partition the model again"
         ) from error
+    return study
+
+
+def _check_lengths(study: Study) -> None:
+    """Check what `Problem` does not know.
+
+    Raises:
+        ValueError: If a list is not as long as the problem, or the placement is none.
+    """
+    lengths = {"placement": len(study.placement), "nodes": len(study.nodes), "reasons": len(study.reasons)}
+    wrong = [name for name, length in lengths.items() if length != len(study.problem.names)]
+    wrong += ["sizes"] if len(study.sizes) != len(study.problem.tensors) else []
+    if wrong:
+        raise ValueError(f"`{wrong[0]}` has another length than the problem of {len(study.problem.names)} ops")
 
 
 def _encoded(value: Any) -> Any:

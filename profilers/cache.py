@@ -17,14 +17,16 @@ from typing import Any
 import platformdirs
 
 from cutset.advisory import advisory
-from cutset.digest import sha256_json
+from cutset.digest import sha256_bytes, sha256_json
+from cutset.errors import CutsetError
 
 logger = logging.getLogger(__name__)
 
 METHOD = 15
 """Part of the keys: raise it when what is measured or modelled changes, so that no older number is taken for a new one."""
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, value TEXT NOT NULL, made TEXT DEFAULT CURRENT_TIMESTAMP)"
+_SCHEMA = """CREATE TABLE IF NOT EXISTS entries
+(key TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT NOT NULL, made TEXT DEFAULT CURRENT_TIMESTAMP)"""
 
 _TRIES, _PAUSE_S = 100, 0.05
 
@@ -62,17 +64,28 @@ class CostCache:
         with advisory("writing the cost cache"):
             with contextlib.suppress(OSError):
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-            self._do("INSERT OR REPLACE INTO costs (key, value) VALUES (?, ?)", (sha256_json(key), json.dumps(value)))
+            text = json.dumps(value)
+            row = (sha256_json(key), text, sha256_bytes(text.encode()))
+            self._do("INSERT OR REPLACE INTO entries (key, value, digest) VALUES (?, ?, ?)", row)
 
     def _read(self, key: Any) -> Any | None:
+        """Return the stored value, or None.
+
+        Raises:
+            CutsetError: If the entry is not what was put there; such an entry is dropped.
+        """
         if not self._exists():
             return None
-        row = self._do("SELECT value FROM costs WHERE key = ?", (sha256_json(key),))
-        try:
-            return json.loads(row[0]) if row else None
-        except json.JSONDecodeError as error:
-            logger.warning("the cost cache %s holds a damaged entry: %s", self.file, error)
+        name = sha256_json(key)
+        row = self._do("SELECT CAST(value AS BLOB), CAST(digest AS BLOB) FROM entries WHERE key = ?", (name,))
+        if row is None:
             return None
+        text, digest = row
+        if sha256_bytes(text).encode() != digest:
+            self._do("DELETE FROM entries WHERE key = ?", (name,))
+            logger.warning("the cost cache %s held a damaged entry, %s", self.file, name)
+            raise CutsetError(f"a damaged entry of {self.file}, {name[:12]}, was dropped, and is measured anew")
+        return json.loads(text)
 
     def _exists(self) -> bool:
         try:

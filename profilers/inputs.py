@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from cutset.errors import UnknownShapeError, UsageError
+from cutset.files import check_regular
 from cutset.graph.types import TensorSpec
 
 SAMPLES_TO_DRAW = 3
@@ -117,9 +117,10 @@ def _checked(arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], file
 def _read_arrays(file: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
     """Return the arrays of a file by name, one an input without a default, and others of inputs."""
     try:
+        check_regular(file)
         with zipfile.ZipFile(file) as archive:
             arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in archive.namelist()}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
+    except Exception as error:  # numpy reads headers with Python's own tokenizer and parser, and passes their errors on
         raise UsageError(
             f"cannot read sample inputs from {file}", cause=str(error)[:200], hint="numpy.savez writes such a file"
         ) from error

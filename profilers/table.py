@@ -5,7 +5,7 @@ This is the value behind `profile.json`; the planner reads nothing else about sp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -194,6 +194,19 @@ class Coverage:
         return self.recorded / total if total else 0.0
 
 
+def _check_environment(environment: Mapping[str, Any]) -> None:
+    """Check the fields of an environment that something reads; others are shown only.
+
+    Raises:
+        TypeError: If one is of another type.
+    """
+    kinds = {"cpu": str, "usable_cores": int, "packages": Mapping, "gpus": Sequence}
+    wrong = [name for name, kind in kinds.items() if name in environment and not isinstance(environment[name], kind)]
+    entries = environment.get("gpus", ()) if "gpus" not in wrong else ()
+    if wrong or not all(isinstance(gpu, Mapping) for gpu in entries):
+        raise TypeError(f"`environment.{(wrong or ['gpus'])[0]}` is of another type")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """One machine of a merged profile: what its own profile said beside sessions, groups and transfers.
@@ -213,6 +226,9 @@ class Machine:
     shapes: Mapping[str, tuple[int, ...]]
     affine: tuple[float, float] | None = None
     coverage: Coverage | None = None
+
+    def __post_init__(self) -> None:
+        _check_environment(self.environment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +264,9 @@ class CostTable:
     machines: tuple[Machine, ...] = ()
     pieces: tuple[GroupCost, ...] = ()
     schema: str = PROFILE_SCHEMA
+
+    def __post_init__(self) -> None:
+        _check_environment(self.environment)
 
     def groups_on(self, device: str) -> tuple[GroupCost, ...]:
         """Return the groups of one device, in model order."""

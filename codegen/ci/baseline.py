@@ -13,6 +13,7 @@ from cutset.codegen.ci.record import Record, essential
 from cutset.digest import sha256_json
 from cutset.errors import UsageError
 from cutset.files import write_atomic
+from cutset.visible import visible_json
 
 BASELINE_SCHEMA = "cutset.baseline/1"
 
@@ -38,7 +39,7 @@ def read_baseline(path: Path) -> Baseline:
 def write_baseline(path: Path, baseline: Baseline) -> None:
     """Write a baseline, whole or not at all: a line an entry, in an order that leaves the others' lines where they were."""
     entries = sorted(baseline.entries, key=lambda entry: (entry.name, sha256_json([dict(entry.options), entry.machine])))
-    lines = [json.dumps(serde.to_builtins(entry), ensure_ascii=False, allow_nan=False) for entry in entries]
+    lines = [visible_json(json.dumps(serde.to_builtins(entry), ensure_ascii=False, allow_nan=False)) for entry in entries]
     text = f'{{"schema": {json.dumps(baseline.schema)}, "entries": [\n' + ",\n".join(lines) + "\n]}\n"
     write_atomic(path, text.encode())
 

@@ -12,7 +12,7 @@ from cutset.codegen.report.explore import EXPLORED_SCHEMA
 from cutset.codegen.report.topology import Topology, read_topology
 from cutset.digest import sha256_file
 from cutset.errors import UsageError
-from cutset.partitioner.plan import PLAN_SCHEMA
+from cutset.partitioner.plan_file import read_plan
 from cutset.profilers.table import CostTable, read_profile
 
 BENCH_SCHEMA = "cutset.bench/1"
@@ -58,7 +58,7 @@ def read_material(folder: Path) -> Material:
         raise UsageError(f"{folder} holds no plan", hint="make one: cutset partition MODEL -o DIR")
     graph, bench, explored, capacity, diff = (folder / name for name in (GRAPH, BENCH, EXPLORED, CAPACITY, DIFF))
     return Material(
-        plan=serde.read_json(folder / PLAN, schema=PLAN_SCHEMA),
+        plan=read_plan(folder / PLAN),
         table=read_profile(folder / PROFILE),
         topology=read_topology(graph) if graph.is_file() else Topology(),
         bench=serde.read_json(bench, schema=BENCH_SCHEMA) if bench.is_file() else None,

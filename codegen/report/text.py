@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from cutset.visible import visible as whole_visible
+
 MAX_TEXT = 600
 """Longer texts are shortened in the middle: a model may carry names of any length."""
 
 
 def visible(text: str) -> str:
-    """Return `text` with every letter that would not show, or would reorder others, as an escape; shortened if long.
-
-    What HTML gives a meaning is left alone: escaping that is the template's job, at the place where it is printed.
-    """
+    """Return `text` as `cutset.visible` shows it, shortened if long."""
     if len(text) > MAX_TEXT:
         half = (MAX_TEXT - 3) // 2
         text = f"{text[:half]} … {text[-half:]}"
-    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
-
-
-def _escape(letter: str) -> str:
-    return letter.encode("unicode_escape", "backslashreplace").decode("ascii")
+    return whole_visible(text)
 
 
 def seconds(value: float | None) -> str:

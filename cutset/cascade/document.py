@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 
 from cutset.errors import UsageError
+from cutset.files import check_regular
+from cutset.yaml_text import check_events
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 """What the file of a cascade is called."""
@@ -97,10 +99,11 @@ def read_document(path: Path) -> Document:
         UsageError: If the file cannot be read, is not YAML, or breaks the schema; the message names the line.
     """
     try:
+        check_regular(path)
         if path.stat().st_size > _LARGEST_BYTES:
             raise UsageError(f"{path} is too large to describe a pipeline", hint="models stay in files of their own")
         text = path.read_text("utf-8")
-        _refuse_aliases(text, path)
+        check_events(text, path, aliases=False)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
@@ -197,14 +200,6 @@ def _node_at(root: yaml.Node, keys: Sequence[str | int]) -> yaml.Node:
         else:
             return found
     return found
-
-
-def _refuse_aliases(text: str, path: Path) -> None:
-    """Refuse aliases: a few lines of them stand for more than a memory holds."""
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            where = str(path) if event.start_mark is None else f"{path}:{event.start_mark.line + 1}"
-            raise UsageError(f"`*{event.anchor}` is an alias, which cannot stand here", where=where, hint="write it out")
 
 
 def _check_keys(node: yaml.Node, path: Path) -> None:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper, inliner
+from onnx import TensorProto, helper
 
 from cutset.cascade.document import Document, Stage
 from cutset.cascade.hooks import Hooks
 from cutset.cascade.parts.base import PartError, Use
 from cutset.cascade.parts.library import PARTS
-from cutset.errors import CutsetError
+from cutset.errors import CutsetError, ModelError
 from cutset.graph.load import MIN_IR_VERSION
+from cutset.graph.local_functions import inline_functions
 from cutset.graph.types import Dim, TensorSpec
 
 TEXT_SUFFIX = ".onnxtxt"
@@ -181,8 +182,10 @@ def _read(document: Document, stage: Stage, find: Finder) -> onnx.ModelProto:
             onnx.checker.check_model(model)
         except Exception as error:  # a decoder's, the parser's and the checker's errors share no base class
             raise document.refusal(f"{path} is not a valid ONNX model", *keys, cause=str(error)[:300]) from error
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+    try:
+        model = inline_functions(model, str(path))
+    except ModelError as error:
+        raise document.refusal(error.what, *keys, cause=error.cause, hint=error.hint) from error
     weights = {tensor.name for tensor in (*model.graph.initializer, *(s.values for s in model.graph.sparse_initializer))}
     inputs = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]

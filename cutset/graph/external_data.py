@@ -48,18 +48,28 @@ def find_data(path: Path, location: str, where: str) -> Path:
         ModelError: If the file is missing or lies elsewhere than beside the model.
     """
     base = path.parent.resolve()
-    file = (base / location).resolve()
+    try:
+        file = (base / location).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a name too long, links in a circle
+        raise ModelError("external data has a name that no file can have", where=where, cause=str(error)[:200]) from error
     if not any(file.is_relative_to(folder) for folder in (base, path.resolve().parent)):
         raise ModelError(
             f"external data `{location}` lies outside the model's folder",
             where=where,
             hint="weights must lie beside the model; one that points out of its folder may be an attack",
         )
-    if not file.is_file():
+    if not _is_file(file):
         raise ModelError(
             f"external data file `{location}` is missing", where=where, hint=f"copy it into {base} beside the model"
         )
     return file
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def read_whole(path: Path) -> onnx.ModelProto:

@@ -13,12 +13,14 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
-from onnx_ir.passes.common import InlinePass, RemoveUnusedOpsetsPass
+from onnx_ir.passes.common import RemoveUnusedOpsetsPass
 
 from cutset.digest import sha256_file, sha256_json
 from cutset.errors import ModelError, UnavailableError
+from cutset.files import check_regular, is_utf8
 from cutset.graph.declared import follow_inputs, read_declared
 from cutset.graph.external_data import settle_weights
+from cutset.graph.local_functions import inline_functions
 from cutset.graph.model import ModelGraph, iter_bodies, op_node
 from cutset.graph.optional_inputs import take_defaults
 from cutset.graph.shapes import holds_map, infer
@@ -55,6 +57,8 @@ def load(path: Path | str, *, custom_ops: tuple[str, ...] = ()) -> ModelGraph:
         ModelError: If the file is missing, not ONNX or cyclic, or its external data is absent or outside its folder.
     """
     path = Path(path)
+    if not is_utf8(path):
+        raise ModelError(f"the name {path} is not UTF-8", cause="onnxruntime opens no such file", hint="rename it")
     proto = _read_proto(path)
     densify(proto, path)
     opaque = _take_opaque_types(proto)
@@ -110,6 +114,7 @@ def from_ir(
 def _read_proto(path: Path) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
+        check_regular(path)
         proto.ParseFromString(path.read_bytes())
     except IsADirectoryError as error:
         raise ModelError(f"{path} is a folder, not a model", hint="give the .onnx file inside it") from error
@@ -145,6 +150,7 @@ def _take_opaque_types(proto: onnx.ModelProto) -> dict[str, bytes]:
 
 
 def _to_ir(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    proto = inline_functions(proto, str(path))
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises many kinds for malformed graphs; each means the same to the user
@@ -153,11 +159,6 @@ def _to_ir(proto: onnx.ModelProto, path: Path) -> ir.Model:
             root = root.__cause__
         raise ModelError(f"{path} is not a valid ONNX model", cause=f"{root}"[:300]) from error
     assert isinstance(model, ir.Model)
-    if model.functions:
-        try:
-            model = InlinePass()(model).model
-        except Exception as error:  # a function that calls itself, or is called in a way it does not declare
-            raise ModelError(f"the local functions of {path} cannot be inlined", cause=str(error)[:300]) from error
     return model
 
 
@@ -204,15 +205,17 @@ def _name_nodes(graph: ir.Graph) -> None:
     collect(graph)
     used = {node.name for node in nodes if node.name}
     seen: set[str] = set()
+    attempts: dict[str, int] = {}  # of earlier nodes with the same base: a search from the start each time is quadratic
     for index, node in enumerate(nodes):
         if node.name and node.name not in seen:
             seen.add(node.name)
             continue
         base = node.name or f"{node.op_type}_{index}"
-        name, attempt = base, 0
+        name, attempt = base, attempts.get(base, 0)
         while name in used or name in seen:
             attempt += 1
             name = f"{base}_{attempt}"
+        attempts[base] = attempt
         node.name = name
         seen.add(name)
 

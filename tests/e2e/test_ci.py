@@ -97,6 +97,7 @@ def test_the_same_again(judge, baseline, tmp_path):
     assert done.code == 0
     assert {entry["verdict"] for entry in found.values()} <= {"same", "noise", "better"}
     assert found["error"]["now"] == 0
+    assert "measured-gain" in found, done.err
     assert found["measured-gain"]["now"] > 0
     assert (tmp_path / "out" / "net" / "bench.json").is_file()
     assert "::error" not in done.err

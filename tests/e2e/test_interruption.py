@@ -85,7 +85,7 @@ def test_a_signal_leaves_the_folder_of_the_last_run_untouched(moment, number, cu
 
 @pytest.mark.parametrize("moment", ["timing", "profiling its kernels"])
 def test_a_kill_leaves_a_cache_that_works(moment, cutset, model, tmp_path):
-    """Only the work files stay, in a folder that is this run's alone here; the next run measures, and the one after not."""
+    """Only the work files stay, until the next run; that one measures, and the one after not."""
     (tmp_path / "doomed").mkdir()
     doomed = Cutset(tmp_path / "doomed", tmp_path / "unused")
     words = ("-o", tmp_path / "out", "--profile-seconds", "2")
@@ -93,8 +93,10 @@ def test_a_kill_leaves_a_cache_that_works(moment, cutset, model, tmp_path):
     code, _, errors = interrupted_at(doomed, moment, signal.SIGKILL, model, *words, *cache)
     assert code == -signal.SIGKILL, errors
     assert not (tmp_path / "out").exists()
+    assert doomed.left_in_tmp() != []
     for found in (False, True):
-        done = cutset("partition", model, "--target", "t4", "--plan-only", *cache, *QUICK)
+        done = doomed("partition", model, "--target", "t4", "--plan-only", *cache, *QUICK)
+        assert doomed.left_in_tmp() == []
         assert done.code == 0, done.err
         assert ("from the cache" in done.err) == found, "half a measurement must not be taken for a whole one"
 
@@ -103,6 +105,34 @@ def test_an_interruption_is_json_when_json_is_asked_for(cutset, model, tmp_path)
     code, out, _ = interrupted_at(cutset, "loading", signal.SIGTERM, model, "-o", tmp_path / "out", "--json", *QUICK)
     assert code == 130
     assert out == '{"error": {"kind": "Interrupted", "what": "interrupted", "exit_code": 130}}\n'
+
+
+def test_a_kill_while_writing_leaves_nothing_that_the_next_run_does_not_remove(cutset, model, mixed, tmp_path):
+    (tmp_path / "doomed").mkdir()
+    doomed = Cutset(tmp_path / "doomed", cutset.cache)
+    parent = tmp_path / "parent"
+    code, _, errors = interrupted_at(doomed, "verifying", signal.SIGKILL, model, "-o", parent / "killed", *QUICK)
+    assert code == -signal.SIGKILL, errors
+    assert [path.suffix for path in parent.iterdir()] == [".partial"]
+    done = doomed.partition(mixed, parent / "out")
+    assert done.code == 0, done.err
+    assert [path.name for path in parent.iterdir()] == ["out"]
+    assert doomed.left_in_tmp() == []
+
+
+@pytest.mark.parametrize("words", [(), ("--force",)])
+def test_what_comes_to_lie_at_the_output_while_it_is_written_is_kept(words, cutset, model, tmp_path):
+    target = tmp_path / "parent" / "out"
+    with cutset.started("partition", model, "-o", target, "--target", "t4", *QUICK, *words) as process:
+        for line in process.stderr:
+            if line.startswith("... writing"):
+                target.mkdir()
+                (target / "thesis.txt").write_text("a day's work")
+                break
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2, errors
+    assert f"error: {target} " in errors
+    assert files_under(target.parent) == {"out/thesis.txt": b"a day's work"}
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, OSError(errno.ENOSPC, "full"), ValueError])

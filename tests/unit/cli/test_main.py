@@ -64,6 +64,26 @@ def test_an_error_is_shown_with_place_cause_and_hint(failing, capsys):
     assert capsys.readouterr().err == "error: it is so\n  at: m.onnx\n  cause: because\nhint: do this\n"
 
 
+HOSTILE = "a\n::error::b \x1b[31m"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CutsetError(HOSTILE, where=HOSTILE, cause=HOSTILE, hint=HOSTILE),
+        OSError(errno.EACCES, HOSTILE, HOSTILE),
+        click.UsageError(HOSTILE),
+        ZeroDivisionError(HOSTILE),
+    ],
+)
+def test_no_name_acts_in_an_error(error, failing, capsys):
+    for words in ((), ("--json",)):
+        failing(error, *words)
+        text = "".join(capsys.readouterr())
+        assert not any(line.lstrip().startswith("::") for line in text.splitlines())
+        assert text.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_every_kind_of_full_disk_is_called_so(number, failing, capsys):
     assert failing(OSError(number, os.strerror(number), "/d/f")) == 1

@@ -92,6 +92,25 @@ def test_a_table_shows_cells_as_they_are(capsys):
     assert lines[-3].rstrip(" │").endswith("  3"), "numbers are aligned to the right"
 
 
+def test_no_name_acts_wherever_it_is_written(capsys):
+    name = "::error::a\n::error::b \x1b[31m\u202e##[error]c"
+    output = Output(verbose=True)
+    for write in (output.line, output.notice, output.command):
+        write(name)
+    output.table(name, ("name",), [(name,)])
+    with output.progress() as progress:
+        progress(name)
+    logging.getLogger("cutset.x").info(name)
+    out, err = capsys.readouterr()
+    shown = "a\\n::error::b \\x1b[31m\\u202e\\x23#[error]c"
+    assert [line.rstrip() for line in out.splitlines()[:2]] == [f"\\x3a:error::{shown}"] * 2
+    assert f"│ ::error::{shown} │" in out
+    assert err == (
+        f"\\x3a:error::{shown}\n::error::{shown}\n... ::error::{shown}\ncutset.x: ::error::a\n"
+        "\\x3a:error::b \\x1b[31m\\u202e\\x23#[error]c\n"
+    )
+
+
 def test_an_empty_table_is_a_table(capsys):
     Output().table("Nothing", ("name",), [])
     assert "name" in capsys.readouterr().out

@@ -14,6 +14,7 @@ import pytest
 from onnx import external_data_helper
 
 from cutset.cli.main import run
+from cutset.digest import sha256_bytes
 
 REPORT = "import json, sys; sys.stderr.write(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
 LIBRARIES = {"onnx", "onnx_ir", "onnxruntime", "scipy", "networkx", "sympy"}
@@ -102,9 +103,10 @@ def test_more_time_measures_what_had_not_settled(capsys, place):
 
 def test_an_entry_of_another_version_is_passed_over(capsys, place):
     profiled(capsys, place)
+    other = '{"files": {}, "table": {}}'
     connection = sqlite3.connect(place / "cache" / "costs.sqlite")
     with connection:
-        connection.execute('UPDATE costs SET value = \'{"files": {}, "table": {}}\'')
+        connection.execute("UPDATE entries SET value = ?, digest = ?", (other, sha256_bytes(other.encode())))
     connection.close()
     assert not profiled(capsys, place)[1]
 

@@ -69,7 +69,18 @@ def test_names_of_served_models(name, model, served):
     assert served_name(name, Path(model)) == served
 
 
-@pytest.mark.parametrize(("name", "model"), [("", "m.onnx"), ("a/b", "m.onnx"), ("a\nb", "m.onnx"), (None, "a\tb.onnx")])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("", "m.onnx"),
+        ("a/b", "m.onnx"),
+        ("a\nb", "m.onnx"),
+        (None, "a\tb.onnx"),
+        (".", "m.onnx"),
+        ("..", "m.onnx"),
+        (None, "\udcff.onnx"),
+    ],
+)
 def test_names_that_cannot_be_served(name, model):
     with pytest.raises(UsageError, match="served model's name"):
         served_name(name, Path(model))

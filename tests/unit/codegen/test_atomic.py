@@ -143,3 +143,62 @@ def test_a_parent_that_cannot_be_written(tmp_path):
         check_target(tmp_path / "file" / "out", force=False)
     with pytest.raises(CutsetError, match="cannot write into"), new_folder(Path("/proc/self/cutset-out"), force=False):
         pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("came", ["their folder", "their file", "their link"])
+def test_what_comes_to_lie_at_the_target_meanwhile_is_kept(tmp_path, came, force):
+    target = tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError) as caught, new_folder(target, force=force) as work:  # noqa: PT012
+        (work / "a").touch()
+        if came == "their folder":
+            target.mkdir()
+            (target / "thesis.txt").write_text("a day's work")
+        elif came == "their file":
+            target.write_text("a day's work")
+        else:
+            target.symlink_to(tmp_path / "other")
+        was = tree(tmp_path)
+    assert str(target) in caught.value.what
+    assert caught.value.hint
+    assert tree(tmp_path) == [name for name in was if not name.startswith(".")]
+
+
+def test_of_two_runs_without_force_the_second_to_end_loses(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(UsageError, match="came to be while this run worked"), new_folder(target, force=False) as second:  # noqa: PT012
+        with new_folder(target, force=False) as first:
+            (first / "of_the_first").touch()
+        (second / "of_the_second").touch()
+    assert tree(tmp_path) == ["out", "out/of_the_first"]
+
+
+def test_with_force_the_last_run_replaces_what_another_run_wrote_meanwhile(tmp_path):
+    target = tmp_path / "out"
+    with new_folder(target, force=True) as last:
+        with new_folder(target, force=True) as first:
+            (first / "manifest.json").write_text(MANIFEST)
+        (last / "of_the_last").touch()
+    assert tree(tmp_path) == ["out", "out/of_the_last"]
+
+
+def test_a_foreign_folder_that_takes_the_place_just_before_the_move_comes_back(tmp_path, monkeypatch):
+    target = emitted(tmp_path / "out")
+    real = Path.rename
+
+    def rename(self, other):
+        if self == target:
+            (target / "manifest.json").write_text("{}")
+        return real(self, other)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(UsageError, match=f"{target} was not written by cutset"), new_folder(target, force=True):
+        pass
+    assert (target / "manifest.json").read_text() == "{}"
+    assert tree(tmp_path) == ["out", "out/manifest.json"]
+
+
+def test_a_path_that_is_not_utf8(tmp_path):
+    with pytest.raises(UsageError, match="not UTF-8"):
+        check_target(tmp_path / "o\udcff", force=False)

@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -161,7 +162,7 @@ def external(path, location, *, length=16, in_constant=False):
 
 
 @pytest.mark.parametrize("in_constant", [False, True], ids=["initializer", "attribute"])
-@pytest.mark.parametrize("case", ["missing", "parent", "absolute", "symlink", "short", "folder"])
+@pytest.mark.parametrize("case", ["missing", "parent", "absolute", "symlink", "short", "folder", "zero", "long"])
 def test_external_data_that_is_refused(tmp_path, case, in_constant):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -174,13 +175,15 @@ def test_external_data_that_is_refused(tmp_path, case, in_constant):
         "symlink": ("link.bin", "lies outside the model's folder"),
         "short": ("short.bin", "is too short"),
         "folder": ("sub", "is missing"),
+        "zero": ("a\0b", "a name that no file can have"),
+        "long": ("l" * 300, ""),
     }[case]
     (folder / "link.bin").symlink_to(secret)
     (folder / "short.bin").write_bytes(bytes(15))
     (folder / "sub").mkdir()
     error = refusal(external(folder / "m.onnx", location, in_constant=in_constant))
     assert what in error.what
-    assert location in error.what
+    assert location in error.what or case in {"zero", "long"}
     assert ("node `held`, attribute `value`" if in_constant else "initializer `w`") in error.where
 
 
@@ -322,6 +325,54 @@ def test_a_function_that_calls_itself(save_model):
     assert "cannot be inlined" in refusal(path).what
 
 
+def nested(levels, *, calls=2, plain=1):
+    """Functions of which each calls the next several times, and a node that calls the first."""
+    imports = [helper.make_opsetid("local", 1), helper.make_opsetid("", 20)]
+    functions = []
+    for level in range(levels):
+        names = ["a", *(f"v{index}" for index in range(calls + plain))]
+        kinds = [("Neg", "")] * plain + [(f"F{level + 1}", "local")] * (calls if level < levels - 1 else 0)
+        inner = [node(kind, [names[i]], [names[i + 1]], domain=domain) for i, (kind, domain) in enumerate(kinds)]
+        functions.append(helper.make_function("local", f"F{level}", ["a"], [names[len(inner)]], inner, imports))
+    return functions, [node("F0", ["x"], ["y"], domain="local")]
+
+
+@pytest.mark.parametrize(("levels", "calls", "plain"), [(40, 2, 1), (40, 2, 0), (3, 1000, 1)])
+def test_functions_that_multiply_are_counted_before_they_are_inlined(save_model, levels, calls, plain):
+    functions, nodes = nested(levels, calls=calls, plain=plain)
+    path = save_model(nodes, [X], [Y], functions=functions, opsets={"": 20, "local": 1})
+    error = refusal(path)
+    assert "would become" in error.what
+    assert "nodes" in error.what
+    assert "`local::F0`" in error.where
+
+
+def test_many_copies_of_one_name_get_names_of_their_own(save_model):
+    """Trying every number from the start for each copy would take minutes here."""
+    functions, nodes = nested(3, calls=150)
+    names = [found.name for found in load(save_model(nodes, [X], [Y], functions=functions, opsets={"": 20, "local": 1})).nodes]
+    assert len(set(names)) == len(names) == 1 + 150 + 150**2
+    same = [node("Neg", [f"v{index}"], [f"v{index + 1}"], name="same") for index in range(20_000)]
+    graph = load(save_model(same, [("v0", TensorProto.FLOAT, [1])], [("v20000", TensorProto.FLOAT, [1])]))
+    assert [found.name for found in graph.nodes[:3]] == ["same", "same_1", "same_2"]
+
+
+def test_calls_nested_deeper_than_any_exporter_does(save_model):
+    functions, nodes = nested(2000, calls=1, plain=2)
+    error = refusal(save_model(nodes, [X], [Y], functions=functions, opsets={"": 20, "local": 1}))
+    assert "cannot be inlined" in error.what
+    assert "depth" in error.cause
+
+
+def test_a_function_of_other_operator_versions(save_model):
+    imports = [helper.make_opsetid("", 13)]
+    function = helper.make_function("local", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], imports)
+    path = save_model(
+        [node("Twice", ["x"], ["y"], domain="local")], [X], [Y], functions=[function], opsets={"": 20, "local": 1}
+    )
+    assert "cannot be inlined" in refusal(path).what
+
+
 def test_unsorted_nodes_are_sorted(save_model):
     nodes = [node("Abs", ["b"], ["y"], name="3"), node("Neg", ["a"], ["b"], name="2"), node("Relu", ["x"], ["a"], name="1")]
     assert [found.name for found in load(save_model(nodes, [X], [Y])).nodes] == ["1", "2", "3"]
@@ -370,3 +421,15 @@ def test_the_extensions_package_missing(save_model, monkeypatch):
     with pytest.raises(UnavailableError, match="not installed") as caught:
         with_operators(extension_model(save_model))
     assert caught.value.exit_code == 3
+
+
+def test_what_is_no_file_is_refused_and_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for path in (tmp_path / "pipe.onnx", Path("/dev/zero"), Path("/dev/null")):
+        assert "a pipe, a device or a socket" in refusal(path).cause
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    error = refusal(tmp_path / "m\udcff.onnx")
+    assert "not UTF-8" in error.what
+    assert error.hint

@@ -88,3 +88,18 @@ def test_a_file_that_cannot_be_read(tmp_path):
     for path in (tmp_path / "absent.json", tmp_path, written(tmp_path, b"\xff\xfe")):
         with pytest.raises(CutsetError, match="cannot read"):
             read_json(path, schema=SCHEMA)
+
+
+def test_any_text_can_be_written_and_comes_back(tmp_path):
+    value = {"schema": "s/1", "a\udcff": "\x1b[31m\u202e\x9b\U000e0001 é"}
+    text = dumps(value)
+    assert all(line.isprintable() for line in text.splitlines())
+    (tmp_path / "f.json").write_text(text, "utf-8")
+    assert read_json(tmp_path / "f.json", schema="s/1") == value
+
+
+@pytest.mark.parametrize("text", ['{"schema": "s/1", "a": ' + "9" * 5000 + "}", '{"schema": "s/1", "a": NaN}'])
+def test_numbers_that_json_does_not_have(tmp_path, text):
+    (tmp_path / "f.json").write_text(text, "utf-8")
+    with pytest.raises(UsageError, match="is not JSON"):
+        read_json(tmp_path / "f.json", schema="s/1")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cutset.advisory import SkippedSteps, recording
 from cutset.profilers.cache import CostCache, default_folder
 
 KEY = {"model": "ab", "shapes": {"x": [1, 2]}}
@@ -47,14 +48,34 @@ def test_a_file_that_is_no_database(tmp_path, content, caplog):
     assert ("cannot be used" in caplog.text) is (content != b"")
 
 
-def test_a_damaged_entry_is_measured_again(tmp_path, caplog):
+DAMAGE = [
+    "'[1, '",
+    "'[1, 3]'",
+    "'[NaN, -1]'",
+    f"'{'[' * 100_000}'",
+    f"'{'9' * 5000}'",
+    "''",
+    "5",
+    "X'00ff00'",
+    "CAST(X'ff5b315d' AS TEXT)",
+    "zeroblob(50000000)",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=range(len(DAMAGE)))
+def test_a_damaged_entry_is_dropped_named_and_measured_again(tmp_path, damage):
     cache = CostCache(tmp_path)
     cache.put(KEY, [1, 2])
-    with sqlite3.connect(tmp_path / "costs.sqlite") as connection:
-        connection.execute("UPDATE costs SET value = '[1, '")
-    connection.close()
-    assert cache.get(KEY) is None
-    assert "damaged entry" in caplog.text
+    cache.put("other", "whole")
+    with contextlib.closing(sqlite3.connect(tmp_path / "costs.sqlite")) as connection, connection:
+        connection.execute(f"UPDATE entries SET value = {damage} WHERE value LIKE '[%'")
+    with recording(SkippedSteps()) as skipped:
+        assert cache.get(KEY) is None
+        assert cache.get(KEY) is None
+        assert cache.get("other") == "whole"
+    (told,) = skipped.as_json()
+    assert "damaged entry" in told["reason"]
+    assert "costs.sqlite" in told["reason"]
     cache.put(KEY, [3])
     assert cache.get(KEY) == [3]
 
@@ -119,7 +140,7 @@ def test_entries_are_json(tmp_path):
     CostCache(tmp_path).put(KEY, {"a": 1})
     connection = sqlite3.connect(tmp_path / "costs.sqlite")
     try:
-        assert [json.loads(value) for (value,) in connection.execute("SELECT value FROM costs")] == [{"a": 1}]
+        assert [json.loads(value) for (value,) in connection.execute("SELECT value FROM entries")] == [{"a": 1}]
     finally:
         connection.close()
 

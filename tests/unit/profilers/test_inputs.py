@@ -1,5 +1,6 @@
 """Sample inputs: what is given is checked against the model, what is drawn fits it and is the same every time."""
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -164,6 +165,7 @@ BAD = {
     "no array": lambda path: archive(path, b"hello"),
     "cut header": lambda path: archive(path, np.lib.format.magic(1, 0)),
     "huge": huge_header,
+    "header of brackets": lambda path: archive(path, b"\x93NUMPY\x01\x00" + (4001).to_bytes(2, "little") + b"(" * 4000 + b"\n"),
 }
 
 
@@ -177,7 +179,8 @@ def test_files_that_cannot_be_read(tmp_path, kind):
 
 
 def test_a_missing_file(tmp_path):
-    for path in (tmp_path / "absent.npz", tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path in (tmp_path / "absent.npz", tmp_path, tmp_path / "pipe.npz", Path("/dev/zero")):
         with pytest.raises(UsageError, match="cannot read sample inputs"):
             read_npz(path, [spec()])
 

@@ -73,3 +73,24 @@ def test_only_what_is_compared_is_kept(tmp_path):
     write_baseline(tmp_path / "b.json", filled())
     entry = json.loads((tmp_path / "b.json").read_text())["entries"][0]
     assert all(not group["unfused_s"] and not group["work"] for group in entry["repeats"]["table"]["groups"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("packages", 3), ("gpus", 3), ("gpus", ["h100"]), ("cpu", None), ("usable_cores", "two"), ("usable_cores", [])],
+)
+def test_a_machine_that_was_edited_by_hand(tmp_path, field, value):
+    path = write(tmp_path, field, value)
+    with pytest.raises(UsageError, match="does not have the expected fields") as caught:
+        read_baseline(path)
+    assert f"environment.{field}" in caught.value.cause
+
+
+def write(folder, field, value):
+    """Write a baseline with another value in the environment of an entry."""
+    path = folder / "baseline.json"
+    write_baseline(path, filled())
+    document = json.loads(path.read_text("utf-8"))
+    document["entries"][0]["repeats"]["table"]["environment"][field] = value
+    path.write_text(json.dumps(document), "utf-8")
+    return path

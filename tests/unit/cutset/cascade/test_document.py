@@ -76,9 +76,17 @@ def test_a_missing_file_is_refused(tmp_path):
         read_document(tmp_path / "none.yaml")
 
 
-def test_deep_nesting_is_refused(write):
-    with pytest.raises(UsageError):
-        write("inputs: " + "[" * 2000)
+@pytest.mark.parametrize("deep", ["[" * 16_000, "{a: " * 16_000, "? " * 16_000, "- " * 16_000], ids=range(4))
+def test_deep_nesting_is_refused_at_once(write, deep):
+    """YAML's reader takes minutes for these."""
+    with pytest.raises(UsageError, match="nested more than 50 deep") as caught:
+        write(f"inputs:\n {deep}")
+    assert caught.value.where.endswith(":2")
+
+
+def test_sizes_that_no_tensor_has_are_refused(write):
+    with pytest.raises(UsageError, match="shape"):
+        write(GOOD.replace("[n, 3]", "[99999999999999999999, 3]"))
 
 
 def test_the_schema_is_valid_and_lists_every_part():
