@@ -12,6 +12,7 @@ from . import bench
 from .allocator import keep_freed_memory
 from .arguments import add_knobs, integer, knobs, seconds
 from .backends import build_command
+from .credentials import read_token
 from .errors import ConfigError, PipelineError
 from .launcher import Server
 from .pipeline import Pipeline
@@ -68,8 +69,6 @@ def _announce(url: str, host: str, grpc_port: int | None) -> None:
 
 
 def _settings(options: argparse.Namespace) -> ServerSettings:
-    if (options.tls_cert is None) != (options.tls_key is None):
-        raise ConfigError("TLS needs both --tls-cert and --tls-key")
     if options.access_log:
         logging.getLogger("cutset.access").setLevel(logging.INFO)
     return ServerSettings(
@@ -81,9 +80,9 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         max_json_bytes=options.max_json_mb * 2**20,
         max_held_bytes=_held_bytes(options.max_held_mb, options.max_body_mb),
         max_requests=options.max_requests,
-        tls_certificate=_file(options.tls_cert),
-        tls_key=_file(options.tls_key),
-        token=_token(options.token_file),
+        tls_certificate=options.tls_cert,
+        tls_key=options.tls_key,
+        token=None if options.token_file is None else read_token(options.token_file),
         access_log=options.access_log,
     )
 
@@ -96,22 +95,6 @@ def _held_bytes(held_mb: int | None, body_mb: int) -> int | None:
             f"--max-held-mb {held_mb} is less than one request may have", hint=f"lower --max-body-mb, which is {body_mb}"
         )
     return held_mb * 2**20
-
-
-def _file(path: Path | None) -> Path | None:
-    if path is not None and not path.is_file():
-        raise ConfigError(f"there is no file {path}")
-    return path
-
-
-def _token(path: Path | None) -> str | None:
-    """Return the token in a file, which a command line would show to every user of the machine."""
-    if _file(path) is None or path is None:
-        return None
-    token = path.read_text("utf-8").strip()
-    if not token:
-        raise ConfigError(f"the token file {path} is empty")
-    return token
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .credentials import check_tls
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
@@ -26,6 +28,9 @@ class ServerSettings:
         tls_key: PEM file of its private key.
         token: What ``Authorization: Bearer`` must carry; None asks for nothing. Health is open to all.
         access_log: Whether to log a line of JSON a request.
+
+    Raises:
+        ConfigError: If the certificate and the key cannot be served with; the error names the file.
     """
 
     host: str = "127.0.0.1"
@@ -42,3 +47,6 @@ class ServerSettings:
     tls_key: Path | None = None
     token: str | None = None
     access_log: bool = False
+
+    def __post_init__(self) -> None:
+        check_tls(self.tls_certificate, self.tls_key)

@@ -6,7 +6,6 @@ import http.client
 import json
 import logging
 import ssl
-import subprocess
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from cutset.codegen.runtime import Pipeline
 from cutset.codegen.runtime.grpc_messages import MESSAGES
 from cutset.codegen.runtime.main import main
 from cutset.codegen.runtime.metrics import _read_gpus
+from tests.certificates import make_certificate
 from tests.e2e.test_runtime_grpc import running as running_both
 from tests.e2e.test_runtime_server import QUOTED, as_json, child, gated, post, running, until, write_package
 
@@ -98,16 +98,7 @@ def test_a_gpu_is_read_through_nvml():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate for 127.0.0.1, and its key."""
-    place = tmp_path_factory.mktemp("tls")
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    words += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-    words += ["-keyout", str(place / "key.pem"), "-out", str(place / "cert.pem")]
-    try:
-        subprocess.run(words, check=True, capture_output=True, timeout=60)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed, so no certificate can be made")
-    return place / "cert.pem", place / "key.pem"
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_over_http_and_grpc(folder, certificate):
