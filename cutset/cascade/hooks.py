@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cutset.beside import find_beside
 from cutset.cascade.document import Document, Stage
 from cutset.digest import sha256_json
 from cutset.errors import UnavailableError
@@ -157,10 +158,14 @@ def _source(document: Document, stage: Stage, module: str, function: str) -> str
     """Return the text of a module that defines a function."""
     path = document.folder / f"{module}.py"
     keys = ("stages", stage.name, "python")
+    file = find_beside(document.path, path.name)
+    if file is None:
+        hint = f"it is a link; copy what it leads to beside {document.path.name}, whose package would carry the file"
+        raise document.refusal(f"{path} leads out of the folder of this file", *keys, hint=hint)
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
+        if file.stat().st_size > _LARGEST_BYTES:
             raise document.refusal(f"{path} is over {_LARGEST_BYTES >> 20} MiB", *keys)
-        text = path.read_text("utf-8")
+        text = file.read_text("utf-8")
         tree = ast.parse(text, str(path))
     except (OSError, UnicodeDecodeError) as error:
         hint = f"`{stage.what}` is the function `{function}` in {module}.py beside this file"

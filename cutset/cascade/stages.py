@@ -47,7 +47,7 @@ def model_of_part(document: Document, stage: Stage, reads: Mapping[str, TensorSp
     check_inputs(document, stage, part.inputs)
     safe = {name: _plain(spec) for name, spec in reads.items()}
     try:
-        text = part.text(Use(name=stage.name, reads=safe, settings=stage.settings, folder=document.folder))
+        text = part.text(Use(name=stage.name, reads=safe, settings=stage.settings, document=document.path))
     except PartError as error:
         keys = next((key for key in stage.inputs if f"`{key}`" in str(error)), None)
         place = ("stages", stage.name) if keys is None else ("stages", stage.name, "inputs", keys)

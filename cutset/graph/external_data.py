@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from cutset.beside import find_beside
 from cutset.errors import ModelError
 from cutset.graph.model import iter_bodies
 
@@ -47,12 +48,12 @@ def find_data(path: Path, location: str, where: str) -> Path:
     Raises:
         ModelError: If the file is missing or lies elsewhere than beside the model.
     """
-    base = path.parent.resolve()
     try:
-        file = (base / location).resolve()
+        (path.parent / location).resolve()
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a name too long, links in a circle
         raise ModelError("external data has a name that no file can have", where=where, cause=str(error)[:200]) from error
-    if not any(file.is_relative_to(folder) for folder in (base, path.resolve().parent)):
+    file = find_beside(path, location)
+    if file is None:
         raise ModelError(
             f"external data `{location}` lies outside the model's folder",
             where=where,
@@ -60,7 +61,9 @@ def find_data(path: Path, location: str, where: str) -> Path:
         )
     if not _is_file(file):
         raise ModelError(
-            f"external data file `{location}` is missing", where=where, hint=f"copy it into {base} beside the model"
+            f"external data file `{location}` is missing",
+            where=where,
+            hint=f"copy it into {path.parent.resolve()} beside the model",
         )
     return file
 

@@ -28,13 +28,13 @@ class Use:
         name: Name of the stage, a plain word.
         reads: Type of what each input reads, in the order of the file.
         settings: What stands below ``with``, valid by the schema.
-        folder: What paths in the settings are relative to.
+        document: The cascade's file; paths in the settings are relative to its folder.
     """
 
     name: str
     reads: Mapping[str, TensorSpec]
     settings: Mapping[str, Any]
-    folder: Path
+    document: Path
 
     def type(self, name: str) -> str:
         """Return an input's element type as ONNX text spells it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cutset.beside import find_beside
 from cutset.cascade.parts.base import CONTRIB, Part, PartError, Use, dims, model
 
 _LARGEST_BYTES = 1 << 23
@@ -11,8 +12,8 @@ def _tokenizer(use: Use) -> str:
     """Return BERT's tokenizer (word pieces) of onnxruntime-extensions, on one text."""
     use.expect("text", "string")
     use.rank("text", 1)
-    path = (use.folder / use.settings["vocabulary"]).resolve()
-    if not path.is_relative_to(use.folder.resolve()):
+    path = find_beside(use.document, use.settings["vocabulary"])
+    if path is None:
         raise PartError(f"the vocabulary `{use.settings['vocabulary']}` lies outside the folder of this file")
     try:
         if path.stat().st_size > _LARGEST_BYTES:

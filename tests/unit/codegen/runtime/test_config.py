@@ -73,6 +73,14 @@ def test_a_bad_plan_is_refused_and_the_place_named(chain, change, message):
     assert caught.value.where.startswith("plan.json")
 
 
+def test_a_link_out_of_the_package_is_refused(chain):
+    package = chain(2)
+    (package.folder / "stages" / "link.py").symlink_to("/etc/hostname")
+    package.document["stages"][0]["model"] = "stages/link.py"
+    with pytest.raises(ConfigError, match="leaves the package"):
+        parse_plan(package.document, package.folder)
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, "\xff"])
 def test_a_file_that_is_no_plan_is_refused(tmp_path, text):
     (tmp_path / "plan.json").write_bytes(text.encode("latin-1"))

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from cutset.cascade.document import read_document
 from cutset.cascade.hooks import native_library, requirements_of, take_error
 from cutset.errors import ModelError, ProfileError, UnavailableError, UsageError
 from cutset.graph.load import load, with_operators
@@ -150,6 +151,37 @@ def test_a_module_that_cannot_be_used_is_refused(write, files, words, line):
         composed(write(TEXT, **files))
     assert words in caught.value.what
     assert caught.value.where.endswith(f"p.yaml:{line}")
+
+
+@pytest.mark.parametrize("target", ["secret.py", "no_such_file.py", "mine.py"])
+def test_a_module_that_is_a_link_out_of_the_folder_is_refused(write, tmp_path, target):
+    """Also where the link leads nowhere, or to itself."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.py").write_text(GOOD)
+    (tmp_path / "cascade").mkdir()
+    moved = write(TEXT).path.rename(tmp_path / "cascade" / "p.yaml")
+    folder = moved.parent if target == "mine.py" else tmp_path / "elsewhere"
+    (moved.parent / "mine.py").symlink_to(folder / target)
+    with pytest.raises(UsageError, match="leads out of the folder") as caught:
+        composed(read_document(moved))
+    assert caught.value.where == f"{moved}:6"
+    assert "beside p.yaml" in caught.value.hint
+
+
+def test_a_module_that_is_a_link_within_the_folder_is_read(write, tmp_path):
+    document = write(TEXT, other__py=GOOD)
+    (tmp_path / "mine.py").symlink_to(tmp_path / "other.py")
+    assert composed(document).hooks.sources == {"mine": GOOD}
+
+
+def test_a_module_of_a_hub_is_read(write, tmp_path):
+    """In a hub's cache, the file of the cascade and its modules are links into one folder of blobs."""
+    write(TEXT, mine__py=GOOD)
+    snapshot = tmp_path / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for name in ("p.yaml", "mine.py", "double.onnxtxt"):
+        (snapshot / name).symlink_to(f"../../{name}")
+    assert composed(read_document(snapshot / "p.yaml")).hooks.sources == {"mine": GOOD}
 
 
 def test_a_declared_type_must_be_the_given_one(write):

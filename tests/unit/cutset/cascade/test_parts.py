@@ -156,6 +156,12 @@ BAD = {
 }  # fmt: skip
 
 
+def test_a_vocabulary_that_is_a_link_out_of_the_folder_is_refused(part, tmp_path):
+    (tmp_path / "vocabulary.txt").symlink_to("/etc/hostname")
+    with pytest.raises(UsageError, match="lies outside the folder"):
+        part("tokenizer", ["input_ids"], "{vocabulary: vocabulary.txt}", in_text=np.array(["x"], object))
+
+
 @pytest.mark.parametrize(("name", "settings", "key", "value", "words"), BAD.values(), ids=BAD)
 def test_what_a_part_cannot_read_is_refused(part, name, settings, key, value, words):
     with pytest.raises(UsageError) as caught:
