@@ -29,7 +29,7 @@ from cutset.partitioner.plan import Plan
 from cutset.profilers.inputs import SampleInputs, write_npz
 
 TEMPLATES = Path(__file__).with_name("templates")
-GPU_RUNTIME = "onnxruntime-gpu[cuda,cudnn]>=1.25"
+GPU_RUNTIME = "onnxruntime-gpu[cuda,cudnn]>=1.25,<2"
 """With the CUDA and cuDNN that it was built for. Its releases come after those of onnxruntime, so not at least the same."""
 REQUIREMENTS = ("numpy", "onnxruntime", "uvicorn", "httptools", "uvloop")
 """What the runtime imports, or uvicorn where it is there: on uvloop it served half as many large requests again."""
@@ -41,6 +41,28 @@ EXTRAS = {
     "tensorrt-rtx": ("tensorrt-rtx",),
 }
 """What it imports where it is there, by the extra that brings it."""
+GPU_TOOLS = ("nvidia-ml-py",)
+"""What the GPU extra brings beside `GPU_RUNTIME`."""
+KNOWN_RANGES = {
+    "numpy": ">=1.26,<3",
+    "onnxruntime": ">=1.25,<2",
+    "onnxruntime-extensions": ">=0.13,<1",
+    "uvicorn": ">=0.30,<1",
+    "httptools": ">=0.6,<1",
+    "uvloop": ">=0.19,<1",
+    "grpcio": ">=1.67.1,<2",
+    "grpcio-health-checking": ">=1.67.1,<2",
+    "grpcio-reflection": ">=1.67.1,<2",
+    "protobuf": ">=5.26,<7",
+    "prometheus-client": ">=0.20,<1",
+    "opentelemetry-api": ">=1.27,<2",
+    "opentelemetry-distro": ">=0.48b0,<1",
+    "opentelemetry-exporter-otlp": ">=1.27,<2",
+    "tensorrt": ">=10.13,<11",
+    "tensorrt-rtx": ">=1.4,<2",
+    "nvidia-ml-py": ">=12.535,<14",
+}
+"""Releases that are known to work, for what is not installed where a package is compiled."""
 EXAMPLES = ("client_triton.py", "client_requests.py", "client.sh")
 
 
@@ -85,7 +107,7 @@ def write_project(
 def _variables(plan: Plan, package: str, custom_ops: Sequence[Mapping[str, str]], of_hooks: Sequence[str]) -> dict[str, Any]:
     """Return what the templates show."""
     modules = [entry["module"].replace("_", "-") for entry in custom_ops if "module" in entry]
-    runtime = [*(_at_least(name) for name in [*REQUIREMENTS, *modules]), *of_hooks]
+    runtime = [*(requirement(name) for name in [*REQUIREMENTS, *modules]), *of_hooks]
     return {
         "package": package,
         "name": plan.name,
@@ -95,8 +117,8 @@ def _variables(plan: Plan, package: str, custom_ops: Sequence[Mapping[str, str]]
         "summary": f"Serves a model in {len(plan.stages)} stage(s): {' -> '.join(s.device for s in plan.stages)}.",
         "requirements": runtime,
         "gpu_runtime": GPU_RUNTIME,
-        "gpu_requirements": [GPU_RUNTIME],
-        "extras": {extra: [_at_least(name) for name in names] for extra, names in EXTRAS.items()},
+        "gpu_requirements": [GPU_RUNTIME, *(requirement(name) for name in GPU_TOOLS)],
+        "extras": {extra: [requirement(name) for name in names] for extra, names in EXTRAS.items()},
         "inputs": _inputs(plan),
         "outputs": [spec.name for spec in plan.outputs if spec.is_tensor],
     }
@@ -121,13 +143,23 @@ def templates() -> jinja2.Environment:
     return environment
 
 
-def _at_least(name: str) -> str:
-    """Return a requirement with the installed release as lower bound."""
+def requirement(name: str) -> str:
+    """Return a requirement bounded on both sides: at least the installed release, below the next that may break with it.
+
+    What may break is the next major release, or below 1.0 the next minor one: the server builds on parts of uvicorn that
+    change between those. What is not installed here is bounded by `KNOWN_RANGES`.
+
+    Source:
+        Semantic Versioning 2.0.0, sections 4 and 8.
+    """
     try:
-        found = re.match(r"\d+(\.\d+)*", version(name))
+        found = re.match(r"(\d+)(?:\.(\d+))?(?:\.\d+)*(?:(?:a|b|rc)\d+)?", version(name))
     except PackageNotFoundError:
         found = None
-    return f"{name}>={found.group()}" if found else name
+    if found is None:
+        return name + KNOWN_RANGES.get(name, "")
+    major, minor = int(found[1]), int(found[2] or 0)
+    return f"{name}>={found[0]},<{major + 1}" if major else f"{name}>={found[0]},<0.{minor + 1}"
 
 
 def _inputs(plan: Plan) -> list[dict[str, str]]:

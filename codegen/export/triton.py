@@ -17,7 +17,7 @@ import numpy as np
 from cutset.codegen.export.names import TRITON, legal_name
 from cutset.codegen.export.pbtxt import Message, Symbol, to_pbtxt
 from cutset.codegen.export.source import Source
-from cutset.codegen.project import templates
+from cutset.codegen.project import requirement, templates
 from cutset.codegen.runtime.backends.base import GPU_BATCH
 from cutset.codegen.runtime.config import StageConfig, TensorConfig
 from cutset.codegen.runtime.wire import encode_raw
@@ -234,5 +234,5 @@ def _readme(source: Source, backend: TritonBackend) -> str:
     ]
     model = legal_name(source.plan.name, TRITON)
     words = {"name": source.plan.name, "model": model, "backend": backend, "stages": stages}
-    requirements = ["numpy", "onnxruntime", *modules]
+    requirements = [requirement(name) for name in ("numpy", "onnxruntime", *modules)]
     return templates().get_template("triton_README.md.j2").render(**words, requirements=requirements)

@@ -1,12 +1,14 @@
 """The project around the runtime is valid Python, TOML and Markdown, whatever the model and its tensors are called."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -14,10 +16,12 @@ import numpy as np
 import pytest
 import yaml
 from onnx import TensorProto, helper
+from packaging.requirements import Requirement
 
+import cutset.codegen.project as project_module
 from cutset import __version__
 from cutset.codegen.package import package_name
-from cutset.codegen.project import GPU_RUNTIME, REQUIREMENTS, write_project
+from cutset.codegen.project import EXTRAS, GPU_RUNTIME, KNOWN_RANGES, REQUIREMENTS, write_project
 from cutset.graph.load import load
 from cutset.profilers.inputs import SampleInputs, read_npz
 from tests.support import make_plan
@@ -150,6 +154,46 @@ def test_requirements(graph, tmp_path):
     project = tomllib.loads((tmp_path / "pyproject.toml").read_text("utf-8"))["project"]
     names = [re.split(r"[>=]", entry)[0] for entry in project["dependencies"]]
     assert names == [*REQUIREMENTS, "onnxruntime-extensions"]
-    assert all(re.fullmatch(r"[a-z-]+(>=[\d.]+)?", entry) for entry in project["dependencies"])
+    for entry in (*project["dependencies"], *itertools.chain.from_iterable(project["optional-dependencies"].values())):
+        assert sorted(bound.operator for bound in Requirement(entry).specifier) == ["<", ">="], entry
     (gpu,) = [entry for entry in project["optional-dependencies"]["gpu"] if entry.startswith("onnxruntime-gpu")]
     assert gpu == GPU_RUNTIME
+
+
+@pytest.mark.parametrize(
+    ("installed", "taken", "refused"),
+    [
+        ("2.4.6", ["2.4.6", "2.4.7", "2.99"], ["2.4.5", "3.0", "3.0rc1"]),
+        ("1.32.0.post1", ["1.32.0", "1.33"], ["1.31", "2.0"]),
+        ("0.54.0", ["0.54.0", "0.54.9"], ["0.53", "0.55.0", "1.0"]),
+        ("0.66b2", ["0.66b2", "0.66"], ["0.66b1", "0.67", "1.0"]),
+        ("13", ["13", "13.5"], ["12", "14"]),
+        ("1.7.1.116", ["1.7.1.116", "1.8"], ["1.7.1.115", "2"]),
+        ("1.2.0+cu12", ["1.2.0", "1.3"], ["1.1", "2"]),
+        ("10.0.0", ["10.9"], ["9", "11", "100"]),
+    ],
+)
+def test_a_requirement_takes_what_cannot_break(monkeypatch, installed, taken, refused):
+    monkeypatch.setattr(project_module, "version", lambda _name: installed)
+    bounds = Requirement(project_module.requirement("some-package")).specifier
+    assert [release for release in (*taken, *refused) if bounds.contains(release, prereleases=True)] == taken
+
+
+@pytest.mark.parametrize("name", [*REQUIREMENTS, *itertools.chain.from_iterable(EXTRAS.values()), "nvidia-ml-py"])
+def test_what_is_not_installed_is_bounded_too(monkeypatch, name):
+    monkeypatch.setattr(project_module, "version", raises_not_found)
+    bounds = Requirement(project_module.requirement(name)).specifier
+    assert sorted(bound.operator for bound in bounds) == ["<", ">="]
+
+
+def test_what_is_not_installed_is_bounded_as_for_cutset_itself():
+    """The server runs inside Cutset too, so both know the same oldest releases."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]
+    entries = [*project["dependencies"], *itertools.chain.from_iterable(project["optional-dependencies"].values())]
+    own = {found.name: str(found.specifier) for found in map(Requirement, entries) if found.name in KNOWN_RANGES}
+    assert len(own) > 10
+    assert own == {name: KNOWN_RANGES[name].partition(",")[0] for name in own}
+
+
+def raises_not_found(name):
+    raise PackageNotFoundError(name)
