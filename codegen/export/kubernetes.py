@@ -23,8 +23,12 @@ GRACE_S = 30
 MOST_REPLICAS = 8
 BASE_MIB = 512
 """Memory of Python, onnxruntime and the requests; the weights come on top, twice for what onnxruntime repacks."""
+SCRATCH_MIB = 1024
+"""Room for temporary files where nothing is built; an engine build writes the weights and the engine on top."""
 NEEDS_RUNTIME = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
-UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+UNPRIVILEGED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+SCRATCH = "/tmp"  # noqa: S108 - an empty folder of the pod's own
+"""Where the server and the libraries below it write: nowhere but in the one folder that is mounted to be written."""
 
 
 def write_kubernetes(source: Source, folder: Path) -> None:
@@ -41,9 +45,15 @@ def write_kubernetes(source: Source, folder: Path) -> None:
     for file, manifest in manifests.items():
         _write(folder / f"{file}.yaml", manifest)
     resources = [f"{file}.yaml" for file in manifests]
-    kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": resources}
+    repository, _, tag = image.rpartition(":")
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": resources,
+        "images": [{"name": repository, "newName": repository, "newTag": tag}],  # where a registry and a digest go
+    }
     _write(folder / "kustomization.yaml", kustomization)
-    words = {"image": image, "name": name, "waiting": source.plan.tokens, "gpu": _needs_gpu(source)}
+    words = {"image": image, "repository": repository, "name": name, "waiting": source.plan.tokens, "gpu": _needs_gpu(source)}
     (folder / "README.md").write_text(templates().get_template("k8s_README.md.j2").render(words), "utf-8")
 
 
@@ -63,6 +73,28 @@ def _labels(name: str) -> dict[str, str]:
 
 def _deployment(source: Source, name: str, image: str) -> dict[str, Any]:
     scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PORT), "prometheus.io/path": "/metrics"}
+    gpu = _needs_gpu(source)
+    scratch_mib = SCRATCH_MIB + (2 * _weights_mib(source) if gpu else 0)
+    pod = {
+        "terminationGracePeriodSeconds": GRACE_S,
+        "automountServiceAccountToken": False,  # the server never asks the cluster for anything
+        "enableServiceLinks": False,  # other services' names become variables, and a variable may be one that Python reads
+        "securityContext": NEEDS_RUNTIME,
+        "containers": [_container(source, image)],
+        "volumes": [{"name": "scratch", "emptyDir": {"sizeLimit": f"{scratch_mib}Mi"}}],
+    }
+    if gpu:
+        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    spec = {
+        "selector": {"matchLabels": {"app.kubernetes.io/name": name}},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "template": {"metadata": {"labels": _labels(name), "annotations": scraped}, "spec": pod},
+    }
+    return _object("Deployment", "apps/v1", source, name, spec)
+
+
+def _container(source: Source, image: str) -> dict[str, Any]:
+    """Return the server's container, which can write to `SCRATCH` alone."""
     container = {
         "name": "server",
         "image": image,
@@ -74,20 +106,10 @@ def _deployment(source: Source, name: str, image: str) -> dict[str, Any]:
         "livenessProbe": {**_probe("live"), "periodSeconds": 10, "failureThreshold": 6},
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},
         "securityContext": UNPRIVILEGED,
+        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}],
     }
-    pod = {
-        "terminationGracePeriodSeconds": GRACE_S,
-        "securityContext": NEEDS_RUNTIME,
-        "containers": [container],
-    }
-    if _needs_gpu(source):
-        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    spec = {
-        "selector": {"matchLabels": {"app.kubernetes.io/name": name}},
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-        "template": {"metadata": {"labels": _labels(name), "annotations": scraped}, "spec": pod},
-    }
-    return _object("Deployment", "apps/v1", source, name, spec)
+    # CUDA keeps what it compiles in the home folder unless told otherwise.
+    return container | ({"env": [{"name": "CUDA_CACHE_PATH", "value": f"{SCRATCH}/cuda"}]} if _needs_gpu(source) else {})
 
 
 def _probe(what: str) -> dict[str, Any]:
@@ -96,12 +118,15 @@ def _probe(what: str) -> dict[str, Any]:
 
 def _resources(source: Source) -> dict[str, Any]:
     """Return what the planned workers keep busy, and memory for the weights and as much again as a limit."""
-    files = {path for stage in source.plan.stages for path in source.files(stage)}
-    weights_mib = math.ceil(sum(path.stat().st_size for path in files) / 2**20)
-    memory = BASE_MIB + 2 * weights_mib
+    memory = BASE_MIB + 2 * _weights_mib(source)
     requests = {"cpu": str(source.plan.cpu_workers * source.plan.intra_op_threads), "memory": f"{memory}Mi"}
     limits = {"memory": f"{2 * memory}Mi"}
     return {"requests": requests, "limits": limits | ({"nvidia.com/gpu": 1} if _needs_gpu(source) else {})}
+
+
+def _weights_mib(source: Source) -> int:
+    files = {path for stage in source.plan.stages for path in source.files(stage)}
+    return math.ceil(sum(path.stat().st_size for path in files) / 2**20)
 
 
 def _needs_gpu(source: Source) -> bool:

@@ -53,6 +53,33 @@ def test_what_the_plan_decides(make):
     assert metric["pods"]["target"]["averageValue"] == "5"
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_pod_can_do_nothing_but_serve(make, device):
+    pod = make(device=device)["deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    volumes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts.keys() == volumes.keys()
+    assert list(mounts.values()) == ["/tmp"]
+    assert all(entry["value"].startswith("/tmp/") for entry in container.get("env", []))
+    assert ("env" in container) == (device == "gpu")
+
+
+def test_the_image_is_named_in_one_place_where_a_digest_fits(make, tmp_path):
+    found = make("A model")
+    (container,) = found["deployment"]["spec"]["template"]["spec"]["containers"]
+    (image,) = found["kustomization"]["images"]
+    assert container["image"] == f"{image['name']}:{image['newTag']}"
+    readme = (tmp_path / "k8s" / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    assert [entry["name"] for entry in yaml.safe_load(block)["images"]] == [image["name"]]
+
+
 def test_the_parts_find_each_other(make):
     found = make("A")
     labels = found["deployment"]["spec"]["template"]["metadata"]["labels"]
