@@ -21,13 +21,18 @@ SERVE = "import sys; from cutset.codegen.runtime.main import main; sys.exit(main
 
 
 @contextmanager
-def started(words: list[str], *, core: int | None = None, piped: bool = False) -> Iterator[subprocess.Popen[str]]:
-    """Yield a child that is killed at the end."""
+def started(
+    words: list[str], *, core: int | None = None, piped: bool = False, errors: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Yield a child that is killed at the end; what it writes to stderr goes to the file `errors`, if one is given."""
     pinned = ["taskset", "-c", str(core)] if core is not None else []
     environment_ = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}
     command = [*pinned, *words]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE if piped else subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, env=environment_, start_new_session=True, **options) as process:
+    options: dict[str, Any] = {"stdout": subprocess.PIPE if piped else subprocess.DEVNULL}
+    with (
+        (errors or Path(os.devnull)).open("wb") as stderr,
+        subprocess.Popen(command, text=True, env=environment_, start_new_session=True, stderr=stderr, **options) as process,
+    ):
         try:
             yield process
         finally:

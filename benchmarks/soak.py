@@ -1,6 +1,6 @@
 """Many requests of every kind through one pipeline whose workers are killed now and then: is every answer right?
 
-usage: python benchmarks/soak.py [--requests N] [--seed N] [-o FILE]
+usage: python -m benchmarks.soak [--requests N] [--seed N] [-o FILE]
 
 Of the requests 1 % are malformed, 1 % are cancelled, and 0.1 % make a stage raise; every 10,000 a process of the middle
 stage is killed. Every other answer must equal numpy's. At the end nothing may be left: no thread, file or child, and the
@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import psutil
-from onnx import TensorProto, helper
 
+from benchmarks.soak_package import write_package
 from cutset.codegen.runtime import InputError, Overloaded, Pipeline, StageError
 
 KILL_EVERY = 10_000
@@ -65,35 +64,6 @@ class Report:
     memory_growth: float
     left: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-def write_package(folder: Path) -> Path:
-    """Write a package of three stages, ONNX, Python in processes and ONNX, that computes (x + 1) * 2 - 3."""
-    (folder / "stages").mkdir(parents=True)
-    for index, (operator, source, target, number) in {0: ("Add", "a", "b", 1.0), 2: ("Sub", "c", "d", 3.0)}.items():
-        constant = helper.make_tensor("k", TensorProto.FLOAT, [], [number])
-        nodes = [helper.make_node("Constant", [], ["k"], value=constant), helper.make_node(operator, [source, "k"], [target])]
-        sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m"])] for name in (source, target)]
-        model = helper.make_model(
-            helper.make_graph(nodes, "g", *sides), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
-        )
-        onnx.save(model, folder / f"stages/{index}.onnx")
-    (folder / "stages/1.py").write_text(HOOK)
-    tensors = [{"name": name, "dtype": "float32", "shape": ["n", "m"]} for name in ("a", "d")]
-    stages = [
-        {"index": index, "device": "cpu", "backend": backend, "model": f"stages/{index}{kind}", "inputs": [source],
-         "outputs": [target], "service_s": 1e-4, "batching": {"proven": index != 1}, "execution": execution}
-        for index, (backend, kind, source, target, execution) in enumerate((
-            ("onnxruntime-cpu", ".onnx", "a", "b", "thread"),
-            ("python", ".py", "b", "c", "process"),
-            ("onnxruntime-cpu", ".onnx", "c", "d", "thread"),
-        ))
-    ]  # fmt: skip
-    plan = {"schema": "cutset.plan/1", "name": "soak", "decision": "split", "cpu_workers": 2, "intra_op_threads": 1,
-            "tokens": 8, "queue_limit": 32, "custom_ops": [], "inputs": tensors[:1], "outputs": tensors[1:],
-            "stages": stages, "max_batch": 4}  # fmt: skip
-    (folder / "plan.json").write_text(json.dumps(plan))
-    return folder
 
 
 class Soak:
@@ -171,7 +141,7 @@ def soak(requests: int, seed: int, folder: Path, kill_every: int = KILL_EVERY) -
     process = psutil.Process()
     begin, before = time.perf_counter(), held(process)
     killed, settled_bytes = 0, 0
-    with Pipeline.load(write_package(folder)) as pipeline:
+    with Pipeline.load(write_package(folder, HOOK)) as pipeline:
         run = Soak(pipeline, seed)
         for number in range(1, requests + 1):
             run.send()
