@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import grpc
 import numpy as np
@@ -164,6 +164,32 @@ class GrpcClient:
         found = MESSAGES["ModelInferResponse"].FromString(answer)
         array = np.frombuffer(found.raw_output_contents[0], np.float32).reshape(found.outputs[0].shape)
         return "right" if is_right(array) else "wrong"
+
+
+def get_status(where: str, path: str) -> str:
+    """Return the status of a GET over a connection of its own, as a health check makes it."""
+    connection = http.client.HTTPConnection(where, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        return str(connection.getresponse().status)
+    except (OSError, http.client.HTTPException) as error:
+        return type(error).__name__
+    finally:
+        connection.close()
+
+
+def post_status(url: SplitResult, body: bytes) -> str:
+    """Return the status of an inference request over a connection of its own; the answer is read and forgotten."""
+    connection = http.client.HTTPConnection(url.netloc, timeout=TIMEOUT_S)
+    try:
+        connection.request("POST", f"{url.path}/infer", body)
+        response = connection.getresponse()
+        response.read()
+        return str(response.status)
+    except (OSError, http.client.HTTPException) as error:
+        return type(error).__name__
+    finally:
+        connection.close()
 
 
 def as_json(array: np.ndarray) -> tuple[bytes, dict[str, str]]:
