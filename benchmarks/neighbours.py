@@ -62,7 +62,7 @@ class Window:
     sent: Counter[str] = field(default_factory=Counter)
 
 
-def measure(attacks: Sequence[str], seconds: float, rounds: int, place: Path) -> dict[str, Any]:
+def measure(attacks: Sequence[str], seconds: float, rounds: int, place: Path, scale: float = 1.0) -> dict[str, Any]:
     """Start the server, take the windows in turns, and return what the probe saw.
 
     Args:
@@ -70,6 +70,7 @@ def measure(attacks: Sequence[str], seconds: float, rounds: int, place: Path) ->
         seconds: Length of a window.
         rounds: How often each attack has a window, with a quiet one before each.
         place: An empty folder for the package and the server's log.
+        scale: Share of an attack's bytes and connections.
     """
     package = write_package(place / "package", poisonable())
     windows = {name: Window() for name in (QUIET, *attacks)}
@@ -80,7 +81,7 @@ def measure(attacks: Sequence[str], seconds: float, rounds: int, place: Path) ->
         for number in range(rounds):
             for name in list(attacks) if number % 2 == 0 else reversed(list(attacks)):
                 probe(url, windows[QUIET], seconds)
-                with attacking(name, url, windows[name].sent):
+                with attacking(name, url, scale, windows[name].sent):
                     time.sleep(LEAD_S)
                     probe(url, windows[name], seconds)
                 time.sleep(LEAD_S)
@@ -89,9 +90,9 @@ def measure(attacks: Sequence[str], seconds: float, rounds: int, place: Path) ->
 
 
 @contextmanager
-def attacking(name: str, url: str, sent: Counter[str]) -> Iterator[None]:
+def attacking(name: str, url: str, scale: float, sent: Counter[str]) -> Iterator[None]:
     """Run an attack in a process of its own, and count what it sent."""
-    words = [sys.executable, "-m", "benchmarks.soak_attacks", name, url]
+    words = [sys.executable, "-m", "benchmarks.soak_attacks", name, url, str(scale)]
     root = str(Path(__file__).resolve().parents[1])
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as process:
         try:

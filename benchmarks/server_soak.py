@@ -5,7 +5,7 @@ usage: python -m benchmarks.server_soak [--requests N] [--clients N] [--seed N] 
 HTTP with JSON, HTTP with binary data and gRPC take turns. Of the requests 1 % are uploads that are broken off, 1 % must be
 refused, and 0.1 % end the process of the stage that they reach. Every other answer must be exact. The first tenth warms the
 server up; afterwards the memory must stay within 2 %, and at the end, with no client left, the server must have as many
-descriptors and processes as when it began.
+descriptors and processes as when it had answered its first ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ KINDS = {"good": 0.979, "aborted": 0.01, "refused": 0.01, "poison": 0.001}
 RIGHT = {"good": {"right"}, "aborted": {"aborted"}, "refused": {"refused"}, "poison": {"500", "INTERNAL"}}
 """How a request of each kind must end."""
 GROWTH_LIMIT = 0.02
+FIRST_CLIENTS, FIRST_REQUESTS = 8, 200
 SETTLE_S = 15.0
 """The longest wait for connections and processes to end; idle connections are closed by the server after 5 s."""
 
@@ -51,7 +52,7 @@ class Report:
         outcomes: How many ended how, by kind of request and how it was sent.
         memory_mib: Of the server and its stages' processes: ready, after the first tenth, and at the end.
         memory_growth: Share by which the memory grew after the first tenth.
-        more: Descriptors and processes of the server beyond those that it had when it was ready.
+        more: Descriptors and processes of the server beyond those that it had at the start.
         tracebacks: How many the server wrote.
         seconds: How long it took.
     """
@@ -86,10 +87,14 @@ class Soak:
         clients: Makers of the clients by how they send.
         count: How many send at the same time.
         seed: Draws kinds, shapes and values; the same number is the same request in every run.
+        shares: Of each kind of request.
     """
 
-    def __init__(self, clients: dict[str, Callable[[], Any]], count: int, seed: int) -> None:
+    def __init__(
+        self, clients: dict[str, Callable[[], Any]], count: int, seed: int, shares: Mapping[str, float] = KINDS
+    ) -> None:
         self._clients = clients
+        self._shares = shares
         self._count = count
         self._seed = seed
         self._numbers = itertools.count()
@@ -122,7 +127,7 @@ class Soak:
 
     def _send_one(self, number: int, opened: dict[str, Any]) -> tuple[str, str, str]:
         random = np.random.default_rng([self._seed, number])
-        kind = str(random.choice(list(KINDS), p=list(KINDS.values())))
+        kind = str(random.choice(list(self._shares), p=list(self._shares.values())))
         way = list(opened)[number % len(opened)]
         array = draw_input(random, int(random.integers(1, 6)), int(random.integers(1, 200)))
         client = opened[way]
@@ -133,7 +138,7 @@ class Soak:
         return kind, way, (client.abort if kind == "aborted" else client.refuse)(array, random)
 
 
-def soak(requests: int, clients: int, seed: int, place: Path) -> Report:
+def soak(requests: int, clients: int, seed: int, place: Path, shares: Mapping[str, float] = KINDS) -> Report:
     """Start the server, send the requests and return what happened.
 
     Args:
@@ -141,6 +146,7 @@ def soak(requests: int, clients: int, seed: int, place: Path) -> Report:
         clients: How many send at the same time, each over one connection of every kind.
         seed: Draws the requests.
         place: An empty folder for the package and the server's log.
+        shares: Of each kind of request.
     """
     package = write_package(place / "package", poisonable())
     words = [sys.executable, "-c", SERVE, str(package), "--port", "0", "--grpc-port", "0"]
@@ -150,17 +156,16 @@ def soak(requests: int, clients: int, seed: int, place: Path) -> Report:
         url = ready_url(process)
         assert process.stdout is not None
         where = process.stdout.readline().removeprefix("grpc: ").strip()
-        run = Soak(
-            {
-                "HTTP JSON": lambda: HttpClient(url, binary=False),
-                "HTTP binary": lambda: HttpClient(url, binary=True),
-                "gRPC": lambda: GrpcClient(where),
-            },
-            clients,
-            seed,
-        )
+        makers = {
+            "HTTP JSON": lambda: HttpClient(url, binary=False),
+            "HTTP binary": lambda: HttpClient(url, binary=True),
+            "gRPC": lambda: GrpcClient(where),
+        }
+        # A stage's process opens its shared memory for the first request that it gets: the start is after the first ones.
+        Soak(makers, FIRST_CLIENTS, seed, {"good": 1.0}).send(FIRST_REQUESTS)
+        run = Soak(makers, clients, seed, shares)
         server = psutil.Process(process.pid)
-        before = held(server)
+        before = await_idle(server)
         memory = [memory_mib(server)]
         for part in (requests // 10, requests - requests // 10):
             run.send(part)
@@ -186,6 +191,17 @@ def settle(server: psutil.Process, before: dict[str, int]) -> None:
     end = time.monotonic() + SETTLE_S
     while any(count > before[name] for name, count in held(server).items()) and time.monotonic() < end:
         time.sleep(0.2)
+
+
+def await_idle(server: psutil.Process) -> dict[str, int]:
+    """Return what the server holds once the number has not changed for a second."""
+    found, same_since = held(server), time.monotonic()
+    while time.monotonic() < same_since + 1:
+        time.sleep(0.1)
+        now = held(server)
+        if now != found:
+            found, same_since = now, time.monotonic()
+    return found
 
 
 def held(server: psutil.Process) -> dict[str, int]:

@@ -1,9 +1,9 @@
 """The worst that one client can do to a server without breaking in; started by benchmarks/neighbours.py.
 
-usage: python -m benchmarks.soak_attacks NAME URL
+usage: python -m benchmarks.soak_attacks NAME URL [SCALE]
 
 Goes on until its standard input ends, then writes what it sent, or what came back, as JSON. What costs the attacker work, such
-as encoding a large body, is done before the attack begins.
+as encoding a large body, is done before the attack begins. SCALE makes bodies and numbers of connections smaller, for tests.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import closing, suppress
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
@@ -32,10 +33,10 @@ POISON_PAUSE_S = 1.0
 Going = Callable[[], bool]
 
 
-def large_json(url: SplitResult, going: Going, sent: Counter[str]) -> None:
+def large_json(url: SplitResult, going: Going, sent: Counter[str], scale: float) -> None:
     """Send right requests of 64 MB of JSON, one after the other."""
-    numbers = b"0.5," * (LARGE_BYTES // 4)
-    count = len(numbers) // 4
+    count = int(scale * LARGE_BYTES) // 4
+    numbers = b"0.5," * count
     head = b'{"parameters":{"binary_data_output":true},"inputs":[{"name":"a","datatype":"FP32","shape":[1,%d],"data":[' % count
     body = head + numbers[:-1] + b"]}]}"
     begun()
@@ -43,7 +44,7 @@ def large_json(url: SplitResult, going: Going, sent: Counter[str]) -> None:
         sent[post_status(url, body)] += 1
 
 
-def poison(url: SplitResult, going: Going, sent: Counter[str]) -> None:
+def poison(url: SplitResult, going: Going, sent: Counter[str], _scale: float) -> None:
     """Send requests that end the process of the stage that they reach, a second after each answer the next."""
     array = np.full((1, 3), POISON, np.float32)
     begun()
@@ -55,7 +56,7 @@ def poison(url: SplitResult, going: Going, sent: Counter[str]) -> None:
                 time.sleep(0.05)
 
 
-def slow_bodies(url: SplitResult, going: Going, sent: Counter[str]) -> None:
+def slow_bodies(url: SplitResult, going: Going, sent: Counter[str], scale: float) -> None:
     """Send a hundred bodies at once, byte by byte."""
     head = f"POST {url.path}/infer HTTP/1.1\r\nHost: slow\r\nContent-Length: {SLOW_BYTES}\r\n\r\n".encode()
 
@@ -71,10 +72,10 @@ def slow_bodies(url: SplitResult, going: Going, sent: Counter[str]) -> None:
                     await asyncio.sleep(SLOW_PAUSE_S)
                 writer.close()
 
-    asyncio.run(_many(one, SLOW_CONNECTIONS))
+    asyncio.run(_many(one, int(scale * SLOW_CONNECTIONS)))
 
 
-def idle_connections(url: SplitResult, going: Going, sent: Counter[str]) -> None:
+def idle_connections(url: SplitResult, going: Going, sent: Counter[str], scale: float) -> None:
     """Open a thousand connections that send nothing, and open each again when the server closes it."""
 
     async def one() -> None:
@@ -86,11 +87,12 @@ def idle_connections(url: SplitResult, going: Going, sent: Counter[str]) -> None
                     await asyncio.sleep(0.5)
                 writer.close()
 
-    asyncio.run(_many(one, IDLE_CONNECTIONS))
+    asyncio.run(_many(one, int(scale * IDLE_CONNECTIONS)))
 
 
-async def _many(one: Callable[[], object], count: int) -> None:
-    tasks = [asyncio.ensure_future(one()) for _ in range(count)]  # type: ignore[arg-type]
+async def _many(one: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    """Run as many of a connection at once."""
+    tasks = [asyncio.create_task(one()) for _ in range(count)]
     begun()
     await asyncio.gather(*tasks)
 
@@ -106,12 +108,12 @@ def begun() -> None:
 
 def main() -> None:
     """Attack until standard input ends, and say what was sent."""
-    name, url = sys.argv[1:]
+    name, url, *scale = sys.argv[1:]
     os.nice(10)
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
     sent: Counter[str] = Counter()
-    ATTACKS[name](urlsplit(url), lambda: not over.is_set(), sent)
+    ATTACKS[name](urlsplit(url), lambda: not over.is_set(), sent, float(*scale or (1,)))
     sys.stdout.write(json.dumps(sent))
 
 
