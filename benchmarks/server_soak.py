@@ -53,6 +53,7 @@ class Report:
         memory_mib: Of the server and its stages' processes: ready, after the first tenth, and at the end.
         memory_growth: Share by which the memory grew after the first tenth.
         more: Descriptors and processes of the server beyond those that it had at the start.
+        said: What the server said to the first request of each kind that did not end as it must.
         tracebacks: How many the server wrote.
         seconds: How long it took.
     """
@@ -64,6 +65,7 @@ class Report:
     memory_mib: list[float]
     memory_growth: float
     more: dict[str, int]
+    said: dict[str, str]
     tracebacks: int
     seconds: float
 
@@ -99,6 +101,7 @@ class Soak:
         self._seed = seed
         self._numbers = itertools.count()
         self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.said: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def send(self, requests: int) -> None:
@@ -121,6 +124,8 @@ class Soak:
                 kind, way, outcome = self._send_one(number, opened)
                 with self._lock:
                     self.outcomes[f"{kind} {way}", outcome] += 1
+                    if outcome not in RIGHT[kind]:
+                        self.said.setdefault(f"{kind} {way}: {outcome}", opened[way].said)
         finally:
             for client in opened.values():
                 client.close()
@@ -176,7 +181,7 @@ def soak(requests: int, clients: int, seed: int, place: Path, shares: Mapping[st
     return Report(
         requests=requests, seed=seed, clients=clients, outcomes=by_kind(run.outcomes), memory_mib=memory,
         memory_growth=memory[2] / memory[1] - 1, more={name: after[name] - before[name] for name in after},
-        tracebacks=count_tracebacks(log), seconds=seconds,
+        said=run.said, tracebacks=count_tracebacks(log), seconds=seconds,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ TIMEOUT_S = 30.0
 INPUTS = (TensorConfig(name="a", dtype="float32", shape=("n", "m")),)
 UPLOAD_BYTES = 2 << 20
 """Announced by an upload that is broken off after half of it."""
+_SAID_BYTES = 500
 _SPLIT = "Inference-Header-Content-Length"
 
 
@@ -43,6 +44,8 @@ class HttpClient:
         self._where = (str(parts.hostname), int(parts.port or 80))
         self._binary = binary
         self._connection = http.client.HTTPConnection(*self._where, timeout=TIMEOUT_S)
+        self.said = ""
+        """The error in the last answer that had one."""
 
     def infer(self, array: np.ndarray) -> str:
         """Send a request and return how it ended."""
@@ -97,8 +100,10 @@ class HttpClient:
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
+            self.said = str(error)
             return type(error).__name__
         if response.status != http.HTTPStatus.OK:
+            self.said = answer[:_SAID_BYTES].decode("utf-8", "replace")
             return str(response.status)
         return "right" if is_right(answer, int(response.headers.get(_SPLIT, "0"))) else "wrong"
 
@@ -114,6 +119,8 @@ class GrpcClient:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
         self._channel = grpc.insecure_channel(where, options=options)
         self._infer = self._channel.unary_unary(f"/{PACKAGE}.{SERVICE}/ModelInfer")  # bytes in, bytes out
+        self.said = ""
+        """The error in the last answer that had one."""
 
     def infer(self, array: np.ndarray) -> str:
         """Send a request and return how it ended."""
@@ -160,6 +167,7 @@ class GrpcClient:
         try:
             answer = self._infer(message, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
+            self.said = str(error.details())[:_SAID_BYTES]
             return str(error.code().name)
         found = MESSAGES["ModelInferResponse"].FromString(answer)
         array = np.frombuffer(found.raw_output_contents[0], np.float32).reshape(found.outputs[0].shape)
