@@ -43,6 +43,8 @@ PROBES_PER_S = 50
 QUIET = "quiet"
 LEAD_S = 0.5
 """How long an attack has gone on when its window begins."""
+RECOVERY_S = 30.0
+"""The longest wait for the server after an attack."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ def measure(attacks: Sequence[str], seconds: float, rounds: int, place: Path, sc
                 with attacking(name, url, scale, windows[name].sent):
                     time.sleep(LEAD_S)
                     probe(url, windows[name], seconds)
-                time.sleep(LEAD_S)
+                recover(url)
     quiet = percentile(windows[QUIET].small_s)
     return {name: summary(window, quiet) for name, window in windows.items()}
 
@@ -102,6 +104,16 @@ def attacking(name: str, url: str, scale: float, sent: Counter[str]) -> Iterator
         finally:
             text, _ = process.communicate()  # the end of its input ends the attack
             sent.update(json.loads(text) if text.strip() else {"died": 1})
+
+
+def recover(url: str) -> None:
+    """Wait until the server has been ready for a while, so that the next quiet window is quiet."""
+    where, end = urlsplit(url).netloc, time.monotonic() + RECOVERY_S
+    ready_since = time.monotonic()
+    while time.monotonic() < min(end, ready_since + 2 * LEAD_S):
+        if get_status(where, "/v2/health/ready") != "200":
+            ready_since = time.monotonic()
+        time.sleep(0.05)
 
 
 def probe(url: str, window: Window, seconds: float) -> None:
