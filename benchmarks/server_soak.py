@@ -36,6 +36,7 @@ KINDS = {"good": 0.979, "aborted": 0.01, "refused": 0.01, "poison": 0.001}
 RIGHT = {"good": {"right"}, "aborted": {"aborted"}, "refused": {"refused"}, "poison": {"500", "INTERNAL"}}
 """How a request of each kind must end."""
 GROWTH_LIMIT = 0.02
+PARTS = 10
 FIRST_CLIENTS, FIRST_REQUESTS = 8, 200
 SETTLE_S = 15.0
 """The longest wait for connections and processes to end; idle connections are closed by the server after 5 s."""
@@ -50,7 +51,7 @@ class Report:
         seed: What drew them.
         clients: How many sent at the same time.
         outcomes: How many ended how, by kind of request and how it was sent.
-        memory_mib: Of the server and its stages' processes: ready, after the first tenth, and at the end.
+        memory_mib: Of the server, and of the server with its stages' processes, at the start and after each tenth.
         memory_growth: Share by which the memory grew after the first tenth.
         more: Descriptors and processes of the server beyond those that it had at the start.
         said: What the server said to the first request of each kind that did not end as it must.
@@ -62,7 +63,7 @@ class Report:
     seed: int
     clients: int
     outcomes: dict[str, dict[str, int]]
-    memory_mib: list[float]
+    memory_mib: list[tuple[float, float]]
     memory_growth: float
     more: dict[str, int]
     said: dict[str, str]
@@ -172,15 +173,15 @@ def soak(requests: int, clients: int, seed: int, place: Path, shares: Mapping[st
         server = psutil.Process(process.pid)
         before = await_idle(server)
         memory = [memory_mib(server)]
-        for part in (requests // 10, requests - requests // 10):
-            run.send(part)
+        for tenth in range(PARTS):
+            run.send(requests * (tenth + 1) // PARTS - requests * tenth // PARTS)
             settle(server, before)
             memory.append(memory_mib(server))
         after = held(server)
         seconds = time.perf_counter() - begin
     return Report(
         requests=requests, seed=seed, clients=clients, outcomes=by_kind(run.outcomes), memory_mib=memory,
-        memory_growth=memory[2] / memory[1] - 1, more={name: after[name] - before[name] for name in after},
+        memory_growth=memory[-1][1] / memory[1][1] - 1, more={name: after[name] - before[name] for name in after},
         said=run.said, tracebacks=count_tracebacks(log), seconds=seconds,
     )  # fmt: skip
 
@@ -221,9 +222,10 @@ def held(server: psutil.Process) -> dict[str, int]:
     return {"descriptors": sum(counts), "processes": len(counts)}
 
 
-def memory_mib(server: psutil.Process) -> float:
-    """Return the MiB that the server and its stages' processes hold for themselves."""
-    return float(sum(one.memory_full_info().uss for one in (server, *server.children(recursive=True))) / 2**20)
+def memory_mib(server: psutil.Process) -> tuple[float, float]:
+    """Return the MiB that the server holds for itself, and that the server and its stages' processes hold."""
+    sizes = [one.memory_full_info().uss / 2**20 for one in (server, *server.children(recursive=True))]
+    return float(sizes[0]), float(sum(sizes))
 
 
 def table(report: Report) -> str:
@@ -233,9 +235,11 @@ def table(report: Report) -> str:
         right = RIGHT[kind.split()[0]]
         others = ", ".join(f"{count} x {outcome}" for outcome, count in outcomes.items() if outcome not in right)
         lines.append(f"| {kind} | {sum(outcomes[outcome] for outcome in right & outcomes.keys())} | {others} |")
-    grown = " to ".join(f"{size:.1f}" for size in report.memory_mib)
+    alone, whole = ([sizes[which] for sizes in report.memory_mib] for which in (0, 1))
+    sizes = [f"{of[0]:.1f} to {of[1]:.1f} to {of[-1]:.1f}" for of in (whole, alone)]
     lines += [
-        f"| memory, ready to warm to end, MiB | {grown} | {report.memory_growth:+.2%} after warm-up |",
+        f"| memory at the start, warm, at the end, MiB | {sizes[0]} | {report.memory_growth:+.2%} after warm-up |",
+        f"| of it the server's own process | {sizes[1]} | |",
         f"| descriptors, processes | | {report.more['descriptors']:+d}, {report.more['processes']:+d} |",
         f"| seconds | {report.seconds:.0f} | {report.tracebacks} tracebacks |",
     ]

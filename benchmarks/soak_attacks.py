@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.soak_clients import HttpClient, post_status
 from benchmarks.soak_package import POISON
 
-LARGE_BYTES = 64 << 20
+LARGE_BYTES = 64_000_000
 SLOW_CONNECTIONS, SLOW_PAUSE_S = 100, 0.2
 SLOW_BYTES = 1 << 20
 IDLE_CONNECTIONS = 1000

@@ -10,6 +10,7 @@ import json
 import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -190,7 +191,8 @@ def post_status(url: SplitResult, body: bytes) -> str:
     """Return the status of an inference request over a connection of its own; the answer is read and forgotten."""
     connection = http.client.HTTPConnection(url.netloc, timeout=TIMEOUT_S)
     try:
-        connection.request("POST", f"{url.path}/infer", body)
+        with suppress(BrokenPipeError, ConnectionResetError):  # a server may answer before it has seen all
+            connection.request("POST", f"{url.path}/infer", body)
         response = connection.getresponse()
         response.read()
         return str(response.status)

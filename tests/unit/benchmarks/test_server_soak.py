@@ -30,7 +30,8 @@ def test_the_poison_ends_its_process_and_a_good_input_does_not(tmp_path):
 
 def test_what_is_not_as_it_has_to_be_is_named():
     report = Report(
-        requests=9, seed=0, clients=1, memory_mib=[9.0, 10.0, 11.0], memory_growth=0.1, tracebacks=0, said={}, seconds=1.0,
+        requests=9, seed=0, clients=1, memory_mib=[(8.0, 9.0), (9.0, 10.0), (9.0, 11.0)], memory_growth=0.1, tracebacks=0,
+        said={}, seconds=1.0,
         outcomes={
             "good gRPC": {"right": 3, "wrong": 1},
             "refused HTTP JSON": {"200": 1, "refused": 1},
