@@ -5,7 +5,7 @@ usage: python -m benchmarks.server_soak [--requests N] [--clients N] [--seed N] 
 HTTP with JSON, HTTP with binary data and gRPC take turns. Of the requests 1 % are uploads that are broken off, 1 % must be
 refused, and 0.1 % end the process of the stage that they reach. Every other answer must be exact. The first tenth warms the
 server up; afterwards the memory must stay within 2 %, and at the end, with no client left, the server must have as many
-descriptors and processes as when it had answered its first ones.
+descriptors and processes as when it had answered its first ones. The largest requests are sent before every reading.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 
 from benchmarks.serving_children import SERVE, ready_url, started
-from benchmarks.soak_clients import GrpcClient, HttpClient, count_tracebacks
+from benchmarks.soak_clients import UPLOAD_BYTES, GrpcClient, HttpClient, count_tracebacks
 from benchmarks.soak_package import POISON, draw_input, poisonable, write_package
 from cutset import serde
 from cutset.profilers.environment import environment
@@ -37,7 +37,11 @@ RIGHT = {"good": {"right"}, "aborted": {"aborted"}, "refused": {"refused"}, "poi
 """How a request of each kind must end."""
 GROWTH_LIMIT = 0.02
 PARTS = 10
-FIRST_CLIENTS, FIRST_REQUESTS = 8, 200
+FILL_CLIENTS, FILL_REQUESTS, LARGEST = 8, 48, (UPLOAD_BYTES // 8, 2)
+"""The largest requests, sent before every reading: memory and descriptors that a process needs for them are kept, so a process
+that is new since the last reading would have fewer, and one that got a large upload by chance more."""
+FIRST_REQUESTS = 600
+"""As many of them at the start: until then the allocator keeps more with each, up to what eight of them need at once."""
 SETTLE_S = 15.0
 """The longest wait for connections and processes to end; idle connections are closed by the server after 5 s."""
 
@@ -80,7 +84,7 @@ class Report:
             if outcome not in RIGHT[kind.split()[0]]
         ]
         grown = [f"memory grew by {self.memory_growth:.1%}"] if self.memory_growth > GROWTH_LIMIT else []
-        return [*wrong, *grown, *(f"{count} more {what}" for what, count in self.more.items() if count)]
+        return [*wrong, *grown, *(f"{count} more {what}" for what, count in self.more.items() if count > 0)]
 
 
 class Soak:
@@ -91,11 +95,18 @@ class Soak:
         count: How many send at the same time.
         seed: Draws kinds, shapes and values; the same number is the same request in every run.
         shares: Of each kind of request.
+        shape: Of every good request; None draws one for each.
     """
 
     def __init__(
-        self, clients: dict[str, Callable[[], Any]], count: int, seed: int, shares: Mapping[str, float] = KINDS
+        self,
+        clients: dict[str, Callable[[], Any]],
+        count: int,
+        seed: int,
+        shares: Mapping[str, float] = KINDS,
+        shape: tuple[int, int] | None = None,
     ) -> None:
+        self._shape = shape
         self._clients = clients
         self._shares = shares
         self._count = count
@@ -135,7 +146,7 @@ class Soak:
         random = np.random.default_rng([self._seed, number])
         kind = str(random.choice(list(self._shares), p=list(self._shares.values())))
         way = list(opened)[number % len(opened)]
-        array = draw_input(random, int(random.integers(1, 6)), int(random.integers(1, 200)))
+        array = draw_input(random, *(self._shape or (int(random.integers(1, 6)), int(random.integers(1, 200)))))
         client = opened[way]
         if kind == "good":
             return kind, way, client.infer(array)
@@ -167,22 +178,23 @@ def soak(requests: int, clients: int, seed: int, place: Path, shares: Mapping[st
             "HTTP binary": lambda: HttpClient(url, binary=True),
             "gRPC": lambda: GrpcClient(where),
         }
-        # A stage's process opens its shared memory for the first request that it gets: the start is after the first ones.
-        Soak(makers, FIRST_CLIENTS, seed, {"good": 1.0}).send(FIRST_REQUESTS)
         run = Soak(makers, clients, seed, shares)
+        largest = Soak({way: makers[way] for way in ("HTTP binary", "gRPC")}, FILL_CLIENTS, seed, {"good": 1.0}, LARGEST)
+        largest.send(FIRST_REQUESTS)
         server = psutil.Process(process.pid)
         before = await_idle(server)
         memory = [memory_mib(server)]
         for tenth in range(PARTS):
             run.send(requests * (tenth + 1) // PARTS - requests * tenth // PARTS)
+            largest.send(FILL_REQUESTS)
             settle(server, before)
             memory.append(memory_mib(server))
         after = held(server)
         seconds = time.perf_counter() - begin
     return Report(
-        requests=requests, seed=seed, clients=clients, outcomes=by_kind(run.outcomes), memory_mib=memory,
+        requests=requests, seed=seed, clients=clients, outcomes=by_kind(run.outcomes + largest.outcomes), memory_mib=memory,
         memory_growth=memory[-1][1] / memory[1][1] - 1, more={name: after[name] - before[name] for name in after},
-        said=run.said, tracebacks=count_tracebacks(log), seconds=seconds,
+        said=run.said | largest.said, tracebacks=count_tracebacks(log), seconds=seconds,
     )  # fmt: skip
 
 
