@@ -37,11 +37,14 @@ RIGHT = {"good": {"right"}, "aborted": {"aborted"}, "refused": {"refused"}, "poi
 """How a request of each kind must end."""
 GROWTH_LIMIT = 0.02
 PARTS = 10
-FILL_CLIENTS, FILL_REQUESTS, LARGEST = 8, 48, (UPLOAD_BYTES // 8, 2)
-"""The largest requests, sent before every reading: memory and descriptors that a process needs for them are kept, so a process
-that is new since the last reading would have fewer, and one that got a large upload by chance more."""
+FILL_CLIENTS, FILL_SHARE, LARGEST = 8, 0.08, (UPLOAD_BYTES // 8, 2)
+"""The largest requests, sent before every reading, each time a share of `FIRST_REQUESTS`.
+
+What a process needs for them it keeps. So a process that is new since the last reading would hold less, and one that got a
+large upload by chance more.
+"""
 FIRST_REQUESTS = 600
-"""As many of them at the start: until then the allocator keeps more with each, up to what eight of them need at once."""
+"""As many at the start: until then the allocator keeps more with each, up to what eight of them need at once."""
 SETTLE_S = 15.0
 """The longest wait for connections and processes to end; idle connections are closed by the server after 5 s."""
 
@@ -155,7 +158,14 @@ class Soak:
         return kind, way, (client.abort if kind == "aborted" else client.refuse)(array, random)
 
 
-def soak(requests: int, clients: int, seed: int, place: Path, shares: Mapping[str, float] = KINDS) -> Report:
+def soak(
+    requests: int,
+    clients: int,
+    seed: int,
+    place: Path,
+    shares: Mapping[str, float] = KINDS,
+    first: int = FIRST_REQUESTS,
+) -> Report:
     """Start the server, send the requests and return what happened.
 
     Args:
@@ -164,6 +174,7 @@ def soak(requests: int, clients: int, seed: int, place: Path, shares: Mapping[st
         seed: Draws the requests.
         place: An empty folder for the package and the server's log.
         shares: Of each kind of request.
+        first: How many of the largest requests come first.
     """
     package = write_package(place / "package", poisonable())
     words = [sys.executable, "-c", SERVE, str(package), "--port", "0", "--grpc-port", "0"]
@@ -180,13 +191,13 @@ def soak(requests: int, clients: int, seed: int, place: Path, shares: Mapping[st
         }
         run = Soak(makers, clients, seed, shares)
         largest = Soak({way: makers[way] for way in ("HTTP binary", "gRPC")}, FILL_CLIENTS, seed, {"good": 1.0}, LARGEST)
-        largest.send(FIRST_REQUESTS)
+        largest.send(first)
         server = psutil.Process(process.pid)
         before = await_idle(server)
         memory = [memory_mib(server)]
         for tenth in range(PARTS):
             run.send(requests * (tenth + 1) // PARTS - requests * tenth // PARTS)
-            largest.send(FILL_REQUESTS)
+            largest.send(int(first * FILL_SHARE))
             settle(server, before)
             memory.append(memory_mib(server))
         after = held(server)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.server_soak import FILL_REQUESTS, FIRST_REQUESTS, KINDS, PARTS, Report, soak, table
+from benchmarks.server_soak import KINDS, PARTS, Report, soak, table
 from benchmarks.soak_package import POISON, draw_input, poisonable, right_answer, write_package
 from cutset.codegen.runtime import Pipeline, StageError
 
@@ -11,8 +11,8 @@ SHARES = {"good": 0.65, "aborted": 0.15, "refused": 0.17, "poison": 0.03}
 
 
 def test_every_request_ends_as_it_must_and_nothing_is_left(tmp_path):
-    report = soak(120, 1, 3, tmp_path, SHARES)
-    assert sum(sum(outcomes.values()) for outcomes in report.outcomes.values()) == 120 + FIRST_REQUESTS + PARTS * FILL_REQUESTS
+    report = soak(120, 1, 3, tmp_path, SHARES, first=26)
+    assert sum(sum(outcomes.values()) for outcomes in report.outcomes.values()) == 120 + 26 + PARTS * 2
     assert {kind.split()[0] for kind in report.outcomes} == set(KINDS)
     assert [fault for fault in report.faults if not fault.startswith("memory")] == [], report  # too short for memory
     assert report.tracebacks == 0
