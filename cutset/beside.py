@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -21,5 +22,6 @@ def find_beside(path: Path, location: str) -> Path | None:
         inside = any(file.is_relative_to(allowed) for allowed in (folder, path.resolve().parent))
     except (OSError, RuntimeError, ValueError):  # links in a circle, and characters that no path holds
         return None
-    circular = file.is_symlink()  # from Python 3.13 on, links in a circle are no error
+    # From Python 3.13 on, links in a circle are no error. `Path.is_symlink` would raise for a name that is too long.
+    circular = os.path.islink(file)  # noqa: PTH114
     return file if inside and not circular else None
