@@ -8,7 +8,6 @@ was cancelled or whose deadline has passed leaves without further work.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from .batching import Batch, count_rows
 from .config import PlanConfig
 from .context import Context
 from .dtypes import Value
-from .errors import Closed, DeadlineExceeded, PipelineError, StageError
+from .errors import Closed, DeadlineExceeded, PipelineError, StageError, release_frames
 from .pool import WorkerPool
 from .schedule import Phase, pool_sizes
 from .statistics import StageRecorders, StageStats
@@ -292,7 +291,7 @@ class Executor:
             recorders.rows.add(rows)
 
     def _fail(self, context: Context, error: BaseException) -> None:
-        _release_frames(error)
+        release_frames(error)
         self._done(context, error)
 
 
@@ -318,19 +317,3 @@ def _settle(phase: Phase, context: Context, outputs: dict[str, Value]) -> None:
     context.phase += 1
     context.deaths = 0
     context.queued = time.perf_counter()
-
-
-def _release_frames(error: BaseException) -> None:
-    """Drop the tensors that the frames of a failed run hold.
-
-    The error, its frames and the request's future refer to each other; a burst of failures would keep every tensor
-    alive until the cycle collector comes by.
-    """
-    links: dict[int, BaseException] = {}
-    more: list[BaseException | None] = [error]
-    while more:
-        link = more.pop()
-        if link is not None and id(link) not in links:
-            links[id(link)] = link
-            traceback.clear_frames(link.__traceback__)
-            more += [link.__cause__, link.__context__]
