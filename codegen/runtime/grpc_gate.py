@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health
 
 from .grpc_codec import shorten
-from .service import Service, TooManyRequests, Verdict, verdict
+from .service import Service, TooManyRequests, verdict
 
 HEALTH = health.SERVICE_NAME
 _CHECK, _WATCH = f"/{HEALTH}/Check", f"/{HEALTH}/Watch"
@@ -65,10 +65,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
         code, text = explain(error)
         self._service.answers["grpc", code] += 1
 
-        async def refuse(_messages: Any, context: Any) -> AsyncIterator[bytes]:
+        async def refuse(_messages: Any, context: Any) -> None:
             end(context, code, text)
-            return
-            yield b""
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
@@ -77,7 +75,7 @@ def explain(error: Exception) -> tuple[str, str]:
     """Return the name of the code that answers an error, and the words."""
     found = verdict(error)
     if found is None:
-        return Verdict(http=500, grpc="INTERNAL").grpc, "internal error"
+        return "INTERNAL", "internal error"
     return found.grpc, shorten(str(error))
 
 

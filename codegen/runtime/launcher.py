@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .grpc_server import GrpcServer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal, and nohup ignores it
+_HANG_UP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()  # the terminal was closed; nohup ignores the signal
 _BACKLOG = 2048  # connections that wait to be accepted; the system has a limit of its own
 _LAST_WORDS_S = 1.0  # for the answers to requests that the end of the grace cuts off
 _LOOK_S = 0.1  # how often a second signal is looked for, as in uvicorn
@@ -136,9 +136,8 @@ class _Uvicorn(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        heard = _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN
-        numbers = [*_SIGNALS, _HANG_UP] if heard else _SIGNALS
-        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        heard = [number for number in _HANG_UP if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self.handle_exit) for number in (*_SIGNALS, *heard)}
         try:
             yield
         finally:
