@@ -93,8 +93,8 @@ class Executor:
 
     @property
     def live(self) -> bool:
-        """Whether no new process is needed: False with a run that hangs on a thread, or a backend that was given up."""
-        return not self._watchdog.hung and not any(getattr(phase.backend, "given_up", False) for phase in self._phases)
+        """Whether no new process is needed: False with a run that hangs on a thread, or a backend that is hopeless."""
+        return not self._watchdog.hung and not any(getattr(phase.backend, "hopeless", False) for phase in self._phases)
 
     def start(self, context: Context) -> None:
         """Let a worker begin a request."""

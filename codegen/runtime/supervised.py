@@ -16,8 +16,9 @@ from .errors import ConfigError
 
 _log = logging.getLogger(__name__)
 _MOST_DEATHS = 3  # in a row, without one run that succeeded between them
+_PATIENCE = 2 * _MOST_DEATHS  # deaths in a row that are followed by a load at once: three requests that killed twice each
 _MOST_KILLS = 2  # of one request in one stage
-_PAUSE_S = 1.0  # between two loads of a backend that was given up, so that a broken one does not fill the machine with loads
+_PAUSE_S = 1.0  # between two loads from then on, so that a broken backend does not fill the machine with loads
 
 
 def run_request(backend: StageBackend, feeds: Mapping[str, Value], context: Context) -> dict[str, Value]:
@@ -53,8 +54,8 @@ class Supervised:
     """A stage backend over one that may have to be replaced.
 
     A run that sees its backend die fails with `BackendDied` after the backend was loaded anew: `run_request` decides who may
-    run again. After three deaths in a row, with no good run between, the backend is given up: runs fail at once, but for one
-    try each second, and the first good run ends that state.
+    run again. After three deaths in a row, with no good run between, `hopeless` asks for a new process of everything. Until one
+    comes the backend is loaded anew all the same, after six deaths once a second, and the first good run ends the state.
 
     Args:
         load: Opens the stage; called again after each death.
@@ -96,20 +97,20 @@ class Supervised:
 
     @property
     def healthy(self) -> bool:
-        """False while the backend is replaced, and while it is given up."""
-        return not self._replacement.locked() and not self.given_up
+        """False while the backend is replaced, and while it is hopeless."""
+        return not self._replacement.locked() and not self.hopeless
 
     @property
-    def given_up(self) -> bool:
-        """Whether the backend died three times in a row, or could not be loaded again."""
+    def hopeless(self) -> bool:
+        """Whether the backend died three times in a row without a good run, or could not be loaded again."""
         return self._deaths >= _MOST_DEATHS
 
     def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """Return the outputs of one run; see `StageBackend.run`.
 
         Raises:
-            BackendDied: If the backend died; another is loaded by then, unless it was given up.
-            BackendError: If the run failed, or the backend is given up.
+            BackendDied: If the backend died; another is loaded by then, or in a while.
+            BackendError: If the run failed, or no backend is loaded.
         """
         if self._turns is None:
             return self._run(feeds)
@@ -167,22 +168,21 @@ class Supervised:
                 return
             dead.dead = True
             self._deaths += 1
-            if self.given_up:
-                _log.error("a stage's backend is given up after %d deaths in a row: %s", self._deaths, str(death))
-                self._next_try_s = self._clock() + _PAUSE_S
-                return
             # In words: whoever keeps the record must not keep the tensors in the frames of the error.
-            _log.warning("a stage's backend died and is loaded anew: %s", str(death))
-            self._replace(dead)
+            _log.warning("a stage's backend died, %d times without a good run: %s", self._deaths, str(death))
+            if self._deaths < _PATIENCE:
+                self._replace(dead)
+            else:
+                self._next_try_s = self._clock() + _PAUSE_S
 
     def _try_again(self) -> None:
-        """Load a backend that was given up, after a pause."""
+        """Load a backend that was not loaded at once, after a pause."""
         with self._replacement:
             dead = self._held
             if not dead.dead:
                 return
             if self._clock() < self._next_try_s:
-                raise BackendError(f"the stage's backend is given up after {self._deaths} deaths in a row")
+                raise BackendError(f"the stage's backend died {self._deaths} times in a row, and is given a pause")
             self._replace(dead)
 
     def _replace(self, dead: _Held) -> None:

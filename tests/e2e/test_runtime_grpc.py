@@ -366,9 +366,9 @@ def test_health_follows_the_pipeline_and_the_end_of_the_grace_is_unavailable(tmp
             assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == status.NOT_SERVING
             live = as_bytes("unary_unary", channel, f"{SERVICE}ServerLive", MESSAGES["ServerLiveResponse"].FromString)
             assert live(b"").live
-            gate.given_up = True
+            gate.hopeless = True
             assert not live(b"").live
-            gate.healthy, gate.given_up = True, False
+            gate.healthy, gate.hopeless = True, False
             assert next(watch).status == status.SERVING
             held = as_bytes("unary_unary", channel, f"{SERVICE}ModelInfer").future(good)
             assert gate.entered.acquire(timeout=20)

@@ -140,15 +140,25 @@ def test_three_deaths_in_a_row_are_not_live_until_a_run_succeeds(chain):
     now, lives = [0.0], [0]
     stage = Supervised(lambda: Mortal(lives[0]), clock=lambda: now[0])
     with Pipeline(chain(1).plan(), [stage]) as pipeline:
-        with pytest.raises(StageError, match="2 times: gone"):
-            pipeline.run(row(1))
-        assert (pipeline.ready, pipeline.live) == (True, True)
-        for _ in range(3):
-            with pytest.raises(StageError, match="given up after 3 deaths in a row"):
+        for deaths in (2, 4, 6):
+            with pytest.raises(StageError, match="2 times: gone"):
                 pipeline.run(row(1))
-            assert (pipeline.ready, pipeline.live) == (False, False)
-        assert stage.replaced == 2  # no load while it pauses
+            assert pipeline.ready is pipeline.live is (deaths < 3)
+        with pytest.raises(StageError, match="died 6 times in a row"):
+            pipeline.run(row(1))
+        assert stage.replaced == 5  # no load while it pauses
         lives[0], now[0] = 5, 2.0
+        assert pipeline.run(row(1))["t1"] == 2
+        assert (pipeline.ready, pipeline.live) == (True, True)
+
+
+def test_a_good_request_behind_two_that_kill_is_answered(chain):
+    """Four deaths in a row ask for a new process, but until one comes nobody else's request fails."""
+    with Pipeline(chain(1).plan(), [Supervised(Mortal)]) as pipeline:
+        for _ in range(2):
+            with pytest.raises(StageError, match="2 times"):
+                pipeline.run(row(POISON))
+        assert not pipeline.live
         assert pipeline.run(row(1))["t1"] == 2
         assert (pipeline.ready, pipeline.live) == (True, True)
 
