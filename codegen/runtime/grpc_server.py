@@ -244,7 +244,7 @@ def _unary(method: Callable[[Any, Any], Awaitable[Any]], write: Callable[[Any], 
 
 
 def _explain(error: Exception) -> tuple[str, str]:
-    """Return the code and the words for an error, which is logged where it is a bug of the server."""
+    """Return the code and the words for an error; log a bug of the server."""
     if verdict(error) is None:
         _log.error("a call failed", exc_info=error)
     return explain(error)

@@ -1,4 +1,4 @@
-"""A stage that survives its backend: a backend that dies is loaded anew, and the request that kills twice is failed."""
+"""Supervise a stage: replace a backend that died, and fail a request that killed two backends."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Supervised:
             return self._run(feeds)
 
     def run_alone(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        """Return the outputs of one run during which no other run can kill the backend; else as `run`."""
+        """Return the outputs of one run, as `run`, with no other run beside the run to kill the backend."""
         if self._turns is None:
             return self._run(feeds)
         with self._turns.take(alone=True):
@@ -211,7 +211,7 @@ class Supervised:
 
 
 class Turns:
-    """Lets runs go side by side, but for a run that must be alone: the run waits for the others, and they for the run."""
+    """Let runs go side by side, except a lone run: a lone run waits for the runs under way, and new runs wait for the lone run."""
 
     def __init__(self) -> None:
         self._change = threading.Condition()

@@ -1,4 +1,4 @@
-"""Notice runs that do not return, in stages that run on threads: nothing can end a thread, but its requests can be answered.
+"""Find hung runs of stages on threads: nothing ends a thread, but the requests of the run are answered.
 
 A stage in a process is watched by `backends.process`, which kills the process.
 """
@@ -59,7 +59,7 @@ class Watchdog:
         return len(self._hung)
 
     def begin(self, members: Sequence[Context], limit_s: float) -> WatchedRun | None:
-        """Watch a run that begins now; return nothing where it has no limit."""
+        """Watch a run from now on; None for a run without a limit."""
         if limit_s == math.inf:
             return None
         run = WatchedRun(members, limit_s)
