@@ -224,7 +224,7 @@ class Executor:
         return batch
 
     def _run_batch(self, phase: Phase, batch: Batch) -> list[Context]:
-        """Run a batch; return the requests that go on. Members of a batch that failed are run one by one, to find the culprit."""
+        """Run a batch; return the requests that go on. Members of a failed batch are run one by one, to find the culprit."""
         begin = time.perf_counter()
         shares = None
         try:
@@ -262,7 +262,7 @@ class Executor:
         return True
 
     def _watch(self, phase: Phase, members: list[Context], run: Callable[[], _T]) -> _T:
-        """Return the outputs of a run; raise `_Abandoned` after giving back the tokens of requests that the watchdog answered."""
+        """Return the outputs of a run; give the tokens back and raise `_Abandoned` if the watchdog answered the requests."""
         watched = self._watchdog.begin(members, phase.limit_s)
         try:
             return run()

@@ -211,7 +211,7 @@ class Supervised:
 
 
 class Turns:
-    """Let runs go side by side, except a lone run: a lone run waits for the runs under way, and new runs wait for the lone run."""
+    """Let runs go side by side, except a lone run: the lone run waits for the runs under way, and new runs wait for both."""
 
     def __init__(self) -> None:
         self._change = threading.Condition()

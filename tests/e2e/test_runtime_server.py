@@ -426,7 +426,7 @@ def test_health_follows_the_stages(tmp_path):
 
 def test_a_request_that_kills_its_stage_is_the_only_one_that_fails(tmp_path):
     folder = write_package(tmp_path / "p")
-    code = "import os\ndef run(feeds):\n    if feeds['x'].min() < 0:\n        os._exit(9)\n    return {'doubled': feeds['x'] * 2}\n"
+    code = "import os\ndef run(feeds):\n    if feeds['x'].min() < 0: os._exit(9)\n    return {'doubled': feeds['x'] * 2}\n"
     plan = json.loads((folder / "plan.json").read_text())
     (folder / "stages/deadly.py").write_text(code)
     plan["stages"][0] |= {"backend": "python", "model": "stages/deadly.py", "execution": "process"}
