@@ -15,7 +15,7 @@ from . import grpc_wire
 from .config import TensorConfig
 from .dtypes import ElementType, Value
 from .grpc_messages import MESSAGES
-from .protocol import VERSION, ProtocolError
+from .protocol import VERSION, ProtocolError, answer_bytes
 from .wire import LARGEST_BYTES, Buffer, WireError, check_shape, decode_json, decode_raw, encode_raw
 
 _CONTENTS = {
@@ -139,7 +139,7 @@ class GrpcCodec:
         inputs: The model's inputs, tensors all.
         outputs: The outputs that are tensors.
         check_model: Raises unless the model and the version are those that are served.
-        limit_bytes: Most bytes of a request's tensor.
+        limit_bytes: Most bytes of a request's tensor, and of the tensors of an answer.
     """
 
     def __init__(
@@ -181,6 +181,14 @@ class GrpcCodec:
             except WireError as error:
                 raise ProtocolError(f"input {one.name!r}: {error}") from None
         return tensors
+
+    def check_size(self, head: Head, results: Mapping[str, Value]) -> int:
+        """Return the bytes of the tensors that the response to a request has.
+
+        Raises:
+            ProtocolError: If they are more than a response may have.
+        """
+        return answer_bytes(head.outputs, results, self._limit_bytes)
 
     def encode(self, head: Head, results: Mapping[str, Value]) -> Answer:
         """Return the response to a request, its contents raw.

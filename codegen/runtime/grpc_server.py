@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from . import metadata
+from .budget import Lease
 from .dtypes import Value
 from .errors import Closed, DeadlineExceeded, release_frames
 from .grpc_codec import Answer, GrpcCodec, read_call, read_id, read_message, write_answer, write_stream_answer
@@ -115,7 +116,7 @@ class GrpcServer:
             name: _unary(self._guarded(self._parsed(METHODS[name][0], answer)), MESSAGES[METHODS[name][1]].SerializeToString)
             for name, answer in answers.items()
         }
-        handlers["ModelInfer"] = _unary(self._guarded(self._infer), write_answer)
+        handlers["ModelInfer"] = _unary(self._guarded(self._infer_one), write_answer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return handlers
 
@@ -160,7 +161,15 @@ class GrpcServer:
 
         return method
 
-    async def _infer(self, message: bytes, context: Any) -> Answer:
+    async def _infer_one(self, message: bytes, context: Any) -> Answer:
+        lease = self._service.memory.lease()
+        task = asyncio.current_task()
+        assert task is not None  # grpc serves each call in a task of its own, which ends when the answer is sent
+        task.add_done_callback(lambda _task: lease.release())
+        return await self._infer(message, context, lease)
+
+    async def _infer(self, message: bytes, context: Any, lease: Lease) -> Answer:
+        lease.resize(len(message))
         call = read_call(message)
         self._service.begin()
         try:
@@ -170,6 +179,7 @@ class GrpcServer:
             results = self._pipeline.answer(self._codec.decode(head, call.raw), deadline)
             if isinstance(results, Future):
                 results = await self._result(asyncio.wrap_future(results), min(limits, default=None))
+            lease.grow(self._codec.check_size(head, results))
             return self._codec.encode(head, results)
         finally:
             self._service.end()
@@ -196,21 +206,25 @@ class GrpcServer:
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Answer the requests of a stream in order; they are computed side by side."""
-        under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        under_way: asyncio.Queue[tuple[asyncio.Task[bytes], Lease] | None] = asyncio.Queue()
         window = asyncio.Semaphore(_STREAM_WINDOW)
 
         async def read() -> None:
             try:
                 async for message in messages:
                     await window.acquire()
-                    under_way.put_nowait(asyncio.create_task(self._stream_one(message, context)))
+                    lease = self._service.memory.lease()
+                    under_way.put_nowait((asyncio.create_task(self._stream_one(message, context, lease)), lease))
             finally:  # however the requests end, the answers end behind the last one
                 under_way.put_nowait(None)
 
         reader = asyncio.create_task(read())
         try:
-            while (task := await under_way.get()) is not None:
-                yield await task
+            while (entry := await under_way.get()) is not None:
+                try:
+                    yield await entry[0]
+                finally:
+                    _release_after(*entry)
                 window.release()
             await reader
         finally:
@@ -218,11 +232,12 @@ class GrpcServer:
             while not under_way.empty():
                 left = under_way.get_nowait()
                 if left is not None:
-                    left.cancel()
+                    left[0].cancel()
+                    _release_after(*left)
 
-    async def _stream_one(self, message: bytes, context: Any) -> bytes:
+    async def _stream_one(self, message: bytes, context: Any, lease: Lease) -> bytes:
         try:
-            return write_stream_answer(await self._infer(message, context))
+            return write_stream_answer(await self._infer(message, context, lease))
         except Exception as error:
             release_frames(error)
             return write_stream_answer(_explain(error)[1], read_id(message))
@@ -237,6 +252,10 @@ class GrpcServer:
 
     def _index(self) -> dict[str, Any]:
         return {"models": metadata.repository_index(self._service.name, ready=self._pipeline.ready)}
+
+
+def _release_after(task: asyncio.Task[bytes], lease: Lease) -> None:
+    task.add_done_callback(lambda _task: lease.release())
 
 
 def _unary(method: Callable[[Any, Any], Awaitable[Any]], write: Callable[[Any], bytes]) -> Any:

@@ -127,7 +127,8 @@ def test_inference(client):
     assert [text.decode() for text in result.as_numpy("s")] == ["a", "é"]
     assert result.as_numpy("doubled") is None
     large = np.random.default_rng(0).standard_normal((400_000, 4), np.float32)
-    np.testing.assert_array_equal(client.infer(NAME, tensors(large)).as_numpy("doubled"), large * 2)
+    only = [triton.InferRequestedOutput("doubled")]  # all of them would be a larger answer than the server gives
+    np.testing.assert_array_equal(client.infer(NAME, tensors(large), outputs=only).as_numpy("doubled"), large * 2)
 
 
 def test_typed_contents(address):
@@ -410,3 +411,46 @@ def test_no_call_stays_in_memory_until_the_garbage_collector_comes(what, folder)
             until(lambda: not [one for one in gc.get_objects() if type(one) is np.ndarray and one.size == 4 * rows])
         finally:
             gc.enable()
+
+
+def test_calls_count_against_the_memory_in_common(tmp_path):
+    """A large request has no room beside another; alone it is taken, and nothing stays counted."""
+    gate, large = Gate(), one_request()
+    large.inputs[0].shape[0], large.raw_input_contents[0] = 10_000, bytes(160_000)
+    large.outputs.add(name="picked")
+    message = large.SerializeToString()
+    pipeline = Pipeline(read_plan(write_package(tmp_path / "gated", cpu_workers=1)), [gate, Second()])
+    server = Server(pipeline, ServerSettings(port=0, grpc_port=0, max_held_bytes=200_000, max_body_bytes=1_000_000))
+    ready = threading.Event()
+    thread = threading.Thread(target=server.run, args=(lambda url: ready.set(),))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        memory = server._grpc._service.memory
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            infer = as_bytes("unary_unary", channel, f"{SERVICE}ModelInfer")
+            held = infer.future(message)
+            assert gate.entered.acquire(timeout=20)
+            assert memory.held_bytes == len(message)
+            code, text = code_of(infer, message, timeout=20)
+            assert (code, "--max-held-mb" in text) == ("RESOURCE_EXHAUSTED", True)
+            stream = as_bytes(
+                "stream_stream", channel, f"{SERVICE}ModelStreamInfer", service_pb2.ModelStreamInferResponse.FromString
+            )
+            (answer,) = stream(iter([message]), timeout=20)
+            assert "--max-held-mb" in answer.error_message
+            gate.open.set()
+            assert held.result(20)
+            assert code_of(infer, message, timeout=20)[0] == "OK"
+            assert len(list(stream(iter([message] * 3), timeout=20))) == 3
+            infer.future(message).cancel()
+            until(lambda: memory.held_bytes == 0)
+            all_of_it = one_request()
+            all_of_it.inputs[0].shape[0], all_of_it.raw_input_contents[0] = 50_000, bytes(800_000)
+            code, text = code_of(infer, all_of_it.SerializeToString(), timeout=20)
+            assert (code, "the answer has" in text) == ("INVALID_ARGUMENT", True)
+            until(lambda: memory.held_bytes == 0)
+    finally:
+        gate.open.set()
+        server.stop()
+        thread.join(30)
