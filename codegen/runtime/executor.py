@@ -255,7 +255,8 @@ class Executor:
             return False
         except PipelineError as error:
             self._recorders[context.phase].waited.add_failure("stage")
-            self._fail(context, error)
+            # This frame holds the request, whose future will hold the error: with its traceback the error would hold both.
+            self._fail(context, error.with_traceback(None))
             return False
         self._count(phase, begin, [context], rows)
         _settle(phase, context, outputs)
