@@ -95,7 +95,7 @@ class DegradedWarning(UserWarning):
     """A stage runs on another device than the plan says."""
 
 
-def release_frames(error: BaseException) -> None:
+def release_frames(error: BaseException, *, forget: bool = False) -> None:
     """Drop the tensors that the frames of a failed run or call hold.
 
     The error, its frames and the request's future refer to each other; a burst of failures would keep every tensor
@@ -108,4 +108,6 @@ def release_frames(error: BaseException) -> None:
         if link is not None and id(link) not in links:
             links[id(link)] = link
             traceback.clear_frames(link.__traceback__)
+            if forget:  # a frame that still runs cannot be cleared
+                link.__traceback__ = None
             more += [link.__cause__, link.__context__]

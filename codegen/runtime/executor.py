@@ -256,10 +256,8 @@ class Executor:
         except PipelineError as error:
             self._recorders[context.phase].waited.add_failure("stage")
             # This frame holds the request, whose future will hold the error: through tracebacks the error would hold both.
-            release_frames(error)
-            if error.__cause__ is not None:
-                error.__cause__.__traceback__ = None
-            self._fail(context, error.with_traceback(None))
+            release_frames(error, forget=True)
+            self._fail(context, error)
             return False
         self._count(phase, begin, [context], rows)
         _settle(phase, context, outputs)
