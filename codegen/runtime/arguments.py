@@ -18,6 +18,7 @@ def add_knobs(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--queue-limit", type=integer(0, 10**6), help="most requests waiting outside; more get a 503")
     sizes.add_argument("--max-batch", type=integer(1, 10**6), help="most rows run as one, where that is proven right")
     sizes.add_argument("--max-delay-s", type=seconds, help="seconds a batch waits for more rows")
+    sizes.add_argument("--stage-timeout-s", type=seconds, help="seconds after which a run of a stage counts as hung; 0: never")
 
 
 def knobs(options: argparse.Namespace) -> dict[str, float]:

@@ -21,7 +21,7 @@ _DEVICES = ("cpu", "gpu")
 _DECISIONS = ("split", "unsplit-cpu", "unsplit-gpu")
 _EXECUTIONS = ("thread", "process")
 _SIZES = {"cpu_workers": 1, "intra_op_threads": 1, "tokens": 1, "queue_limit": 0}  # name -> smallest value
-KNOBS = (*_SIZES, "max_batch", "max_delay_s")
+KNOBS = (*_SIZES, "max_batch", "max_delay_s", "stage_timeout_s")
 """What a user may set differently from the plan when a package is loaded."""
 _LONGEST_DELAY_S = 10.0
 _T = TypeVar("_T")
@@ -125,6 +125,7 @@ class PlanConfig:
         custom_ops: Libraries every stage needs registered.
         max_batch: Most rows run as one in a batchable stage; None leaves it to the device.
         max_delay_s: Seconds a batchable stage waits for more rows than there are.
+        stage_timeout_s: Seconds after which a run of a stage counts as hung; 0 for no limit, None for a limit of each stage.
         planned_rows: Most requests that share a run of a stage in the plan, which `tokens` already counts.
         metadata: What the model's file says about itself; any text.
     """
@@ -141,6 +142,7 @@ class PlanConfig:
     custom_ops: tuple[CustomOps, ...]
     max_batch: int | None = None
     max_delay_s: float = 0.0
+    stage_timeout_s: float | None = None
     planned_rows: int = 1
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -159,8 +161,8 @@ class PlanConfig:
                 raise ConfigError(f"unknown setting {name!r}", where=where, hint=f"known: {', '.join(KNOBS)}")
             if name in _SIZES:
                 _size({name: value}, name, where)
-        batching = {name: value for name, value in _batching(knobs, where).items() if name in knobs}
-        return replace(self, **{**dict(knobs), **batching})
+        checked = {**_batching(knobs, where), "stage_timeout_s": _stage_timeout_s(knobs, where)}
+        return replace(self, **{**dict(knobs), **{name: value for name, value in checked.items() if name in knobs}})
 
 
 def read_plan(folder: Path) -> PlanConfig:
@@ -205,6 +207,7 @@ def parse_plan(document: object, folder: Path) -> PlanConfig:
         planned_rows=_planned_rows(top),
         metadata=_metadata(top),
         **_batching(top, "plan.json"),
+        stage_timeout_s=_stage_timeout_s(top, "plan.json"),
     )
     _check_flow(plan)
     return plan
@@ -378,6 +381,15 @@ def _batching(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not 0 <= delay_s < _LONGEST_DELAY_S:
         raise ConfigError(f"`max_delay_s` is {delay_s}, expected seconds from 0 to {_LONGEST_DELAY_S}", where=where)
     return {"max_batch": max_batch, "max_delay_s": delay_s}
+
+
+def _stage_timeout_s(entry: Mapping[str, Any], where: str) -> float | None:
+    if entry.get("stage_timeout_s") is None:
+        return None
+    limit_s = float(_get(entry, "stage_timeout_s", (int, float), where))
+    if not 0 <= limit_s < float("inf"):
+        raise ConfigError(f"`stage_timeout_s` is {limit_s}, expected seconds, or 0 for no limit", where=where)
+    return limit_s
 
 
 def _choice(entry: Mapping[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:

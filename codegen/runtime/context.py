@@ -59,9 +59,12 @@ class Context:
         deadline: When it must be done, on the clock of `time.monotonic`; None for no limit.
         future: Told of the result.
         trace: Where its stages are recorded, from `Tracer.here`; None records nothing.
+
+    Attributes:
+        deaths: How often the backend of the current phase was lost while it ran the request.
     """
 
-    __slots__ = ("deadline", "future", "phase", "queued", "submitted", "tensors", "trace")
+    __slots__ = ("deadline", "deaths", "future", "phase", "queued", "submitted", "tensors", "trace")
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class Context:
         self.trace = trace
         self.future = future
         self.phase = 0
+        self.deaths = 0
         self.submitted = self.queued = time.perf_counter()
 
     def expired(self) -> bool:

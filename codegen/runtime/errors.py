@@ -5,6 +5,8 @@ A request's error stays with its request: it is what `run` raises and what the f
 
 from __future__ import annotations
 
+import traceback
+
 
 class PipelineError(RuntimeError):
     """A failure of the pipeline or of one request.
@@ -91,3 +93,21 @@ class DeadlineExceeded(PipelineError):  # noqa: N818 - the name gRPC and HTTP us
 
 class DegradedWarning(UserWarning):
     """A stage runs on another device than the plan says."""
+
+
+def release_frames(error: BaseException, *, forget: bool = False) -> None:
+    """Drop the tensors that the frames of a failed run or call hold.
+
+    The error, its frames and the request's future refer to each other; a burst of failures would keep every tensor
+    alive until the cycle collector comes by.
+    """
+    links: dict[int, BaseException] = {}
+    more: list[BaseException | None] = [error]
+    while more:
+        link = more.pop()
+        if link is not None and id(link) not in links:
+            links[id(link)] = link
+            traceback.clear_frames(link.__traceback__)
+            if forget:  # a frame that still runs cannot be cleared
+                link.__traceback__ = None
+            more += [link.__cause__, link.__context__]

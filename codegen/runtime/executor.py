@@ -8,20 +8,45 @@ was cancelled or whose deadline has passed leaves without further work.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import TypeVar
 
+from .backends.base import BackendDied, BackendGone, BackendHung
 from .backends.device import as_array
 from .batching import Batch, count_rows
 from .config import PlanConfig
 from .context import Context
 from .dtypes import Value
-from .errors import Closed, DeadlineExceeded, StageError
+from .errors import Closed, DeadlineExceeded, PipelineError, StageError, release_frames
 from .pool import WorkerPool
 from .schedule import Phase, pool_sizes
 from .statistics import StageRecorders, StageStats
+from .supervised import run_request
 from .tracing import Tracer
+from .watchdog import Watchdog, WatchedRun
+
+_T = TypeVar("_T")
+
+
+class _Abandoned(Exception):  # noqa: N818 - what happened
+    """A run came back after its requests had been answered by the watchdog."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestEnds:
+    """How requests end.
+
+    Args:
+        done: Answers a request that leaves, with an error or None, and gives its token back.
+        abandon: Answers a request with an error; its token stays with the run that does not return.
+        leave: Gives the token of a request back that was abandoned.
+    """
+
+    done: Callable[[Context, BaseException | None], None]
+    abandon: Callable[[Context, BaseException], None]
+    leave: Callable[[Context], None]
 
 
 class Executor:
@@ -30,7 +55,7 @@ class Executor:
     Args:
         plan: The plan.
         phases: Its stages, loaded.
-        done: Told of each request that leaves: the request, and its error or None.
+        ends: Told of each request that leaves.
         tracer: Told of each stage that ran for a request that is traced.
     """
 
@@ -38,15 +63,17 @@ class Executor:
         self,
         plan: PlanConfig,
         phases: tuple[Phase, ...],
-        done: Callable[[Context, BaseException | None], None],
+        ends: RequestEnds,
         tracer: Tracer,
     ) -> None:
         self._phases = phases
-        self._done = done
+        self._ends = ends
+        self._done = ends.done
         self._delay_s = plan.max_delay_s
         self._aborted = False
         self._tracer = tracer
         self._recorders = tuple(StageRecorders() for _ in phases)
+        self._watchdog = Watchdog([phase.limit_s for phase in phases], self._answer_hung)
         self._pools = {
             device: WorkerPool(
                 device, threads=threads, phases=[p.max_batch if device == "gpu" else 1 for p in phases], advance=self._advance
@@ -61,8 +88,13 @@ class Executor:
 
     @property
     def healthy(self) -> bool:
-        """Whether every stage has a backend that lives."""
-        return all(getattr(phase.backend, "healthy", True) for phase in self._phases)
+        """Whether every stage has a backend that lives, and no run is hung."""
+        return not self._watchdog.hung and all(getattr(phase.backend, "healthy", True) for phase in self._phases)
+
+    @property
+    def live(self) -> bool:
+        """Whether no new process is needed: False with a run that hangs on a thread, or a backend that is hopeless."""
+        return not self._watchdog.hung and not any(getattr(phase.backend, "hopeless", False) for phase in self._phases)
 
     def start(self, context: Context) -> None:
         """Let a worker begin a request."""
@@ -87,6 +119,7 @@ class Executor:
         """Stop the workers, and close the backends."""
         for pool in self._pools.values():
             pool.stop(timeout)
+        self._watchdog.stop()
         for phase in self._phases:
             phase.backend.close()
 
@@ -191,12 +224,19 @@ class Executor:
         return batch
 
     def _run_batch(self, phase: Phase, batch: Batch) -> list[Context]:
-        """Run a batch; return its requests that go on. If it fails they are run one by one, to find whose fault it is."""
+        """Run a batch; return the requests that go on. Members of a failed batch are run one by one, to find the culprit."""
         begin = time.perf_counter()
+        shares = None
         try:
-            shares = batch.split(phase.backend.run(batch.feeds(joined=not phase.joins)))
-        except Exception:
-            shares = None
+            run = lambda: phase.backend.run(batch.feeds(joined=not phase.joins))  # noqa: E731 - one of two
+            shares = batch.split(self._watch(phase, batch.members, run))
+        except _Abandoned:
+            return []
+        except BackendDied as death:
+            for member in batch.members:
+                member.deaths += not isinstance(death, BackendGone)
+        except Exception:  # noqa: S110 - each member's own run says what is wrong
+            pass
         if shares is None:
             return [member for member in batch.members if self._run_alone(phase, member)]
         self._count(phase, begin, batch.members, batch.rows)
@@ -210,14 +250,36 @@ class Executor:
         rows = count_rows([context.tensors[name] for name in phase.stage.inputs]) if counted else 1
         begin = time.perf_counter()
         try:
-            outputs = _run(phase, context)
-        except StageError as error:
+            outputs = self._watch(phase, [context], lambda: _run(phase, context))
+        except _Abandoned:
+            return False
+        except PipelineError as error:
             self._recorders[context.phase].waited.add_failure("stage")
+            # This frame holds the request, whose future will hold the error: through tracebacks the error would hold both.
+            release_frames(error, forget=True)
             self._fail(context, error)
             return False
         self._count(phase, begin, [context], rows)
         _settle(phase, context, outputs)
         return True
+
+    def _watch(self, phase: Phase, members: list[Context], run: Callable[[], _T]) -> _T:
+        """Return the outputs of a run; give the tokens back and raise `_Abandoned` if the watchdog answered the requests."""
+        watched = self._watchdog.begin(members, phase.limit_s)
+        try:
+            return run()
+        finally:
+            if not self._watchdog.end(watched):
+                for member in members:
+                    self._ends.leave(member)
+                raise _Abandoned
+
+    def _answer_hung(self, run: WatchedRun) -> None:
+        """Answer the requests of a run that does not return. Runs on the watchdog's thread."""
+        stage = self._phases[run.members[0].phase].stage
+        for member in run.members:
+            self._recorders[stage.index].waited.add_failure("hung")
+            self._ends.abandon(member, DeadlineExceeded(f"stage {stage.index} has not returned within {run.limit_s:g} s"))
 
     def _count(self, phase: Phase, begin: float, members: list[Context], rows: int) -> None:
         recorders, end = self._recorders[members[0].phase], time.perf_counter()
@@ -231,7 +293,7 @@ class Executor:
             recorders.rows.add(rows)
 
     def _fail(self, context: Context, error: BaseException) -> None:
-        _release_frames(error)
+        release_frames(error)
         self._done(context, error)
 
 
@@ -240,7 +302,9 @@ def _run(phase: Phase, context: Context) -> dict[str, Value]:
     try:
         for name in phase.fetch:
             feeds[name] = as_array(feeds[name])
-        return phase.backend.run(feeds)
+        return run_request(phase.backend, feeds, context)
+    except BackendHung as error:
+        raise DeadlineExceeded(f"stage {phase.stage.index} did not return: {error}") from error
     except Exception as error:
         shapes = {name: getattr(value, "shape", None) for name, value in feeds.items()}
         raise StageError(phase.stage.index, device=phase.device, cause=str(error), shapes=shapes) from error
@@ -253,20 +317,5 @@ def _settle(phase: Phase, context: Context, outputs: dict[str, Value]) -> None:
     for name in phase.keep:
         context.tensors[name] = outputs[name]
     context.phase += 1
+    context.deaths = 0
     context.queued = time.perf_counter()
-
-
-def _release_frames(error: BaseException) -> None:
-    """Drop the tensors that the frames of a failed run hold.
-
-    The error, its frames and the request's future refer to each other; a burst of failures would keep every tensor
-    alive until the cycle collector comes by.
-    """
-    links: dict[int, BaseException] = {}
-    more: list[BaseException | None] = [error]
-    while more:
-        link = more.pop()
-        if link is not None and id(link) not in links:
-            links[id(link)] = link
-            traceback.clear_frames(link.__traceback__)
-            more += [link.__cause__, link.__context__]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
@@ -14,7 +15,7 @@ from . import grpc_wire
 from .config import TensorConfig
 from .dtypes import ElementType, Value
 from .grpc_messages import MESSAGES
-from .protocol import VERSION, ProtocolError
+from .protocol import VERSION, ProtocolError, answer_bytes
 from .wire import LARGEST_BYTES, Buffer, WireError, check_shape, decode_json, decode_raw, encode_raw
 
 _CONTENTS = {
@@ -27,6 +28,8 @@ _CONTENTS = {
 _RAW_INPUTS, _RAW_OUTPUTS, _INFER_RESPONSE = 7, 6, 2  # numbers of fields: see grpc_messages
 _REMEMBERED = 64  # heads of requests and of responses
 _REMEMBERED_BYTES = 4096  # of one
+_LONGEST_TEXT = 4096  # of an error, percent-encoded as it travels; a client takes 8 KiB of metadata
+_LONGEST_TIMEOUT = 2**63  # microseconds; as over HTTP
 
 
 class Call(NamedTuple):
@@ -69,27 +72,47 @@ class Head:
     timeout_s: float | None
 
 
+def read_message(kind: str, message: bytes) -> Any:
+    """Return a message of the protocol.
+
+    Raises:
+        ProtocolError: If it is malformed.
+    """
+    try:
+        return MESSAGES[kind].FromString(message)
+    except DecodeError:
+        raise ProtocolError(f"the message is no {kind}") from None
+
+
 def read_call(message: bytes) -> Call:
     """Return a serialized ModelInferRequest taken apart.
 
     Raises:
-        google.protobuf.message.DecodeError: If it is malformed.
+        ProtocolError: If it is malformed.
     """
     try:
         return Call(*grpc_wire.split(message, _RAW_INPUTS))
     except ValueError:  # protobuf has the last word
-        request = MESSAGES["ModelInferRequest"].FromString(message)
+        request = read_message("ModelInferRequest", message)
         raw = list(request.raw_input_contents)
         request.ClearField("raw_input_contents")
         return Call(request.SerializeToString(), raw)
 
 
-def read_id(call: Call) -> str:
+def read_id(message: bytes) -> str:
     """Return the client's own mark of a request, nothing where it cannot be read."""
     try:
-        return str(MESSAGES["ModelInferRequest"].FromString(call.head).id)
-    except DecodeError:
+        return str(read_message("ModelInferRequest", read_call(message).head).id)
+    except ProtocolError:
         return ""
+
+
+def shorten(text: str) -> str:
+    """Return an error's text, cut where it is too long for the end of a call."""
+    kept = text[:_LONGEST_TEXT].encode("utf-8", "replace").decode()
+    while len(quote(kept)) > _LONGEST_TEXT:
+        kept = kept[: len(kept) * 3 // 4]
+    return kept if len(kept) == len(text) else f"{kept}... ({len(text)} characters)"
 
 
 def write_answer(answer: Answer) -> bytes:
@@ -116,7 +139,7 @@ class GrpcCodec:
         inputs: The model's inputs, tensors all.
         outputs: The outputs that are tensors.
         check_model: Raises unless the model and the version are those that are served.
-        limit_bytes: Most bytes of a request's tensor.
+        limit_bytes: Most bytes of a request's tensor, and of the tensors of an answer.
     """
 
     def __init__(
@@ -159,6 +182,14 @@ class GrpcCodec:
                 raise ProtocolError(f"input {one.name!r}: {error}") from None
         return tensors
 
+    def check_size(self, head: Head, results: Mapping[str, Value]) -> int:
+        """Return the bytes of the tensors that the response to a request has.
+
+        Raises:
+            ProtocolError: If they are more than a response may have.
+        """
+        return answer_bytes(head.outputs, results, self._limit_bytes)
+
     def encode(self, head: Head, results: Mapping[str, Value]) -> Answer:
         """Return the response to a request, its contents raw.
 
@@ -173,10 +204,7 @@ class GrpcCodec:
         return Answer([first, *chain.from_iterable(zip(prefixes, parts, strict=True))])
 
     def _read_head(self, text: bytes) -> Head:
-        try:
-            request = MESSAGES["ModelInferRequest"].FromString(text)
-        except DecodeError:
-            raise ProtocolError("the message is no ModelInferRequest") from None
+        request = read_message("ModelInferRequest", text)
         self._check_model(request.model_name, request.model_version)
         inputs: dict[str, _Input] = {}
         for entry in request.inputs:
@@ -220,8 +248,12 @@ class GrpcCodec:
 
 def _timeout_s(request: Any) -> float | None:
     """Return the request's own timeout, sent in microseconds, in seconds; None for none."""
-    value = request.parameters["timeout"].int64_param if "timeout" in request.parameters else 0
-    if value < 0:
+    if "timeout" not in request.parameters:
+        return None
+    parameter = request.parameters["timeout"]
+    kind = parameter.WhichOneof("parameter_choice")
+    value = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else -1
+    if not 0 <= value < _LONGEST_TIMEOUT:
         raise ProtocolError("the parameter `timeout` must be a number of microseconds")
     return value / 1e6 if value else None
 

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from . import metadata
-from .errors import DeadlineExceeded
-from .grpc_codec import Answer, Call, GrpcCodec, read_call, read_id, write_answer, write_stream_answer
+from .budget import Lease
+from .dtypes import Value
+from .errors import Closed, DeadlineExceeded, release_frames
+from .grpc_codec import Answer, GrpcCodec, read_call, read_id, read_message, write_answer, write_stream_answer
+from .grpc_gate import HEALTH, Gate, end, explain
+from .grpc_health import Health
 from .grpc_messages import MESSAGES, METHODS, PACKAGE, POOL, SERVICE
-from .service import Service, Verdict, verdict
+from .service import Service, verdict
 
 _SERVICE = f"{PACKAGE}.{SERVICE}"
 _STREAM_WINDOW = 64  # requests of one stream under way
 _HEAD_BYTES = 2**16  # names and shapes beside a request's tensors
+_LAST_WORDS_S = 1.0  # for the answers to calls that the end of the grace cuts off
+_log = logging.getLogger(__name__)
+_Answers = dict[str, Callable[[Any, Any], Awaitable[Any]]]
 
 
 class GrpcServer:
@@ -37,7 +45,8 @@ class GrpcServer:
         self._codec = GrpcCodec(
             service.name, service.inputs, service.outputs, service.check_model, service.settings.max_body_bytes
         )
-        self._health = health.aio.HealthServicer()
+        self._waiting: set[asyncio.Future[dict[str, Value]]] = set()
+        self._ending = False
         self.port = 0
 
     async def start(self) -> None:
@@ -54,22 +63,26 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
             ],
-            maximum_concurrent_rpcs=settings.max_requests,
+            interceptors=[Gate(self._service)],
         )
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, self._handlers()),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health = Health(self._pipeline, ("", _SERVICE, self._service.name))
+        handlers = {_SERVICE: self._handlers(), HEALTH: self._health_handlers()}
+        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(*entry) for entry in handlers.items()])
         POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
-        names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (_SERVICE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server, pool=POOL)
         self.port = self._bind(settings.host, settings.grpc_port or 0)
         await self._server.start()
-        for name in ("", _SERVICE, self._service.name):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float) -> None:
-        """Take nothing new, and cancel what is under way after `grace_s` seconds."""
-        await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_s)
+        """Take nothing new; what is under way after `grace_s` seconds ends with UNAVAILABLE."""
+        self._health.stop()
+        stopping = asyncio.create_task(self._server.stop(grace_s + _LAST_WORDS_S))
+        await asyncio.wait([stopping], timeout=grace_s)
+        self._ending = True
+        for waiting in self._waiting:
+            waiting.cancel()
+        await stopping
 
     def _bind(self, host: str, port: int) -> int:
         settings = self._service.settings
@@ -83,8 +96,8 @@ class GrpcServer:
             raise OSError(0, f"cannot listen on {address} for gRPC") from error
 
     def _handlers(self) -> dict[str, Any]:
-        answers: dict[str, Callable[[Any, Any], Awaitable[Any]]] = {
-            "ServerLive": _constant("ServerLiveResponse", lambda: {"live": True}),
+        answers: _Answers = {
+            "ServerLive": _constant("ServerLiveResponse", lambda: {"live": self._pipeline.live}),
             "ServerReady": _constant("ServerReadyResponse", lambda: {"ready": self._pipeline.ready}),
             "ModelReady": self._of_model("ModelReadyResponse", lambda: {"ready": self._pipeline.ready}),
             "ServerMetadata": _constant("ServerMetadataResponse", metadata.server_metadata),
@@ -100,42 +113,45 @@ class GrpcServer:
             "RepositoryIndex": _constant("RepositoryIndexResponse", self._index),
         }
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(answer),
-                request_deserializer=MESSAGES[METHODS[name][0]].FromString,
-                response_serializer=MESSAGES[METHODS[name][1]].SerializeToString,
-            )
+            name: _unary(self._guarded(self._parsed(METHODS[name][0], answer)), MESSAGES[METHODS[name][1]].SerializeToString)
             for name, answer in answers.items()
         }
-        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
-            self._guarded(self._infer), request_deserializer=read_call, response_serializer=write_answer
-        )
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream, request_deserializer=read_call, response_serializer=_as_it_is
-        )
+        handlers["ModelInfer"] = _unary(self._guarded(self._infer_one), write_answer)
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return handlers
 
+    def _health_handlers(self) -> dict[str, Any]:
+        write = health_pb2.HealthCheckResponse.SerializeToString
+        return {
+            "Check": _unary(self._guarded(self._health.check), write),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch, response_serializer=write),
+        }
+
+    def _parsed(self, kind: str, answer: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Return a method that takes the bytes of a message. A parser that grpc calls would log each malformed message."""
+
+        async def method(message: bytes, context: Any) -> Any:
+            return await answer(read_message(kind, message), context)
+
+        return method
+
     def _guarded(self, answer: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        """Return a method that checks the token, and ends with the right code when it fails."""
+        """Return a method that ends with the right code when it fails."""
 
         @functools.wraps(answer)
-        async def method(request: Any, context: Any) -> Any:
+        async def method(message: bytes, context: Any) -> Any:
             code = "OK"
             try:
-                self._check_token(context)
-                return await answer(request, context)
+                return await answer(message, context)
             except Exception as error:
-                found = verdict(error) or Verdict(http=500, grpc="INTERNAL")
-                code = found.grpc
-                await context.abort(grpc.StatusCode[code], str(error))
+                code, text = _explain(error)
+                end(context, code, text)
+                release_frames(error)
+                return None
             finally:
                 self._service.answers["grpc", code] += 1
 
         return method
-
-    def _check_token(self, context: Any) -> None:
-        if self._service.settings.token is not None:
-            self._service.check_token(dict(context.invocation_metadata() or ()).get("authorization"))
 
     def _of_model(self, response: str, fields: Callable[[], dict[str, Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def method(request: Any, _context: Any) -> Any:
@@ -145,7 +161,16 @@ class GrpcServer:
 
         return method
 
-    async def _infer(self, call: Call, context: Any) -> Answer:
+    async def _infer_one(self, message: bytes, context: Any) -> Answer:
+        lease = self._service.memory.lease()
+        task = asyncio.current_task()
+        assert task is not None  # grpc serves each call in a task of its own, which ends when the answer is sent
+        task.add_done_callback(lambda _task: lease.release())
+        return await self._infer(message, context, lease)
+
+    async def _infer(self, message: bytes, context: Any, lease: Lease) -> Answer:
+        lease.resize(len(message))
+        call = read_call(message)
         self._service.begin()
         try:
             head = self._codec.head(call)
@@ -153,43 +178,69 @@ class GrpcServer:
             deadline = time.monotonic() + min(limits) if limits else None
             results = self._pipeline.answer(self._codec.decode(head, call.raw), deadline)
             if isinstance(results, Future):
-                try:
-                    results = await asyncio.wait_for(asyncio.wrap_future(results), min(limits, default=None))
-                except TimeoutError:
-                    raise DeadlineExceeded("the request's timeout passed") from None
+                results = await self._result(asyncio.wrap_future(results), min(limits, default=None))
+            lease.grow(self._codec.check_size(head, results))
             return self._codec.encode(head, results)
         finally:
             self._service.end()
 
-    async def _stream(self, requests: AsyncIterator[Call], context: Any) -> AsyncIterator[bytes]:
-        """Answer the requests of a stream in order; they are computed side by side."""
+    async def _result(self, waiting: asyncio.Future[dict[str, Value]], limit_s: float | None) -> dict[str, Value]:
+        self._waiting.add(waiting)
         try:
-            self._check_token(context)
+            return await asyncio.wait_for(waiting, limit_s)
+        except TimeoutError:
+            raise DeadlineExceeded("the request's timeout passed") from None
+        except asyncio.CancelledError:
+            if self._ending:
+                raise Closed("the server is stopping; the request was not finished") from None
+            raise
+        finally:
+            self._waiting.discard(waiting)
+
+    async def _watch(self, message: bytes, context: Any) -> AsyncIterator[Any]:
+        try:
+            async for status in self._health.watch(message, context):
+                yield status
         except Exception as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_STREAM_WINDOW)
+            end(context, *_explain(error))
+
+    async def _stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        """Answer the requests of a stream in order; they are computed side by side."""
+        under_way: asyncio.Queue[tuple[asyncio.Task[bytes], Lease] | None] = asyncio.Queue()
+        window = asyncio.Semaphore(_STREAM_WINDOW)
 
         async def read() -> None:
-            async for request in requests:
-                await under_way.put(asyncio.create_task(self._stream_one(request, context)))
-            await under_way.put(None)
+            try:
+                async for message in messages:
+                    await window.acquire()
+                    lease = self._service.memory.lease()
+                    under_way.put_nowait((asyncio.create_task(self._stream_one(message, context, lease)), lease))
+            finally:  # however the requests end, the answers end behind the last one
+                under_way.put_nowait(None)
 
         reader = asyncio.create_task(read())
         try:
-            while (task := await under_way.get()) is not None:
-                yield await task
+            while (entry := await under_way.get()) is not None:
+                try:
+                    yield await entry[0]
+                finally:
+                    _release_after(*entry)
+                window.release()
+            await reader
         finally:
             reader.cancel()
             while not under_way.empty():
                 left = under_way.get_nowait()
                 if left is not None:
-                    left.cancel()
+                    left[0].cancel()
+                    _release_after(*left)
 
-    async def _stream_one(self, call: Call, context: Any) -> bytes:
+    async def _stream_one(self, message: bytes, context: Any, lease: Lease) -> bytes:
         try:
-            return write_stream_answer(await self._infer(call, context))
+            return write_stream_answer(await self._infer(message, context, lease))
         except Exception as error:
-            return write_stream_answer(str(error) or type(error).__name__, read_id(call))
+            release_frames(error)
+            return write_stream_answer(_explain(error)[1], read_id(message))
 
     def _config(self) -> dict[str, Any]:
         config = metadata.model_config(self._pipeline.plan, self._service.inputs, self._service.outputs)
@@ -203,8 +254,19 @@ class GrpcServer:
         return {"models": metadata.repository_index(self._service.name, ready=self._pipeline.ready)}
 
 
-def _as_it_is(message: bytes) -> bytes:
-    return message
+def _release_after(task: asyncio.Task[bytes], lease: Lease) -> None:
+    task.add_done_callback(lambda _task: lease.release())
+
+
+def _unary(method: Callable[[Any, Any], Awaitable[Any]], write: Callable[[Any], bytes]) -> Any:
+    return grpc.unary_unary_rpc_method_handler(method, response_serializer=write)
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """Return the code and the words for an error; log a bug of the server."""
+    if verdict(error) is None:
+        _log.error("a call failed", exc_info=error)
+    return explain(error)
 
 
 def _constant(response: str, fields: Callable[[], dict[str, Any]]) -> Callable[[Any, Any], Awaitable[Any]]:

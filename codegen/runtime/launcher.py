@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import signal
 import socket
 import threading
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
     from .grpc_server import GrpcServer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HANG_UP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()  # the terminal was closed; nohup ignores the signal
+_BACKLOG = 2048  # connections that wait to be accepted; the system has a limit of its own
+_LAST_WORDS_S = 1.0  # for the answers to requests that the end of the grace cuts off
+_LOOK_S = 0.1  # how often a second signal is looked for, as in uvicorn
 
 
 class Server:
@@ -56,7 +59,7 @@ class Server:
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=math.ceil(settings.grace_s),
+            timeout_graceful_shutdown=cast("int", settings.grace_s),  # only waited for
             ssl_certfile=settings.tls_certificate,
             ssl_keyfile=settings.tls_key,
         )
@@ -111,15 +114,30 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         stops = [super().shutdown(sockets=sockets)]
         if self._grpc is not None:
-            stops.append(self._grpc.stop(self._grace_s))
+            stops.append(self._stop_grpc(self._grpc))
         await asyncio.gather(*stops)
+        left = [task for task in self.server_state.tasks if not task.done()]
+        for task in left:
+            if not task.cancelling():  # uvicorn cancels them at the end of the grace, not at a second signal
+                task.cancel()
+        if left:  # each sends that the server is stopping
+            await asyncio.wait(left, timeout=_LAST_WORDS_S)
+
+    async def _stop_grpc(self, server: GrpcServer) -> None:
+        stopping = asyncio.create_task(server.stop(self._grace_s))
+        while not stopping.done() and not self.force_exit:
+            await asyncio.wait([stopping], timeout=_LOOK_S)
+        if not stopping.done():
+            await server.stop(0.0)
+        await stopping
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        heard = [number for number in _HANG_UP if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self.handle_exit) for number in (*_SIGNALS, *heard)}
         try:
             yield
         finally:
@@ -151,6 +169,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # two servers may bind one port, but only one of them may listen
     except BaseException:
         listener.close()
         raise

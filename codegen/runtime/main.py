@@ -19,11 +19,12 @@ from .pipeline import Pipeline
 from .samples import read_sample
 from .settings import ServerSettings
 
+_INTERRUPTED = 130
 _WARM_UP_RUNS = 3  # the first allocates, the second settles ONNX Runtime's memory pattern
 
 
 def main(argv: Sequence[str] | None = None, folder: str | Path | None = None) -> int:
-    """Serve a package until SIGTERM or SIGINT, and return the exit code: 0, or 1 with one message on stderr.
+    """Serve a package until SIGTERM or SIGINT, and return the exit code: 0, 1 with one message on stderr, or 130.
 
     Prints ``ready: URL`` on stdout once requests are taken, and ``grpc: HOST:PORT`` if gRPC is served.
 
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None, folder: str | Path | None = None) ->
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while the package is loaded: a running server takes the signal itself
+        return _INTERRUPTED
 
 
 def _serve(options: argparse.Namespace, folder: str | Path | None) -> int:

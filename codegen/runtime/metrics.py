@@ -57,7 +57,8 @@ class _Collector:
         yield failures
         yield _histogram("cutset_request_seconds", "From submission to result.", {(): pipeline.distributions()[0]})
         for name, text, value in (
-            ("cutset_ready", "1 if requests are taken and every stage has a backend that lives.", pipeline.ready),
+            ("cutset_ready", "1 if requests are taken, every stage has a backend that lives, and none hangs.", pipeline.ready),
+            ("cutset_live", "0 if a new process is needed: a stage hangs, or dies again and again.", pipeline.live),
             ("cutset_held_bytes", "Memory of the requests and answers that are held.", self._service.memory.held_bytes),
             ("cutset_inside", "Requests inside the pipeline.", stats.inside),
             ("cutset_waiting", "Requests in the line outside.", stats.waiting),

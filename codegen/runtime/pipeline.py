@@ -27,11 +27,11 @@ from .config import PlanConfig, read_plan
 from .context import Context, ImmediateResult
 from .dtypes import Value
 from .errors import Closed, DeadlineExceeded, DegradedWarning, InputError, Overloaded, StageError
-from .executor import Executor
+from .executor import Executor, RequestEnds
 from .schedule import build_phases, interval_s, needed_inputs, places, replicas, tokens
 from .shortcut import Shortcut
 from .statistics import Distribution, PipelineStats, Recorder
-from .supervised import Supervised
+from .supervised import Supervised, Turns
 from .tracing import Tracer
 from .validation import check_inputs
 
@@ -57,8 +57,8 @@ class Pipeline:
 
         Args:
             folder: The folder of plan.json; by default the package this module lies in.
-            overrides: ``cpu_workers``, ``intra_op_threads``, ``tokens``, ``queue_limit``, ``max_batch`` or ``max_delay_s``
-                instead of the plan's.
+            overrides: ``cpu_workers``, ``intra_op_threads``, ``tokens``, ``queue_limit``, ``max_batch``, ``max_delay_s`` or
+                ``stage_timeout_s`` instead of the plan's.
 
         Raises:
             ConfigError: If the plan or a stage's model cannot be used; the message names it.
@@ -68,10 +68,12 @@ class Pipeline:
         plan = planned if "cpu_workers" in overrides else planned.override({"cpu_workers": replicas(planned)})
         options = BackendOptions.of(plan)
         backends: list[StageBackend] = []
+        gpu = Turns()
         try:
             for planned_stage in plan.stages:
                 stage = replace(planned_stage, wanted=places(plan, planned_stage))
-                backends.append(Supervised(partial(load_stage, stage, options)))
+                turns = gpu if stage.device == "gpu" else None
+                backends.append(Supervised(partial(load_stage, stage, options), turns=turns))
                 reason = backends[-1].substitution
                 if reason is not None:
                     warnings.warn(
@@ -103,7 +105,8 @@ class Pipeline:
         self._released = False
         self._started = time.perf_counter()
         self._tracer = Tracer()
-        self._executor = Executor(plan, phases, self._done, self._tracer)
+        ends = RequestEnds(done=self._done, abandon=self._abandon, leave=self._leave)
+        self._executor = Executor(plan, phases, ends, self._tracer)
         self._shortcut = Shortcut(plan, phases, self._executor.recorders)
 
     def __enter__(self) -> Self:
@@ -124,8 +127,13 @@ class Pipeline:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken and every stage has a backend that lives."""
+        """Whether requests are taken, every stage has a backend that lives, and no run is hung."""
         return not self.closed and self._executor.healthy
+
+    @property
+    def live(self) -> bool:
+        """Whether this process can still become ready; False asks for a new one (see docs/serving.md, faults)."""
+        return self._executor.live
 
     def run(self, inputs: Mapping[str, Value], timeout: float | None = None) -> dict[str, Value]:
         """Return the model's outputs by name, waiting for room in the pipeline if need be.
@@ -324,6 +332,14 @@ class Pipeline:
             context.future.set_result(outputs)
         else:
             context.future.set_exception(error)
+
+    def _abandon(self, context: Context, error: BaseException) -> None:
+        """Answer a request that a stage does not give back; its token is free once the stage does."""
+        if context.future.set_running_or_notify_cancel():
+            self._requests.add_failure(_REASONS.get(type(error), "internal"))
+            context.future.set_exception(error)
+        else:
+            self._requests.add_failure("cancelled")
 
     def _leave(self, context: Context) -> None:
         """Free the request's token, before its future wakes the caller, so that the workers go on at once."""

@@ -100,6 +100,21 @@ class Header:
     timeout_s: float | None
 
 
+def answer_bytes(names: Sequence[str], results: Mapping[str, Value], limit_bytes: int) -> int:
+    """Return the bytes of the tensors that a response has.
+
+    Raises:
+        ProtocolError: If they are more than a response may have.
+    """
+    size = sum([int(results[name].nbytes) for name in names])
+    if size > limit_bytes:
+        raise ProtocolError(
+            f"the answer has {size} bytes, more than {limit_bytes}; ask for fewer outputs, send fewer rows, or raise "
+            "the server's --max-body-mb"
+        )
+    return size
+
+
 class Codec:
     """Decodes requests for, and encodes responses of, one model.
 
@@ -167,13 +182,7 @@ class Codec:
         Raises:
             ProtocolError: If they are more than a response may have.
         """
-        size = sum([int(results[output.name].nbytes) for output in request.outputs])
-        if size > self._limit_bytes:
-            raise ProtocolError(
-                f"the answer has {size} bytes, more than {self._limit_bytes}; ask for fewer outputs, send fewer rows, or raise "
-                "the server's --max-body-mb"
-            )
-        return size
+        return answer_bytes([output.name for output in request.outputs], results, self._limit_bytes)
 
     def encode(self, request: InferRequest, results: Mapping[str, Value]) -> InferResponse:
         """Return the response to a request.

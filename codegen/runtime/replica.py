@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Self
 
 from .backends import load_stage
-from .backends.base import BackendError, BackendOptions, StageBackend
+from .backends.base import BackendDied, BackendError, BackendGone, BackendOptions, StageBackend
 from .batching import Batch
 from .config import StageConfig, read_plan
 from .context import Context, ImmediateResult
 from .dtypes import Value
 from .errors import DegradedWarning, PipelineError, StageError
 from .schedule import batch_limit
-from .supervised import Supervised
+from .supervised import Supervised, run_request
 
 Outcome = dict[str, Value] | PipelineError
 
@@ -86,15 +86,18 @@ class StageReplica:
         if len(batch.members) > 1:
             try:
                 shares = batch.split(self.backend.run(batch.feeds()))
-            except BackendError:
+            except BackendError as error:
                 shares = None  # one bad request must not fail its neighbours
+                for member in batch.members:
+                    member.deaths += isinstance(error, BackendDied) and not isinstance(error, BackendGone)
             if shares is not None:
                 return list(shares)
-        return [self._run_alone(member.tensors) for member in batch.members]
+        return [self._run_alone(member) for member in batch.members]
 
-    def _run_alone(self, feeds: Mapping[str, Value]) -> Outcome:
+    def _run_alone(self, request: Context) -> Outcome:
+        feeds = request.tensors
         try:
-            return self.backend.run({name: feeds[name] for name in self.stage.inputs})
+            return run_request(self.backend, {name: feeds[name] for name in self.stage.inputs}, request)
         except BackendError as error:
             shapes = {name: getattr(value, "shape", None) for name, value in feeds.items()}
             return StageError(self.stage.index, device=self.backend.device, cause=str(error), shapes=shapes)

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from .backends.base import GPU_BATCH, StageBackend
+from .backends.base import GPU_BATCH, StageBackend, time_limit_s
 from .config import PlanConfig, StageConfig, Wanted
 
 
@@ -23,6 +23,7 @@ class Phase:
         keep: Outputs that someone still needs.
         drop: Tensors whose last consumer this phase is.
         max_batch: Most rows of one run; 1 keeps requests apart.
+        limit_s: Seconds after which a run counts as hung; infinite for a stage in a process, whose backend ends the process.
     """
 
     stage: StageConfig
@@ -33,6 +34,7 @@ class Phase:
     keep: tuple[str, ...]
     drop: tuple[str, ...]
     max_batch: int
+    limit_s: float
 
 
 def build_phases(plan: PlanConfig, backends: list[StageBackend]) -> tuple[Phase, ...]:
@@ -55,6 +57,7 @@ def build_phases(plan: PlanConfig, backends: list[StageBackend]) -> tuple[Phase,
             keep=tuple(name for name in stage.outputs if name in last_use or name in results),
             drop=tuple(name for name in stage.inputs if last_use[name] == stage.index and name not in results),
             max_batch=batch_limit(plan, stage, backend),
+            limit_s=math.inf if stage.execution == "process" else time_limit_s(stage, plan.stage_timeout_s),
         )
         for stage, backend in zip(plan.stages, backends, strict=True)
     )

@@ -34,7 +34,7 @@ from .body import (
 )
 from .budget import Lease
 from .dtypes import Value
-from .errors import DeadlineExceeded
+from .errors import Closed, DeadlineExceeded
 from .json_process import JsonTooLarge, check_json_size
 from .metrics import CONTENT_TYPE, render
 from .protocol import VERSION, InferRequest, InferResponse
@@ -68,7 +68,7 @@ class Application:
         self._infer_paths = [f"{model}/infer", *(f"{model}/versions/{version}/infer" for version in ("", VERSION))]
         self._of_server: Mapping[str, tuple[str, Callable[[], object]]] = {
             "/v2": ("GET", metadata.server_metadata),
-            "/v2/health/live": ("GET", lambda: b""),
+            "/v2/health/live": ("GET", self._live),
             "/v2/health/ready": ("GET", self._ready),
             "/v2/repository/index": ("POST", self._index),
             "/v2/models/stats": ("GET", self._stats),
@@ -150,6 +150,8 @@ class Application:
         try:
             with self._tracer.request(headers, self._service.name):
                 response = await self._compute(headers, receive, exchange)
+        except asyncio.CancelledError:  # of what the server does, only its end cancels a request
+            raise Closed("the server is stopping; the request was not finished") from None
         finally:
             self._service.end()
         head = [_JSON]
@@ -233,7 +235,12 @@ class Application:
 
     def _ready(self) -> object:
         if not self._pipeline.ready:
-            raise BodyError(503, "the pipeline is closing, or a stage has no backend that lives")
+            raise BodyError(503, "the pipeline is closing, or a stage has no backend that lives, or hangs")
+        return b""
+
+    def _live(self) -> object:
+        if not self._pipeline.live:
+            raise BodyError(503, "a stage hangs, or its backend died again and again: only a new process can help")
         return b""
 
     def _index(self) -> object:

@@ -19,7 +19,8 @@ from .sharedbuffer import SharedBuffer
 
 def main() -> None:
     """Load the stage that the first line names, then answer a line for each until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent says when to end
+    for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C goes to the whole group; the parent says when to end
+        signal.signal(number, signal.SIG_IGN)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not look like an answer
     received, sent = (SharedBuffer(int(handle)) for handle in sys.argv[1:3])

@@ -404,6 +404,91 @@ def test_stopping_finishes_what_is_under_way(tmp_path):
         assert job.result(30)[0] == 200
 
 
+def test_health_follows_the_stages(tmp_path):
+    """A stage that is replaced is not ready; one that hangs, or dies again and again, asks for a new process."""
+    health = lambda where: [post(where, None, path=f"/v2/health/{what}", method="GET")[0] for what in ("ready", "live")]  # noqa: E731
+    with gated(tmp_path, stage_timeout_s=0.3) as (where, gate, _), ThreadPoolExecutor(1) as callers:
+        assert health(where) == [200, 200]
+        gate.healthy = False
+        assert health(where) == [503, 200]
+        gate.hopeless = True
+        assert health(where) == [503, 503]
+        gate.healthy, gate.hopeless = True, False
+        hung = callers.submit(post, where, as_json())
+        status, _, body = hung.result(30)
+        assert status == 504
+        assert "stage 0 has not returned within 0.3 s" in body["error"]
+        assert health(where) == [503, 503]
+        gate.open.set()
+        until(lambda: health(where) == [200, 200])
+        assert post(where, as_json())[0] == 200
+
+
+def test_a_request_that_kills_its_stage_is_the_only_one_that_fails(tmp_path):
+    folder = write_package(tmp_path / "p")
+    code = "import os\ndef run(feeds):\n    if feeds['x'].min() < 0: os._exit(9)\n    return {'doubled': feeds['x'] * 2}\n"
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "stages/deadly.py").write_text(code)
+    plan["stages"][0] |= {"backend": "python", "model": "stages/deadly.py", "execution": "process"}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    poison = json.loads(as_json())
+    poison["inputs"][0]["data"] = [-1.0] * 4
+    with running(Pipeline.load(folder, cpu_workers=2)) as where, ThreadPoolExecutor(4) as callers:
+        jobs = [callers.submit(post, where, body) for body in [json.dumps(poison).encode(), *[as_json()] * 20]]
+        answers = [job.result(60) for job in jobs]
+        assert [status for status, _, _ in answers] == [500, *[200] * 20]
+        assert "ended the stage's backend 2 times" in answers[0][2]["error"]
+        for what in ("ready", "live"):
+            assert post(where, None, path=f"/v2/health/{what}", method="GET")[0] == 200
+
+
+def test_the_end_of_the_grace_is_answered(tmp_path):
+    """A request whose stage has not ended by then, one that waits for it, and a body that is half here: 503, in JSON."""
+    gate = Gate()
+    pipeline = Pipeline(read_plan(write_package(tmp_path / "p", cpu_workers=1, tokens=1)), [gate, Second()])
+    with ThreadPoolExecutor(2) as callers:
+        with running(pipeline, grace_s=0.3) as where:
+            jobs = [callers.submit(post, where, as_json()) for _ in range(2)]
+            until(lambda: pipeline.stats().waiting == 1)
+            host, port = where.split(":")
+            slow = socket.create_connection((host, int(port)), timeout=20)
+            slow.sendall(b"POST /v2/models/my%20model/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+            time.sleep(0.2)  # until the head is read; a connection without a request is closed at once
+            threading.Timer(1.5, gate.open.set).start()
+        with slow, slow.makefile("rb") as reader:
+            answer = reader.read()
+        for job in jobs:
+            status, _, body = job.result(30)
+            assert status == 503
+            assert "the server is stopping" in body["error"]
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"the server is stopping" in answer
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_one_signal_waits_and_a_second_one_means_now(tmp_path, again):
+    """Ctrl-C reaches the whole group of `cutset serve` once; a user who presses it again wants no grace."""
+    folder = write_package(tmp_path / "p")
+    code = "import time\ndef run(feeds):\n    time.sleep(1.5)\n    return {'doubled': feeds['x'] * 2}\n"
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "stages/slow.py").write_text(code)
+    plan["stages"][0] |= {"backend": "python", "model": "stages/slow.py"}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    with child(folder, "--grace", "30") as (process, where), ThreadPoolExecutor(1) as callers:
+        job = callers.submit(post, where, as_json())
+        until(lambda: b'"inside": 1' in json.dumps(post(where, None, path="/v2/models/stats", method="GET")[2]).encode())
+        process.send_signal(signal.SIGINT)
+        if again:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+        status, _, body = job.result(30)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, status) == (0, 503 if again else 200)
+    assert "Traceback" not in errors
+    if again:
+        assert "the server is stopping" in body["error"]
+
+
 def test_outputs_that_are_no_tensors_are_left_out_and_logged(tmp_path, caplog):
     folder = write_package(tmp_path / "p")
     plan = json.loads((folder / "plan.json").read_text())

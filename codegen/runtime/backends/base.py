@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from ..config import CustomOps, PlanConfig
+from ..config import CustomOps, PlanConfig, StageConfig
 from ..dtypes import Value
 
 GPU_BATCH = 8
 """Rows a batchable stage on a GPU takes when the plan leaves it open; on CPU cores batches gained nothing."""
+_LEAST_LIMIT_S = 30.0
+_LIMIT_FACTOR = 1000.0  # a request may have many more rows than the sample, and a GPU's stage may run on the CPU
 
 
 class BackendError(Exception):
@@ -18,7 +21,27 @@ class BackendError(Exception):
 
 
 class BackendDied(BackendError):  # noqa: N818 - what happened, as the other names of this kind
-    """A backend is lost and every later run would fail too: its device or its process is gone. It is loaded anew."""
+    """A backend was lost during a run, and every later run would fail too: its device or its process is gone."""
+
+
+class BackendGone(BackendDied):
+    """A backend was lost before a run began, so the run is not to blame."""
+
+
+class BackendHung(BackendDied):
+    """A run took longer than `time_limit_s` allows, and the backend was ended for it."""
+
+
+def time_limit_s(stage: StageConfig, wanted_s: float | None) -> float:
+    """Return the seconds after which a run of a stage counts as hung; infinite for a wanted limit of 0.
+
+    Args:
+        stage: The stage.
+        wanted_s: The limit that a user or the plan gives; None derives one from the stage's planned time.
+    """
+    if wanted_s is None:
+        return max(_LEAST_LIMIT_S, _LIMIT_FACTOR * stage.service_s)
+    return wanted_s or math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +53,14 @@ class BackendOptions:
         custom_ops: Custom-operator libraries to register.
         workers: Threads that call `StageBackend.run` of a CPU stage at once.
         max_batch: Most rows that a batchable stage on a GPU is given as one.
+        stage_timeout_s: Most seconds of one run; 0 for no limit, None for the limit of `time_limit_s`.
     """
 
     intra_op_threads: int
     custom_ops: tuple[CustomOps, ...]
     workers: int = 1
     max_batch: int = GPU_BATCH
+    stage_timeout_s: float | None = None
 
     @classmethod
     def of(cls, plan: PlanConfig) -> Self:
@@ -45,6 +70,7 @@ class BackendOptions:
             custom_ops=plan.custom_ops,
             workers=plan.cpu_workers,
             max_batch=plan.max_batch or GPU_BATCH,
+            stage_timeout_s=plan.stage_timeout_s,
         )
 
 
@@ -73,7 +99,7 @@ class StageBackend(Protocol):
             feeds: Exactly the stage's inputs.
 
         Raises:
-            BackendDied: If the backend is lost.
+            BackendDied: If the backend was lost during the run (`BackendHung`: ended for it; `BackendGone`: before it).
             BackendError: If the run failed; later runs are not affected.
         """
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..config import Wanted
 from ..dtypes import Value
-from .base import BackendDied, BackendError
+from .base import BackendDied, BackendError, BackendGone
 from .cuda import Gpu
 from .device import Buffer, Device, DeviceTensor, Memory, Parts, Shape, array_over, as_array
 
@@ -128,8 +128,10 @@ class Flight:
     def __enter__(self) -> Self:
         try:
             self._device.enter()
-        except BackendDied:
-            self._gpu.lost = True
+        except BackendDied as death:
+            known, self._gpu.lost = self._gpu.lost, True
+            if known:
+                raise BackendGone(str(death)) from death
             raise
         return self
 

@@ -122,8 +122,9 @@ def test_the_count_outlives_the_backend():
 
     supervised = Supervised(load)
     supervised.run(rows(2))
-    with pytest.raises(BackendError, match="given up"):
+    with pytest.raises(BackendDied, match="at most 3 rows"):
         supervised.run(rows(4))
+    assert supervised.replaced == 1
     assert supervised.fallbacks == {"b0": 1}
 
 

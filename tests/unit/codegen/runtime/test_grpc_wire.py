@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 
 pytest.importorskip("google.protobuf", reason="the extra `grpc` is not installed")
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutset.codegen.runtime import grpc_wire
-from cutset.codegen.runtime.grpc_codec import Answer, read_call, write_answer, write_stream_answer
+from cutset.codegen.runtime.grpc_codec import Answer, read_call, shorten, write_answer, write_stream_answer
 from cutset.codegen.runtime.grpc_messages import MESSAGES
+from cutset.codegen.runtime.protocol import ProtocolError
 
 REQUEST, RESPONSE = MESSAGES["ModelInferRequest"], MESSAGES["ModelInferResponse"]
 RAW = st.lists(st.binary(max_size=300), max_size=4)
@@ -44,13 +47,24 @@ def test_any_bytes_are_read_as_protobuf_reads_them(message):
     try:
         expected = REQUEST.FromString(message)
     except DecodeError:
-        with pytest.raises(DecodeError):
+        with pytest.raises((DecodeError, ProtocolError)):
             REQUEST.FromString(read_call(message).head)
         return
     call = read_call(message)
     assert [bytes(part) for part in call.raw] == list(expected.raw_input_contents)
     expected.ClearField("raw_input_contents")
     assert REQUEST.FromString(call.head) == expected
+
+
+@given(st.text(max_size=50), st.integers(0, 4000), st.text("aé😀\n\ud800", max_size=3))
+def test_an_error_text_fits_into_the_end_of_a_call(text, times, end):
+    whole = text * times + end
+    found = shorten(whole)
+    assert len(quote(found)) < 4200
+    if len(quote(whole, errors="replace")) <= 4096:
+        assert found == whole.encode("utf-8", "replace").decode()
+    else:
+        assert found.endswith(f"... ({len(whole)} characters)")
 
 
 def test_groups_and_many_fields_are_left_to_protobuf():

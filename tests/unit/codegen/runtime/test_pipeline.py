@@ -295,7 +295,7 @@ def test_close_under_load_loses_no_request(chain):
 
 def test_one_stage_is_replicas_over_one_session(chain):
     with Pipeline.load(chain(1, cpu_workers=1).folder, cpu_workers=3) as pipeline:
-        names = {thread.name for thread in threading.enumerate() if thread.name.startswith("cutset-")}
+        names = {thread.name for thread in threading.enumerate() if thread.name.startswith("cutset-cpu")}
         assert names == {"cutset-cpu-0", "cutset-cpu-1", "cutset-cpu-2"}
         assert pipeline.run({"t0": [1.0]})["t1"].tolist() == [2.0]
 

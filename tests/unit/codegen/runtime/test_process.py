@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cutset.codegen.runtime import ConfigError, Pipeline, StageError
+from cutset.codegen.runtime import ConfigError, DeadlineExceeded, Pipeline, StageError
 from cutset.codegen.runtime.sharedbuffer import SharedBuffer
 
 CODE = """
@@ -21,6 +21,10 @@ import os
 
 def run(feeds):
     x = feeds["x"]
+    if x.size and x.flat[0] == 666:
+        os._exit(9)
+    if x.size and x.flat[0] == 777:
+        __import__("time").sleep(600)
     if x.size and x.flat[0] < 0:
         raise ValueError("a negative number")
     print("a library that prints", flush=True)
@@ -85,6 +89,46 @@ def test_killed_processes_are_replaced_and_no_request_is_lost(hooked):
             ask(pipeline, 1)
         assert pipeline.ready
     assert pipeline.stats().failed == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_request_that_kills_its_process_hurts_nobody_else(hooked, workers):
+    """The good requests beside it are answered, and the next poison finds a stage that lives."""
+    with Pipeline.load(hooked(cpu_workers=workers)) as pipeline, ThreadPoolExecutor(4) as callers:
+        for _ in range(3 - workers):
+            poison = callers.submit(ask, pipeline, 666)
+            good = [callers.submit(ask, pipeline, number) for number in range(1, 12)]
+            assert [job.result(60)["z"][0] for job in good] == [-2 * number for number in range(1, 12)]
+            with pytest.raises(StageError, match="ended the stage's backend 2 times"):
+                poison.result(60)
+            assert ask(pipeline, 5)["z"].tolist() == [-10]
+            assert (pipeline.ready, pipeline.live) == (True, True)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_hung_process_is_ended_and_the_others_are_answered(hooked, batch):
+    folder = hooked(cpu_workers=1)
+    files = open_files()
+    with Pipeline.load(folder, stage_timeout_s=1.0, max_batch=batch) as pipeline:
+        first = pipeline.submit({"x": np.float32([1]), "s": ["a"]})
+        hung = pipeline.submit({"x": np.float32([777]), "s": ["a"]})
+        good = pipeline.submit({"x": np.float32([2]), "s": ["a"]})
+        assert first.result(60)["z"].tolist() == [-2]
+        with pytest.raises(DeadlineExceeded, match="stage 0 did not return: the run took longer than 1 s"):
+            hung.result(60)
+        assert good.result(60)["z"].tolist() == [-4]
+        assert (pipeline.ready, pipeline.live) == (True, True)
+    assert open_files() == files
+
+
+def test_a_stopped_process_is_replaced(hooked):
+    with Pipeline.load(hooked(cpu_workers=1), stage_timeout_s=0.5) as pipeline:
+        child = int(ask(pipeline, 1)["who"][0])
+        os.kill(child, signal.SIGSTOP)
+        with pytest.raises(DeadlineExceeded):
+            ask(pipeline, 1)
+        assert ask(pipeline, 3)["z"].tolist() == [-6]
+        assert not Path(f"/proc/{child}").exists()
 
 
 def test_a_stage_that_cannot_load_says_why_and_leaves_no_child(hooked):
