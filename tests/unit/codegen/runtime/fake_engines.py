@@ -19,6 +19,7 @@ from cutset.codegen.runtime import Pipeline
 from cutset.codegen.runtime.backends import engine_check
 from cutset.codegen.runtime.backends import tensorrt as backend
 from cutset.codegen.runtime.backends.base import BackendError, BackendOptions
+from cutset.codegen.runtime.budget import MemoryBudget
 from cutset.codegen.runtime.metrics import render
 from tests.unit.codegen.runtime.fake_library import install, stage_in
 
@@ -118,7 +119,7 @@ def served(folder: Path) -> dict:
         with Pipeline.load(folder) as pipeline:
             outputs = pipeline.run(SAMPLE)
             (stage,) = pipeline.stats().stages
-            service = SimpleNamespace(pipeline=pipeline, answers={})
+            service = SimpleNamespace(pipeline=pipeline, answers={}, memory=MemoryBudget(1))
             metrics = render(service).decode()
     verdicts = json.loads((folder / "engines" / "verdicts.json").read_text())["verdicts"]
     return {

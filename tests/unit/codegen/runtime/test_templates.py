@@ -50,7 +50,7 @@ def test_pyproject(render):
     assert document["project"]["description"] == f"The model {EVIL}, split into stages and served"
     assert document["project"]["dependencies"] == ["numpy>=1.26"]
     assert document["project"]["optional-dependencies"] == {
-        "gpu": ["onnxruntime-gpu>=1.20", "nvidia-ml-py"],
+        "gpu": ["onnxruntime-gpu>=1.20"],
         "grpc": ["grpcio>=1.60"],
     }
     assert document["tool"]["setuptools"]["packages"] == ["m_serving", "m_serving.runtime", "m_serving.runtime.backends"]
