@@ -18,6 +18,7 @@ import click
 from cutset import __version__
 from cutset.claims import own_temporary_folder
 from cutset.cli.streams import StdoutError, drop_stdout, prepare_streams
+from cutset.cli.successor import Successor
 from cutset.errors import CutsetError
 from cutset.visible import visible, visible_json, visible_line
 
@@ -82,6 +83,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         with _terminable(), own_temporary_folder():
             result = cli.main(args=words, prog_name="cutset", standalone_mode=False)
             sys.stdout.flush()
+        if isinstance(result, Successor):
+            result.start()
         return result if isinstance(result, int) else 0
     except CutsetError as error:
         return _say(error.as_json(), as_json=as_json)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
 from cutset.cli.options import shared
 from cutset.cli.output import Output
+from cutset.cli.successor import Successor
 from cutset.errors import UsageError
 
 
@@ -18,16 +18,14 @@ from cutset.errors import UsageError
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @shared
-def command(directory: Path, arguments: tuple[str, ...], output: Output) -> NoReturn:
+def command(directory: Path, arguments: tuple[str, ...], output: Output) -> Successor:
     """Start the server of the package in DIRECTORY; further options go to it (--host, --port, ...)."""
     project = find_package(directory)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(project.parent), os.environ.get("PYTHONPATH", "")])}
     words = [sys.executable, "-m", project.name, *arguments]
     output.notice(f"starting {project.name} from {project.parent}")
-    sys.stdout.flush()
-    sys.stderr.flush()
     # In this process: a parent that waits would pass on Ctrl-C to a child that got it already, and two signals mean "now".
-    os.execve(words[0], words, environment)  # noqa: S606 - our own package
+    return Successor(words=words, environment=environment)
 
 
 def find_package(directory: Path) -> Path:
