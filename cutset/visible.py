@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 _COMMAND = re.compile(r"##(?=\w*\[)")
-_COMMAND_LINE = re.compile(r"^( *):(?=:)")
+_COMMAND_LINE = re.compile(r"^( *):")
 _HIDDEN = re.compile(r"[^\x20-\x7e]")
 
 
@@ -24,7 +24,7 @@ def visible(text: str) -> str:
 
 
 def visible_line(text: str) -> str:
-    """Return `text` as `visible` does, for a line that begins with it."""
+    """Return `text` as `visible` does, for a line that begins with it; a colon that begins the line shows as an escape."""
     return _COMMAND_LINE.sub(r"\1\\x3a", visible(text))
 
 

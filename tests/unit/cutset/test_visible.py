@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cutset.visible import visible, visible_json, visible_line
@@ -16,6 +16,7 @@ COMMAND = re.compile(r"^\s*::|##\w*\[", re.MULTILINE)
 """What the systems that run jobs obey."""
 
 
+@example(":")
 @given(NAMES)
 def test_no_name_is_a_command_or_hides_a_letter(name: str) -> None:
     for line in (visible_line(name), f"{visible_line(name)}: cpu", f"- {visible(name)}"):
