@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo-out
 BIN := $(VENV)/bin
+PYTEST ?= -m "not slow"
+# What pytest is told: `make test PYTEST=` runs the slow tests too, as .ci/run does.
 
 # Hundreds of short Python processes start in the tests: their bytecode is kept, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=

