@@ -37,6 +37,24 @@ class Mortal:
         self.closed = True
 
 
+class Tired(Mortal):
+    """Dies after ten runs, each time of a request that saw no death yet; later runs find it gone."""
+
+    def __init__(self, killers):
+        super().__init__(10)
+        self.killers, self.dead = killers, False
+
+    def run(self, feeds):
+        if self.dead:
+            raise BackendGone("gone")
+        if self.left <= 0 and feeds["t0"][0] not in self.killers:
+            self.killers.add(feeds["t0"][0])
+            self.dead = True
+            raise BackendDied("killed")
+        self.left -= 1
+        return {"t1": feeds["t0"] + 1}
+
+
 class Shared(Mortal):
     """Two runs at once; what kills one of them kills both, and later runs find it gone."""
 
@@ -66,10 +84,10 @@ def row(value):
 
 
 def test_requests_outlive_the_backend(chain):
-    made = []
+    made, killers = [], set()
 
     def load():
-        made.append(Mortal(10))
+        made.append(Tired(killers))
         return made[-1]
 
     plan = chain(1, cpu_workers=3).plan()
