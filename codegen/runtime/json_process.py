@@ -103,6 +103,9 @@ class JsonProcess:
         except (OSError, EOFError) as error:
             self._end()
             raise PipelineError("the process that handles large JSON ended", hint=_BINARY) from error
+        except BaseException:  # out of memory, say: no later call may read the answer to this one
+            self._end()
+            raise
         return kind, result
 
     def _started(self) -> subprocess.Popen[bytes]:

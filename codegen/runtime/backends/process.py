@@ -116,7 +116,7 @@ class _Child:
     def await_ready(self) -> None:
         """Return when the stage is loaded."""
         with contextlib.suppress(BackendDied):
-            self._receive(math.inf)
+            _check(self._receive(math.inf))
             return
         raise BackendError(f"the stage's process ended with exit code {self._process.wait()} while it was loading")
 
@@ -132,13 +132,12 @@ class _Child:
         if self._lost or self._closed or self._process.poll() is not None:
             raise BackendGone(f"the stage's process {self.pid} is gone")
         until = time.monotonic() + self._limit_s
-        try:
-            layout = self._sent.write([(name, element_of(value), value) for name, value in feeds.items()])
-            self._send(layout, until)
-            answer = self._receive(until)
-        except BackendDied:
-            self._lost = True
-            raise
+        layout = self._sent.write([(name, element_of(value), value) for name, value in feeds.items()])
+        self._lost = True  # whatever ends this run early, no later run may read the answer to this one
+        self._send(layout, until)
+        answer = self._receive(until)
+        self._lost = False
+        _check(answer)
         return self._received.read(answer["outputs"], copy=True)
 
     def dismiss(self) -> None:
@@ -184,8 +183,6 @@ class _Child:
                 raise BackendDied(f"the stage's process {self.pid} is gone")
             line += chunk
         answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise BackendError(answer["error"])
         return answer
 
     def _wait(self, handle: int, event: int, until: float) -> None:
@@ -196,3 +193,9 @@ class _Child:
         if not poll.poll(None if left_s == math.inf else max(0.0, 1000 * left_s)):
             self._process.kill()
             raise BackendHung(f"the run took longer than {self._limit_s:g} s, and its process {self.pid} was ended")
+
+
+def _check(answer: Mapping[str, Any]) -> None:
+    """Raise `BackendError` if a child's answer says that the run failed."""
+    if "error" in answer:
+        raise BackendError(answer["error"])

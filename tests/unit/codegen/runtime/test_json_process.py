@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from cutset.codegen.runtime import json_process
 from cutset.codegen.runtime.config import TensorConfig
 from cutset.codegen.runtime.errors import Closed, PipelineError
 from cutset.codegen.runtime.json_process import JsonProcess, JsonTooLarge, check_json_size
@@ -93,6 +94,19 @@ def test_a_process_that_died_between_two_documents_is_replaced(apart):
     assert read(apart, document([1])).id == "7"
     assert apart.process_id != before
     assert not psutil.pid_exists(before)
+
+
+def test_an_answer_that_was_not_read_is_no_later_documents(apart, monkeypatch):
+    def out_of_memory(_stream):
+        monkeypatch.undo()
+        raise MemoryError
+
+    first, second = (document([1]).replace(b'"7"', name) for name in (b'"first"', b'"second"'))
+    read(apart, first)
+    monkeypatch.setattr(json_process, "receive", out_of_memory)
+    with pytest.raises(MemoryError):
+        read(apart, first)
+    assert read(apart, second).id == "second"
 
 
 def test_a_document_whose_process_dies_fails_alone():

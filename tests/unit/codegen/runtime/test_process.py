@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from cutset.codegen.runtime import ConfigError, DeadlineExceeded, Pipeline, StageError
+from cutset.codegen.runtime.backends import process
 from cutset.codegen.runtime.sharedbuffer import SharedBuffer
 
 CODE = """
@@ -77,6 +78,19 @@ def test_an_error_in_the_process_stays_with_its_request(hooked):
         with pytest.raises(StageError, match="ValueError: a negative number"):
             ask(pipeline, -1)
         assert ask(pipeline, 1)["z"].tolist() == [-2]
+
+
+def test_an_answer_that_was_not_read_is_no_later_requests(hooked, monkeypatch):
+    def out_of_memory(_child, _until):
+        monkeypatch.undo()
+        raise MemoryError("full")
+
+    with Pipeline.load(hooked(cpu_workers=1)) as pipeline:
+        monkeypatch.setattr(process._Child, "_receive", out_of_memory)
+        with pytest.raises(StageError, match="full"):
+            ask(pipeline, 1)
+        assert ask(pipeline, 2)["z"].tolist() == [-4]
+        assert ask(pipeline, 3)["z"].tolist() == [-6]
 
 
 def test_killed_processes_are_replaced_and_no_request_is_lost(hooked):
