@@ -179,7 +179,7 @@ def _raise_one(graph: onnx.GraphProto, uint8: Collection[str]) -> bool:
 
 
 def _swap(graph: onnx.GraphProto, mover: onnx.NodeProto, cast: onnx.NodeProto) -> None:
-    """Cast what a node reads instead of what it writes; both keep what they are called."""
+    """Move a cast from the output of a node to the inputs; node and output keep their names."""
     position = list(graph.node).index(mover)
     moved = len(mover.input) if mover.op_type == "Concat" else 1
     names = FreshNames.beside(graph)

@@ -164,7 +164,7 @@ class AnnouncedBody:
 
 
 class Exchange:
-    """One request as its connection sees it, beyond what ASGI tells an application.
+    """The state that a connection keeps of one request beside the ASGI scope.
 
     Args:
         lease: The memory of the request and of its answer; the application gives it back.

@@ -22,7 +22,7 @@ class ImmediateResult:
         self._error: BaseException | None = None
 
     def cancelled(self) -> bool:
-        """Return False: there is no one to cancel it."""
+        """Return False: nobody can cancel a request whose caller waits."""
         return False
 
     def set_running_or_notify_cancel(self) -> bool:

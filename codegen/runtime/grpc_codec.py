@@ -40,7 +40,7 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A ModelInferResponse in pieces that make it up one after the other."""
+    """The pieces of an encoded ModelInferResponse, in order."""
 
     pieces: Sequence[Buffer]
 

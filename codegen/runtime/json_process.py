@@ -91,7 +91,7 @@ class JsonProcess:
         return result
 
     def _ask(self, arguments: tuple[object, ...] | None, text: memoryview) -> tuple[str, Any]:
-        """Return what the process answers; in the one thread that talks to it."""
+        """Return the answer of the process. Runs in the only thread that uses the pipes."""
         if self._child is not None and self._child.poll() is not None:
             self._end()  # it died between two documents: no fault of this one
         try:

@@ -51,7 +51,7 @@ class Hooks:
 
     @property
     def digest(self) -> str:
-        """What tells these hooks from all others: it changes with their text and their declared types."""
+        """Fingerprint of the hooks: changes with the text and the declared types of the hooks."""
         return sha256_json([self._entries(""), dict(self.sources)])[:_DIGEST_LENGTH]
 
     def operator(self, stage: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ _opening = threading.Lock()
 
 
 class GpuExecutor:
-    """One device, shared by all stages that run on it.
+    """One device, shared by all of the device's stages.
 
     Args:
         device: The device.
@@ -271,7 +271,7 @@ class Flight:
 
 
 def _placed(tensor: DeviceTensor, staged: np.ndarray | None, place: Wanted) -> Value:
-    """Return a tensor as those who want it take it."""
+    """Return a tensor in the memory, host or device, from which the receivers read the tensor."""
     if staged is not None and place & Wanted.RESULT:
         staged = staged.copy()  # its receiver may keep it for ever, and page-locked memory is scarce
     if place & Wanted.DEVICE:
